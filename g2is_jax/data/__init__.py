@@ -1,0 +1,1 @@
+"""From instruction files to token arrays, and the built-in world."""

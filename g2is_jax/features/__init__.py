@@ -1,0 +1,1 @@
+"""Per-example gradient features and the store that holds them."""

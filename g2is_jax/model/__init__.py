@@ -1,0 +1,1 @@
+"""The decoder, its weights and its adapter: the only room that imports flax."""
