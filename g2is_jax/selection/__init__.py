@@ -1,1 +1,1 @@
-"""The method and its rivals, in numpy and jax alone: no neural network is needed to read or test it."""
+"""The method and its rivals, in numpy and jax alone: to be read and tested without a network."""

@@ -1,0 +1,131 @@
+"""Every field, with its unit and where its value comes from. The only place where defaults live.
+
+`paper`: Zhao et al. (ACL 2025). `LESS`: Xia et al. (ICML 2024), which the paper follows. `free`: not
+stated in any source found. `ours`: chosen by measurement, see the README.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    config.model = ConfigDict()
+    config.model.checkpoint = ""  # folder in Hugging Face layout, or `skills`: the built-in one
+    config.model.dtype = "bfloat16"  # of the base's weights and activations: float32, bfloat16
+    config.model.remat = False  # recompute each block in the backward pass: less memory, slower
+    config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or tulu
+    config.model.max_length = 2048  # tokens; longer rows lose their end (LESS)
+
+    config.lora = ConfigDict()
+    config.lora.rank = 128  # paper
+    config.lora.alpha = 512.0  # paper
+    config.lora.dropout = 0.1  # LESS
+    config.lora.targets = "q_proj,k_proj,v_proj,o_proj"  # names or patterns, by commas (LESS)
+
+    config.data = ConfigDict()
+    config.data.pool = ""  # .jsonl or .jsonl.gz, or `skills`: the built-in world
+    config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
+    config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
+
+    config.world = ConfigDict()  # the built-in world; read if data.pool is `skills`
+    config.world.seed = 0
+    config.world.targets = "lookup_arithmetic,sorting_letters"  # by commas
+    config.world.scale = 1.0  # times 3,200 rows
+    config.world.wrong = 0.08  # share of rows with a wrong reply
+    config.world.duplicates = 0.08  # near-copies, as a share of the rows
+    config.world.validation_rows = 40  # per target
+    config.world.test_rows = 200  # per target
+
+    config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
+    config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
+    config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
+
+    config.grads = ConfigDict()
+    config.grads.kind = "sgd"  # of pool rows, for g2is: sgd, adam, adam_less, rms, sign (ours)
+    config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
+    config.grads.validation_kind = "sgd"  # of validation rows (LESS)
+    config.grads.batch_tokens = 16384  # tokens a forward pass, padding included
+    config.grads.chunk_rows = 1024  # rows between done-marks
+    config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16
+
+    config.projection = ConfigDict()
+    config.projection.kind = "rademacher"  # or sketch, none (LESS: rademacher)
+    config.projection.width = 8192  # values a row (paper)
+    config.projection.repetitions = 2  # of the sketch (ours)
+
+    config.knowledge = ConfigDict()  # of method g2is (ours)
+    config.knowledge.center = False
+    config.knowledge.sign = "mean"
+    config.knowledge.keep = "variance"
+    config.knowledge.keep_value = 0.5
+    config.knowledge.unit_rows = True
+    config.graph = _exact_graph()
+    config.walk = ConfigDict()  # of method g2is (ours)
+    config.walk.delta = 0.8  # rule 6
+    config.walk.delta_reference = "current"  # or anchor, best
+    config.walk.pull = 0.75  # 0 follows the previous row alone, 1 the component alone
+    config.walk.conflict_tolerance = 0.0  # cosine
+    config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
+    config.walk.on_exhausted = "relax"  # or stop, reanchor, redistribute
+
+    config.paper = paper_preset()  # of method g2is_paper
+
+    config.selection = ConfigDict()
+    config.selection.budget = 0.05  # paper: 0.01, and 0.05
+    config.selection.unit = "fraction"  # of the pool's usable rows; or rows, tokens (supervised)
+    config.selection.source_cap = 1.0  # largest share of the budget that one source may take
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
+    config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
+
+    config.run = ConfigDict()
+    config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"  # or full; by commas
+    config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
+    config.run.replace = False  # take over a work folder that was begun with another config
+    return config
+
+
+def paper_preset() -> ConfigDict:
+    """G2IS as the paper's released script computes it."""
+    preset = ConfigDict()
+    preset.kind = "adam"  # of pool rows
+    preset.knowledge = ConfigDict()
+    preset.knowledge.center = True
+    preset.knowledge.sign = "svd"
+    preset.knowledge.keep = "variance"
+    preset.knowledge.keep_value = 0.5
+    preset.knowledge.unit_rows = False
+    preset.graph = _exact_graph()
+    preset.walk = ConfigDict()
+    preset.walk.delta = 0.8
+    preset.walk.delta_reference = "current"
+    preset.walk.pull = 0.0
+    preset.walk.conflict_tolerance = 0.0
+    preset.walk.max_similarity = 1.0
+    preset.walk.on_exhausted = "stop"
+    return preset
+
+
+def _exact_graph() -> ConfigDict:
+    graph = ConfigDict()
+    graph.kind = "exact"  # or knn
+    graph.neighbours = 100  # stored for each row; read if kind is knn
+    return graph
+
+
+def _training(epochs: int, learning_rate: float, schedule: str) -> ConfigDict:
+    training = ConfigDict()
+    training.epochs = epochs
+    training.batch_size = 128  # examples an optimiser step (LESS)
+    training.microbatch_tokens = 16384  # tokens a forward pass, padding included
+    training.keep_checkpoints = 1  # the newest; one is written after each epoch
+    training.learning_rate = learning_rate
+    training.schedule = schedule  # linear, cosine, constant
+    training.warmup = 0.03  # share of the steps in which the rate rises (LESS)
+    training.weight_decay = 0.0  # LESS
+    training.b1 = 0.9
+    training.b2 = 0.999
+    training.eps = 1e-8
+    return training

@@ -1,0 +1,23 @@
+"""All stages, for a list of methods and seeds: from pool and checkpoint to the table of scores."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from experiments import evaluate
+from experiments.job import Job
+from experiments.launch import launch
+from g2is_jax.evaluation.report import write_report
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
+    """Run what is not finished yet, write `report/`, print the table; returns the scores."""
+    job = Job(config, workdir)
+    job.check()
+    scores = evaluate.scores(job)
+    print("\n" + write_report(scores, workdir / "report"))
+    print(f"report: {workdir / 'report'}; selections: {workdir / 'selections'}")
+    return scores
+
+
+if __name__ == "__main__":
+    launch(run)

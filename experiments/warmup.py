@@ -1,0 +1,65 @@
+"""Warm-up: LoRA fine-tuning on a random share of the pool, once a seed."""
+
+import dataclasses
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from experiments.job import Job
+from experiments.launch import launch
+from g2is_jax.data.batches import epoch_order
+from g2is_jax.model.lora import Leaves, write_adapter
+from g2is_jax.training.fit import FitConfig, fit, load_trained
+from g2is_jax.training.optimizer import Moments
+
+DRAW = 2**31  # an "epoch" that training never reaches: the draw is not an order of training
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
+    """The warm-up of each seed; returns the stages' folders."""
+    job = Job(config, workdir)
+    job.check()
+    return [stage(job, seed) for seed in job.seeds]
+
+
+def stage(job: Job, seed: int) -> epath.Path:
+    """Train on `warmup.fraction` of the usable rows and keep adapter and moments."""
+    settings = job.settings
+    rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, seed)
+
+    def build(folder: epath.Path) -> dict:
+        encoded = [job.pool.encoded[row] for row in rows]
+        adapter, moments = fit(
+            job.model, job.base, encoded, job.widths, settings.warmup, seed, folder
+        )
+        write_adapter(folder / "adapter", adapter, settings.lora, str(job.checkpoint))
+        return {"rows": len(rows), "steps": moments.step}
+
+    identity = {
+        "fit": fit_identity(settings.warmup),
+        "fraction": settings.warmup_fraction,
+        "seed": seed,
+        **job.model_identity,
+    }
+    inputs = {"pool": job.pool.digest, **job.checkpoint_digest}
+    return job.run_stage("warmup", f"seed {seed}", identity, inputs, build)
+
+
+def load(job: Job, seed: int) -> tuple[Leaves, Moments]:
+    """Adapter and moments of a finished warm-up."""
+    return load_trained(job.model, job.settings.warmup, seed, stage(job, seed))
+
+
+def drawn_rows(count: int, fraction: float, seed: int) -> list[int]:
+    """The rows of the warm-up, a function of count, fraction and seed alone; at least one."""
+    return sorted(epoch_order(count, seed, DRAW)[: max(1, round(fraction * count))].tolist())
+
+
+def fit_identity(config: FitConfig) -> dict:
+    """Training settings that decide the result; the microbatch does not."""
+    fields = dataclasses.asdict(config)
+    return {key: fields[key] for key in ("epochs", "batch_size", "optimizer")}
+
+
+if __name__ == "__main__":
+    launch(run)

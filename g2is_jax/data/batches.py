@@ -1,0 +1,210 @@
+"""Which rows share a batch, in which order and padded to which shape.
+
+All of it is arithmetic on lengths and a seed: nothing is consumed, so work resumes anywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from g2is_jax.data.chat import Encoded
+
+BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
+
+
+@dataclass(frozen=True)
+class Batch:
+    rows_B: np.ndarray  # int32, position in the given list; -1 for padding rows
+    tokens_BT: np.ndarray  # int32
+    supervised_BT: np.ndarray  # bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch before its tokens are laid out: up to `size_B` rows, padded to (size_B, width_T)."""
+
+    rows: np.ndarray  # int32
+    size_B: int
+    width_T: int
+
+
+def pad_batch(
+    encoded: Sequence[Encoded],
+    rows: Sequence[int] | np.ndarray,
+    size_B: int,
+    width_T: int,
+    pad: int = 0,
+) -> Batch:
+    """Rows laid out as (size_B, width_T), with unsupervised `pad` tokens in what is left over."""
+    rows_B = np.full(size_B, -1, np.int32)
+    tokens_BT = np.full((size_B, width_T), pad, np.int32)
+    supervised_BT = np.zeros((size_B, width_T), bool)
+    for place, row in enumerate(rows):
+        length = len(encoded[row].tokens_T)
+        rows_B[place] = row
+        tokens_BT[place, :length] = encoded[row].tokens_T
+        supervised_BT[place, :length] = encoded[row].supervised_T
+    return Batch(rows_B, tokens_BT, supervised_BT)
+
+
+def lay_out(encoded: Sequence[Encoded], plan: Plan, pad: int = 0) -> Batch:
+    """The batch that a plan describes."""
+    return pad_batch(encoded, plan.rows, plan.size_B, plan.width_T, pad)
+
+
+def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
+    return np.array([len(example.tokens_T) for example in encoded], np.int64)
+
+
+def widths_grid(lengths: Sequence[int] | np.ndarray, most: int = 12) -> tuple[int, ...]:
+    """The at most `most` widths, multiples of 8, that pad the lengths with the fewest tokens.
+
+    Exact, by dynamic programming: cheapest[w] = the fewest tokens for all rows that fit width w,
+    with w the last of k widths. The last width covers the longest row.
+    """
+    lengths_N = np.asarray(lengths)
+    step = 8
+    while lengths_N.max() > 512 * step:  # at most 512 candidate widths
+        step *= 2
+    cells_N = np.maximum(-(-lengths_N // step), 1)
+    widths_W = step * np.arange(1, cells_N.max() + 1)
+    fitting_W = np.bincount(cells_N).cumsum()[1:]  # rows that fit each width
+    # tokens_WW[v, w]: rows longer than width v, up to width w, padded to w.
+    tokens_WW = np.where(
+        widths_W[:, None] < widths_W[None, :],
+        (fitting_W[None, :] - fitting_W[:, None]) * widths_W[None, :],
+        np.inf,
+    )
+    cheapest_W = fitting_W * widths_W
+    last, history = len(widths_W) - 1, []
+    costs = [cheapest_W[last]]
+    for _ in range(most - 1):
+        totals_WW = cheapest_W[:, None] + tokens_WW
+        history.append(totals_WW.argmin(axis=0))
+        cheapest_W = totals_WW.min(axis=0)
+        costs.append(cheapest_W[last])
+    place, grid = last, []
+    for back in reversed(history[: int(np.argmin(costs))]):
+        grid.append(int(widths_W[place]))
+        place = int(back[place])
+    return tuple(sorted([*grid, int(widths_W[place])]))
+
+
+def rows_at(width_T: int, token_budget: int, multiple: int = 1) -> int:
+    """Rows of a batch of this width: what the budget holds, rounded down to 8s or a power of two.
+
+    Always a multiple of `multiple` (the number of devices), and at least that.
+    """
+    rows = max(token_budget // (width_T * multiple), 1)
+    rows = rows // 8 * 8 if rows >= 8 else 1 << (rows.bit_length() - 1)
+    return rows * multiple
+
+
+def length_batches(
+    encoded: Sequence[Encoded], token_budget: int, most_widths: int = 12, multiple: int = 1
+) -> list[Plan]:
+    """Every row once, shortest first, at no more than about `token_budget` tokens a batch.
+
+    One (size_B, width_T) per width, so at most `most_widths` compiled shapes; only the first batch
+    may hold empty rows.
+    """
+    if not encoded:
+        return []
+    lengths_N = row_lengths(encoded)
+    grid = widths_grid(lengths_N, most_widths)
+    rows = np.arange(len(encoded))
+    token_budget = _cheapest_budget([rows], lengths_N, grid, token_budget, multiple)
+    return _split(rows, lengths_N, grid, token_budget, multiple)
+
+
+def _cheapest_budget(
+    groups: Sequence[np.ndarray],
+    lengths_N: np.ndarray,
+    grid: tuple[int, ...],
+    token_budget: int,
+    multiple: int,
+) -> int:
+    """The budget, or a half, a quarter, ... of it, that costs least for these groups of rows.
+
+    A few rows, or one long row among short ones, would leave most of a large batch empty.
+    """
+    costs: dict[int, int] = {}
+    while not costs or token_budget >= grid[-1]:
+        plans = [_split(rows, lengths_N, grid, token_budget, multiple) for rows in groups]
+        costs[token_budget] = sum(
+            plan.size_B * plan.width_T + BATCH_OVERHEAD for group in plans for plan in group
+        )
+        token_budget //= 2
+    return min(costs, key=lambda budget: (costs[budget], -budget))
+
+
+def _split(
+    rows: np.ndarray, lengths_N: np.ndarray, grid: tuple[int, ...], token_budget: int, multiple: int
+) -> list[Plan]:
+    """Cuts rows, sorted by (length, row), into plans from the longest down.
+
+    Each plan is as wide as its longest row asks and takes as many shorter ones as it has room for:
+    for given shapes no other cut is cheaper, as covering more rows never costs more later.
+    """
+    ordered = rows[np.lexsort((rows, lengths_N[rows]))].astype(np.int32)
+    plans, end = [], len(ordered)
+    while end > 0:
+        longest = lengths_N[ordered[end - 1]]
+        width_T = grid[int(np.searchsorted(grid, longest))]
+        size_B = rows_at(width_T, token_budget, multiple)
+        start = max(end - size_B, 0)
+        plans.append(Plan(ordered[start:end], size_B, width_T))
+        end = start
+    return plans[::-1]
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Optimiser steps an epoch takes; the last one holds what is left over."""
+    return -(-n // batch_size)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of rows in an epoch: a permutation that depends on (n, seed, epoch) alone.
+
+    Sorted raw bits rather than Generator.permutation, whose result NumPy may change.
+    """
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    return np.argsort(bits, kind="stable")
+
+
+def training_batches(
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    start_step: int,
+    microbatch_tokens: int,
+    widths: tuple[int, ...],
+    multiple: int = 1,
+    pad: int = 0,
+) -> Iterator[tuple[int, list[Batch]]]:
+    """(step, microbatches) of each optimiser step from `start_step` (0-based) to the last.
+
+    A step's rows are the next `batch_size` of the epoch's order; the last step of an epoch is
+    smaller. Microbatches come in one shape for each of the `widths` (the last fits the longest
+    row), so all data sets trained with the same widths share them; they hold empty rows where needed.
+    """
+    if not encoded:
+        return
+    lengths_N = row_lengths(encoded)
+    per_epoch = steps_per_epoch(len(encoded), batch_size)
+    first, place = divmod(start_step, per_epoch)
+    step = start_step
+    for epoch in range(first, epochs):
+        for rows in _steps_of(len(encoded), batch_size, seed, epoch)[place:]:
+            plans = _split(rows, lengths_N, widths, microbatch_tokens, multiple)
+            yield step, [lay_out(encoded, plan, pad) for plan in plans]
+            step += 1
+        place = 0
+
+
+def _steps_of(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows of each optimiser step of an epoch."""
+    order_N = epoch_order(n, seed, epoch)
+    return [order_N[first : first + batch_size] for first in range(0, n, batch_size)]

@@ -1,0 +1,318 @@
+"""Turns messages into tokens, and marks the tokens that the model is to learn."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from g2is_jax.data.records import Message, Record
+from g2is_jax.runs.errors import InputError
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]  # half-open range of characters
+Piece = tuple[str, bool]  # text, and whether it is learned
+
+ROWS_PER_CALL = 1024  # offsets come back as Python tuples: keep few rows of them alive at a time
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")
+GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as the model sees it."""
+
+    tokens_T: np.ndarray  # int32
+    supervised_T: np.ndarray  # bool: this token is predicted and counted in the loss
+    truncated: bool
+
+
+def _tulu(messages: Sequence[Message], eos: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for message in messages:
+        pieces.append((f"<|{message.role}|>\n", False))
+        if message.role == "assistant":
+            pieces += [(message.content + eos, True), ("\n", False)]
+        else:
+            pieces.append((message.content + "\n", False))
+    # As in open-instruct, nothing follows the last answer.
+    return pieces[:-1] if messages[-1].role == "assistant" else pieces
+
+
+# A named template writes (messages, eos) as pieces; an assistant turn is one learned piece, its
+# end-of-turn text included.
+TEMPLATES: dict[str, Callable[[Sequence[Message], str], list[Piece]]] = {"tulu": _tulu}
+FALLBACK = "tulu"
+
+
+class ChatFormat:
+    """A tokenizer with a chat template: `auto` (its own, else tulu) or one of TEMPLATES.
+
+    Each row is rendered once and tokenised once; assistant turns are found by their characters. A
+    token is supervised if it lies wholly inside an assistant turn's text and end-of-turn mark. (A
+    token that also covers the header before it, as where "\\n" and "\\n" merge, is not.)
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str):
+        if template != "auto" and template not in TEMPLATES:
+            known = ", ".join(["auto", *TEMPLATES])
+            raise InputError(f'chat template "{template}" is unknown; known are {known}')
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"{tokenizer.name_or_path}: the tokenizer is slow and gives no character offsets; "
+                "convert it to a fast one (a folder with tokenizer.json)"
+            )
+        self.tokenizer = tokenizer
+        if template == "auto":
+            template = "own" if tokenizer.chat_template else FALLBACK
+        self.template = template  # "own" or a key of TEMPLATES
+        if template == "own":
+            self._own_text = tokenizer.get_chat_template()
+            self._marked = GENERATION_TAG.search(self._own_text) is not None
+            self._start: list[int] = []  # the tokenizer's own template writes it into the text
+        else:
+            self._eos = _checked_eos(tokenizer)
+            first = tokenizer("a", verbose=False)["input_ids"][:1]
+            self._start = first if first == [tokenizer.bos_token_id] else []
+
+    def encode(self, messages: Sequence[Message], max_length: int) -> Encoded:
+        """Tokens and supervised mask of a conversation, cut after `max_length` tokens."""
+        return self._encode_texts([self._render(messages)], max_length)[0]
+
+    def encode_all(self, records: Sequence[Record], max_length: int) -> list[Encoded]:
+        """`encode` of every record, many rows to a call of the tokenizer."""
+        encoded = []
+        for first in range(0, len(records), ROWS_PER_CALL):
+            rendered = []
+            for record in records[first : first + ROWS_PER_CALL]:
+                try:
+                    rendered.append(self._render(record.messages))
+                except InputError as error:
+                    raise InputError(f'row {record.row} (id "{record.id}"): {error}') from error
+            encoded += self._encode_texts(rendered, max_length)
+        return encoded
+
+    def encode_prompt(self, messages: Sequence[Message], max_length: int) -> np.ndarray:
+        """Tokens up to where the last assistant turn starts (if a user spoke last: a new turn).
+
+        A longer prompt loses its beginning, so that the question and the assistant header stay.
+        """
+        if messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if self.template == "own":
+            text = self._own_rendering(messages, generation_prompt=True)
+        else:
+            pieces = TEMPLATES[self.template]([*messages, Message("assistant", "")], self._eos)
+            last = max(index for index, (_, learned) in enumerate(pieces) if learned)
+            text = "".join(piece for piece, _ in pieces[:last])
+        tokens = self._start + self._tokenise([text])["input_ids"][0]
+        if len(tokens) > max_length:
+            start = tokens[:1] if tokens[0] == self.tokenizer.bos_token_id else []
+            tokens = start + tokens[len(tokens) - max_length + len(start) :]
+        return np.asarray(tokens, np.int32)
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids at which generation stops: eos, generation_config.json's, known end-of-turn marks."""
+        special = self.tokenizer.get_added_vocab()
+        ends = {special[token] for token in END_OF_TURN if token in special}
+        if self.tokenizer.eos_token_id is not None:
+            ends.add(self.tokenizer.eos_token_id)
+        return tuple(sorted(ends | _configured_ends(self.tokenizer.name_or_path)))
+
+    def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """The text of a conversation and the character spans to learn."""
+        if self.template == "own":
+            return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
+        text, spans = "", []
+        for piece, learned in TEMPLATES[self.template](messages, self._eos):
+            if learned:
+                spans.append((len(text), len(text) + len(piece)))
+            text += piece
+        return text, spans
+
+    def _own_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """Spans from the template's `{% generation %}` blocks.
+
+        Not apply_chat_template(return_assistant_tokens_mask=True), which uses the same spans: where
+        an answer ends in a trimmed space it marks everything that follows.
+        """
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        render: Any = render_jinja_template  # its annotations are too narrow
+        try:
+            texts, spans = render(
+                conversations=[_as_dicts(messages)],
+                chat_template=self._own_text,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        except Exception as error:
+            raise _template_error(error) from error
+        return texts[0], [(start, end) for start, end in spans[0]]
+
+    def _own_by_prefix(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """Spans from rendering the conversation up to and after each assistant turn."""
+        text = self._own_rendering(messages, generation_prompt=False)
+        spans = []
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._own_rendering(messages[:index], generation_prompt=True)
+            through = self._own_rendering(messages[: index + 1], generation_prompt=False)
+            turn = through[len(before) :]
+            lead = len(turn) - len(turn.lstrip())
+            content = message.content.strip()
+            if not (
+                text.startswith(before)
+                and text.startswith(through)
+                and through.startswith(before)
+                and turn.startswith(content, lead)
+            ):
+                raise InputError(
+                    f"message {index + 1} cannot be found exactly in what the tokenizer's own chat "
+                    f"template writes; name a chat template instead: {', '.join(TEMPLATES)}"
+                )
+            # The line break that many templates write after the end-of-turn mark is not learned.
+            spans.append((len(before), len(before) + max(len(turn.rstrip()), lead + len(content))))
+        return text, spans
+
+    def _own_rendering(self, messages: Sequence[Message], generation_prompt: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                _as_dicts(messages), tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except Exception as error:
+            raise _template_error(error) from error
+        return str(text)
+
+    def _tokenise(self, texts: list[str]) -> Any:
+        return self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # rows longer than the model's length are cut below
+        )
+
+    def _encode_texts(
+        self, rendered: list[tuple[str, list[Span]]], max_length: int
+    ) -> list[Encoded]:
+        batch = self._tokenise([text for text, _ in rendered])
+        encoded = []
+        for (_, spans), ids, offsets in zip(
+            rendered, batch["input_ids"], batch["offset_mapping"], strict=True
+        ):
+            tokens_T = np.asarray(self._start + ids, np.int32)
+            supervised_T = np.zeros(len(tokens_T), bool)
+            supervised_T[len(self._start) :] = _inside(np.asarray(offsets).reshape(-1, 2), spans)
+            encoded.append(
+                Encoded(
+                    tokens_T[:max_length].copy(),
+                    supervised_T[:max_length].copy(),
+                    truncated=len(tokens_T) > max_length,
+                )
+            )
+        return encoded
+
+
+def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
+    """The fast tokenizer of a checkpoint folder, read without reaching for the network."""
+    path, name = epath.Path(folder), os.fspath(folder)
+    _check_tokenizer_files(path, name)
+    from transformers import AutoTokenizer
+
+    try:
+        if "://" not in name:
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        else:
+            with tempfile.TemporaryDirectory() as local:
+                for file in path.iterdir():
+                    if file.suffix in (".json", ".model", ".txt", ".jinja"):
+                        file.copy(epath.Path(local) / file.name)
+                tokenizer = AutoTokenizer.from_pretrained(local, local_files_only=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{name}: the tokenizer cannot be loaded ({type(error).__name__}: {reason}); "
+            "put the tokenizer.json of the model's repository into the folder"
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{name}: the tokenizer is slow and gives no character offsets; "
+            "put the tokenizer.json of the model's repository into the folder"
+        )
+    tokenizer.name_or_path = name
+    return tokenizer
+
+
+def _check_tokenizer_files(path: epath.Path, name: str) -> None:
+    if not path.is_dir():
+        raise InputError(f"{name}: no such folder; expected a Hugging Face checkpoint folder")
+    found = {file.name for file in path.iterdir()}
+    if not found & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
+        raise InputError(
+            f"{name}: no tokenizer here; put the model's tokenizer.json into the folder"
+        )
+    if found & {"tokenizer.json", "vocab.json", "vocab.txt"}:
+        return
+    try:  # transformers would complain of a missing tiktoken
+        import sentencepiece  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{name}: only a tokenizer.model, which needs sentencepiece to be read; "
+            "pip install sentencepiece, or put the model's tokenizer.json into the folder"
+        ) from error
+
+
+def _checked_eos(tokenizer: "PreTrainedTokenizerBase") -> str:
+    eos = tokenizer.eos_token
+    ids = [] if eos is None else tokenizer(f"a{eos}", add_special_tokens=False)["input_ids"]
+    if not ids or ids[-1] != tokenizer.eos_token_id:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; "
+            'set "eos_token" in tokenizer_config.json'
+        )
+    return eos
+
+
+def _configured_ends(folder: str) -> set[int]:
+    path = epath.Path(folder) / "generation_config.json"
+    if not folder or not path.exists():
+        return set()
+    ends = json.loads(path.read_text()).get("eos_token_id")
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+
+def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _template_error(error: Exception) -> InputError:
+    reason = str(error).strip().split("\n")[0]
+    return InputError(
+        f"the tokenizer's own chat template refuses the conversation ({reason}); "
+        f"name a chat template instead: {', '.join(TEMPLATES)}"
+    )
+
+
+def _inside(offsets_T2: np.ndarray, spans: list[Span]) -> np.ndarray:
+    """Which tokens lie wholly inside one of the character spans; (T, 2) -> (T,).
+
+    Byte-level tokenizers may leave a token's leading blanks out of its offsets, but never its last
+    character: so a token starts no later than where the one before it ended.
+    """
+    ends_T = offsets_T2[:, 1]
+    before_T = np.concatenate([[0], np.maximum.accumulate(ends_T)])[: len(ends_T)]
+    starts_T = np.minimum(offsets_T2[:, 0], before_T)
+    inside_T = np.zeros(len(ends_T), bool)
+    for start, end in spans:
+        inside_T |= (starts_T >= start) & (ends_T <= end) & (ends_T > start)
+    return inside_T

@@ -1,0 +1,287 @@
+"""Stages: folders named by what went into them, finished in one rename, and reused.
+
+    workdir/config.json                     what this work folder is for
+    workdir/stages/<name>-<hash12>.part/    a stage at work, or killed at work
+    workdir/stages/<name>-<hash12>/         a finished one, with its manifest.json
+
+The hash covers the stage's name, its settings and its inputs' content hashes, so a stage whose
+folder exists need not run again. One process at a time may work in a work folder.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from g2is_jax.runs.errors import InputError
+
+FORMAT = 1  # raise it when what a stage writes changes its meaning
+MANIFEST = "manifest.json"
+ATTEMPT = "attempt.json"  # lives in the .part folder alone
+PACKAGES = ("g2is_jax", "jax", "flax", "numpy")
+WHOLE_BYTES = 256 * 2**20  # larger files are hashed in samples
+SAMPLES, SAMPLE_BYTES = 32, 2**20
+IDENTITY = ("format", "name", "settings", "inputs")
+
+
+def run_stage(
+    workdir: epath.PathLike,
+    name: str,
+    settings: dict,
+    inputs: dict[str, str],
+    build: Callable[[epath.Path], dict],
+) -> epath.Path:
+    """The finished folder of a stage, built now unless it was built before.
+
+    inputs: name -> content hash, from `stage_hash` or `file_hash`. build: fills the folder it is
+    given (which holds what a killed attempt left there) and returns counts for the manifest.
+    """
+    identity = _as_json({"format": FORMAT, "name": name, "settings": settings, "inputs": inputs})
+    stages = epath.Path(workdir) / "stages"
+    folder = stages / f"{name}-{_digest(identity)[:12]}"
+    if folder.exists():
+        _check_same(folder, identity)
+        return folder
+    part = stages / f"{folder.name}.part"
+    with naming_full_disk(part):
+        part.mkdir(parents=True, exist_ok=True)
+        seconds_before, started = _begin_attempt(part)
+        try:
+            counts = build(part)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                (part / ATTEMPT).touch()  # its time is the end of this attempt
+            raise
+        manifest = {
+            **identity,
+            "hash": _digest(identity),
+            "counts": counts,
+            "versions": _versions(),
+            "commit": _commit(),
+            "seconds": round(seconds_before + time.time() - started, 3),
+            "peak_memory_bytes": _peak_memory(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        (part / ATTEMPT).unlink()
+        part.rename(folder)
+    return folder
+
+
+def read_manifest(folder: epath.PathLike) -> dict:
+    """The manifest of a finished stage; refuses a folder without one, or one that was altered."""
+    place = epath.Path(folder)
+    way_out = "delete the folder and run the same command again"
+    try:
+        manifest = json.loads((place / MANIFEST).read_text())
+        identity = {key: manifest[key] for key in IDENTITY}
+        digest = manifest["hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise InputError(
+            f"{place}: {MANIFEST} is absent or unreadable ({reason}); {way_out}"
+        ) from error
+    if _digest(identity) != digest:
+        raise InputError(
+            f"{place}: {MANIFEST} was altered: its hash is not that of its contents; {way_out}"
+        )
+    return manifest
+
+
+def stage_hash(folder: epath.PathLike) -> str:
+    """The content hash of a finished stage, for the inputs of a later one."""
+    return read_manifest(folder)["hash"]
+
+
+def file_hash(path: epath.PathLike) -> str:
+    """sha256 of a file's bytes.
+
+    Above 256 MB: of its size and of 32 evenly spaced blocks of 1 MB, first and last included. That
+    tells checkpoints apart without reading them, but can miss a change between the blocks.
+    """
+    file = epath.Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; check the path")
+    size = file.stat().length
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        if size <= WHOLE_BYTES:
+            while block := stream.read(SAMPLE_BYTES):
+                digest.update(block)
+            return digest.hexdigest()
+        digest.update(f"sampled {size} ".encode())
+        for sample in range(SAMPLES):
+            stream.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def claim_workdir(
+    workdir: epath.PathLike, config: dict, free_fields: tuple[str, ...], replace: bool
+) -> None:
+    """Writes the config into a new work folder; refuses one that was begun with another config.
+
+    free_fields: dotted names (a name covers what lies below it) that may differ between runs.
+    replace: overwrite the stored config instead of refusing.
+    """
+    folder = epath.Path(workdir)
+    file = folder / "config.json"
+    try:
+        with naming_full_disk(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            if replace or not file.exists():
+                write_atomic(file, json.dumps(_as_json(config), indent=2) + "\n")
+                return
+            text = file.read_text()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be used as a work folder ({error.strerror or error}); "
+            "choose another --workdir"
+        ) from error
+    try:
+        old = _flat(json.loads(text))
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file}: not a readable config ({error}); "
+            "choose another --workdir, or set run.replace to overwrite it"
+        ) from error
+    new = _flat(_as_json(config))
+    differing = [
+        f"{field} is {_shown(new, field)}, was {_shown(old, field)}"
+        for field in sorted(old.keys() | new.keys())
+        if _shown(new, field) != _shown(old, field)
+        and not any(f"{field}.".startswith(f"{free}.") for free in free_fields)
+    ]
+    if differing:
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(
+            f"{folder}: begun with another config: {'; '.join(differing[:3])}{more}; "
+            "choose another --workdir, or set run.replace to overwrite it"
+        )
+
+
+def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
+    """Writes a file so that whoever looks sees the old content or all of the new."""
+    data = data.encode() if isinstance(data, str) else data
+    path = epath.Path(path)
+    with naming_full_disk(path):
+        if "://" in os.fspath(path):  # object stores show a file only once it is complete
+            path.write_bytes(data)
+            return
+        temporary = Path(path.parent) / f".{path.name}.{os.getpid()}.tmp"
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def naming_full_disk(place: epath.PathLike) -> Iterator[None]:
+    """Turns "no space left" into an InputError that names the place; lets all else pass."""
+    try:
+        yield
+    except Exception as error:
+        # tensorstore and orbax wrap the system's error and keep only its words.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, InputError) or not (full or os.strerror(errno.ENOSPC) in str(error)):
+            raise
+        raise InputError(
+            f"disk full while writing {os.fspath(place)}: free space and run the same command "
+            "again; finished parts are kept"
+        ) from error
+
+
+def _check_same(folder: epath.Path, identity: dict) -> None:
+    manifest = read_manifest(folder)
+    differing = [key for key in IDENTITY if manifest[key] != identity[key]]
+    if differing:
+        raise InputError(
+            f"{folder}: its {MANIFEST} is of another stage ({', '.join(differing)} differ); "
+            "delete the folder, or choose another --workdir, and run the same command again"
+        )
+
+
+def _begin_attempt(part: epath.Path) -> tuple[float, float]:
+    """(seconds of earlier attempts, start of this one), both kept in the folder.
+
+    A killed attempt cannot say when it ended: it is taken to have lasted to its last written file.
+    """
+    file, seconds = part / ATTEMPT, 0.0
+    if file.exists():
+        try:
+            earlier = json.loads(file.read_text())
+            files = [*part.glob("*"), *part.glob("*/*")]  # a deeper look is slow on object stores
+            newest = max(entry.stat().mtime for entry in files)
+            seconds = earlier["seconds_before"] + max(newest - earlier["started"], 0.0)
+        except (OSError, ValueError, KeyError, TypeError):
+            seconds = 0.0  # bookkeeping alone: never a reason to refuse the work
+    started = time.time()
+    write_atomic(file, json.dumps({"seconds_before": seconds, "started": started}))
+    return seconds, started
+
+
+def _as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file: tuples as lists, keys as strings."""
+    return json.loads(json.dumps(value))
+
+
+def _digest(identity: dict) -> str:
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _flat(config: dict, above: str = "") -> dict[str, Any]:
+    """{"walk": {"delta": 1}} -> {"walk.delta": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
+
+
+def _shown(flat: dict[str, Any], field: str) -> str:
+    return json.dumps(flat[field]) if field in flat else "absent"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _commit() -> str | None:
+    """The git commit that the code was run from, where there is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _peak_memory() -> int:
+    """The most memory this process has held so far, in bytes (earlier stages in it included)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

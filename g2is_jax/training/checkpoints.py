@@ -1,0 +1,52 @@
+"""Training checkpoints by orbax: adapter, optimiser state and position, safe against `kill -9`."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from g2is_jax.model.lora import Leaves
+
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one training run, named by the steps that were finished before them."""
+
+    def __init__(self, folder: epath.Path, keep: int | None):
+        """`keep`: how many of the newest stay on disk; None keeps all."""
+        absolute = folder if "://" in str(folder) else epath.Path(Path(folder).resolve())
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(absolute, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
+        """Write one checkpoint; returns when it is complete."""
+        state = {"adapter": adapter, "optimizer": optimizer_state}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position)
+            ),
+        )
+        self._manager.wait_until_finished()
+
+    def restore(self, step: int, adapter: Leaves, optimizer_state: Tree) -> tuple[Leaves, Tree]:
+        """Adapter and optimiser state of a step; the arguments give structure and shapes."""
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            {"adapter": adapter, "optimizer": optimizer_state},
+        )
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )
+        return restored["state"]["adapter"], restored["state"]["optimizer"]
+
+    def close(self) -> None:
+        """Release the manager's threads."""
+        self._manager.close()

@@ -1,0 +1,140 @@
+"""The one training loop, for warm-up and fine-tune: LoRA values only, token-weighted loss."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+
+from g2is_jax.data.batches import Batch, steps_per_epoch, training_batches
+from g2is_jax.data.chat import Encoded
+from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.metrics import MetricsLog, Progress
+from g2is_jax.training.checkpoints import Checkpoints
+from g2is_jax.training.loss import batch_loss
+from g2is_jax.training.optimizer import (
+    Moments,
+    OptimizerConfig,
+    adam_direction,
+    learning_rates,
+    read_moments,
+)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and in which steps to train.
+
+    batch_size: examples an optimiser step. microbatch_tokens: tokens, padding included, that go
+    through the model at once; smaller batches are accumulated, which changes no result.
+    keep_checkpoints: of the checkpoints, one an epoch, how many of the newest stay; 0 keeps all.
+    """
+
+    epochs: int
+    batch_size: int
+    microbatch_tokens: int
+    keep_checkpoints: int
+    optimizer: OptimizerConfig
+
+
+def fit(
+    model: Model,
+    base: Leaves,
+    encoded: Sequence[Encoded],
+    widths: tuple[int, ...],
+    config: FitConfig,
+    seed: int,
+    folder: epath.Path,
+) -> tuple[Leaves, Moments]:
+    """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
+
+    widths: the widths that batches are padded to; the last one fits the longest example.
+    Returns the adapter and Adam's moments after the last step.
+    """
+    per_epoch = steps_per_epoch(len(encoded), config.batch_size)
+    total = per_epoch * config.epochs
+    rates = learning_rates(config.optimizer, total)
+    adapter = model.init_adapter(seed)
+    state = adam_direction(config.optimizer).init(adapter)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    done = max(checkpoints.steps(), default=0)
+    if done:
+        adapter, state = checkpoints.restore(done, adapter, state)
+    log = MetricsLog(folder / "metrics.jsonl", start_step=done)
+    batches = training_batches(
+        encoded, config.batch_size, seed, config.epochs, done, config.microbatch_tokens, widths
+    )
+    update = update_function(config.optimizer)
+    with Progress("train", total, done=done, unit="steps") as progress:
+        for step, microbatches in batches:
+            key = jax.random.fold_in(jax.random.key(seed), step)
+            gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key)
+            rate = float(rates(step))
+            adapter, state = update(adapter, state, gradients, tokens, rate)
+            log.write(step, loss=float(loss / tokens), tokens=int(tokens), learning_rate=rate)
+            progress.advance()
+            if (step + 1) % per_epoch == 0:
+                checkpoints.save(step + 1, adapter, state, {"step": step + 1})
+    checkpoints.close()
+    return adapter, read_moments(state)
+
+
+def accumulate(
+    model: Model, adapter: Leaves, base: Leaves, microbatches: Sequence[Batch], key: jax.Array
+) -> tuple[Leaves, jax.Array, jax.Array]:
+    """Summed gradient, summed loss and token count of one optimiser step."""
+    total: Any = None
+    for index, batch in enumerate(microbatches):
+        part = gradient_function(model)(
+            adapter,
+            base,
+            batch.tokens_BT,
+            batch.supervised_BT,
+            jax.random.fold_in(key, index) if model.lora.dropout > 0 else None,
+        )
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total
+
+
+@functools.cache
+def gradient_function(model: Model) -> Callable:
+    """Jitted (adapter, base, tokens, supervised, key) -> summed gradient, loss and token count."""
+
+    def gradient(adapter, base, tokens_BT, supervised_BT, key):
+        loss = functools.partial(batch_loss, model)
+        (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
+            adapter, base, tokens_BT, supervised_BT, key
+        )
+        return gradients, total, count
+
+    return jax.jit(gradient)
+
+
+@functools.cache
+def update_function(config: OptimizerConfig) -> Callable:
+    """Jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
+    direction = adam_direction(config)
+
+    def update(adapter, state, gradients, tokens, rate):
+        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(tokens, 1), gradients)
+        steps, state = direction.update(mean, state, adapter)
+        return optax.apply_updates(adapter, jax.tree.map(lambda s: -rate * s, steps)), state
+
+    return jax.jit(update)
+
+
+def load_trained(
+    model: Model, config: FitConfig, seed: int, folder: epath.Path
+) -> tuple[Leaves, Moments]:
+    """Adapter and moments that `fit` left in a finished folder."""
+    adapter = model.init_adapter(seed)
+    state = adam_direction(config.optimizer).init(adapter)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    adapter, state = checkpoints.restore(max(checkpoints.steps()), adapter, state)
+    checkpoints.close()
+    return adapter, read_moments(state)

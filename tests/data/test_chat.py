@@ -1,0 +1,318 @@
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.records import Message, Record, read_records
+from g2is_jax.runs.errors import InputError
+
+SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / ".." / "shared" / "data"))
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no data kit at {SHARED}")
+
+OWN = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ '\\n' + m.content }}</s>{{ '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{{ '\\n' }}{% endif %}"
+)
+OWN_MARKED = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ '\\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% else %}{{ m.content }}</s>{% endif %}{{ '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{{ '\\n' }}{% endif %}"
+)
+DIALOGUE = (
+    Message("system", "Be brief, please."),
+    Message("user", "What is 2 + 2?"),
+    Message("assistant", "It is 4.\n\nThe answer is 4."),
+    Message("user", "And é + 漢?"),
+    Message("assistant", ""),
+    Message("user", "<|assistant|>\nNothing at all."),
+    Message("assistant", "No\tidea 😀 "),
+)
+
+
+def save_bpe(
+    folder: Path, chat_template: str | None = None, bos: bool = True, trim: bool = True
+) -> Path:
+    """A byte-level BPE tokenizer; trim: its offsets leave leading blanks out, as GPT-2's do."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    text = ["the answer is 4.\n\nwhat is 2 + 2? please be brief\n\n\n no  idea   at all"] * 9
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    steps = [processors.ByteLevel(trim_offsets=trim)]
+    if bos:
+        steps.append(processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)]))
+    tokenizer.post_processor = processors.Sequence(steps)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    fast.chat_template = chat_template
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory):
+    return load_tokenizer(save_bpe(tmp_path_factory.mktemp("bpe")))
+
+
+@pytest.fixture(scope="module", params=["bpe", "stories"])
+def tulu(request, bpe):
+    if request.param == "bpe":
+        return ChatFormat(bpe, "tulu")
+    if not SHARED.exists():
+        pytest.skip(f"no data kit at {SHARED}")
+    return ChatFormat(load_tokenizer(SHARED / "stories260K"), "auto")
+
+
+def own_format(folder: Path, template: str) -> ChatFormat:
+    return ChatFormat(load_tokenizer(save_bpe(folder, template)), "auto")
+
+
+def learned_texts(chat: ChatFormat, encoded) -> list[str]:
+    """The supervised tokens decoded, one text for each unbroken run of them."""
+    edges = np.flatnonzero(np.diff(np.pad(encoded.supervised_T.astype(int), 1)))
+    runs = zip(edges[::2], edges[1::2], strict=True)
+    return [chat.tokenizer.decode(encoded.tokens_T[start:end]) for start, end in runs]
+
+
+def answers(messages, end: str = "</s>") -> list[str]:
+    return [message.content + end for message in messages if message.role == "assistant"]
+
+
+def random_dialogue(seed: int) -> list[Message]:
+    rng = random.Random(seed)
+    words = ["is", "the answer", "4", "\n", "\n\n", "é", "漢字", "😀", "<|user|>", ".", "  ", "\t"]
+
+    def text() -> str:
+        return "A" + "".join(rng.choice(words) + rng.choice(["", " "]) for _ in range(12))
+
+    turns = [Message("system", text())] if rng.random() < 0.5 else []
+    for _ in range(rng.randint(1, 4)):
+        turns += [Message("user", text()), Message("assistant", text())]
+    return turns
+
+
+def make_record(messages, row: int = 0) -> Record:
+    return Record(row, f"id{row}", "", "t", "t", None, tuple(messages), "")
+
+
+def test_tulu_text(tulu):
+    encoded = tulu.encode(DIALOGUE[:5], 1000)
+    assert encoded.tokens_T[0] == tulu.tokenizer.bos_token_id
+    assert np.count_nonzero(encoded.tokens_T == tulu.tokenizer.bos_token_id) == 1
+    # stories260K decodes a blank after a special token.
+    text = tulu.tokenizer.decode(encoded.tokens_T[1:]).replace("</s> ", "</s>")
+    assert text == (
+        "<|system|>\nBe brief, please.\n<|user|>\nWhat is 2 + 2?\n"
+        "<|assistant|>\nIt is 4.\n\nThe answer is 4.</s>\n"
+        "<|user|>\nAnd é + 漢?\n<|assistant|>\n</s>"
+    )
+    assert encoded.tokens_T.dtype == np.int32
+    assert encoded.supervised_T.dtype == bool
+    assert not encoded.truncated
+
+
+def test_only_answers_and_their_ends_are_supervised(tulu):
+    assert learned_texts(tulu, tulu.encode(DIALOGUE, 1000)) == answers(DIALOGUE)
+    for seed in range(60):
+        messages = random_dialogue(seed)
+        encoded = tulu.encode(messages, 10_000)
+        assert learned_texts(tulu, encoded) == answers(messages)
+        assert encoded.tokens_T[-1] == tulu.tokenizer.eos_token_id
+
+
+def test_prompt_is_the_token_prefix(tulu):
+    for seed in range(60):
+        messages = random_dialogue(seed)
+        encoded = tulu.encode(messages, 10_000)
+        prompt_T = tulu.encode_prompt(messages, 10_000)
+        assert prompt_T.dtype == np.int32
+        assert np.array_equal(prompt_T, encoded.tokens_T[: len(prompt_T)])
+        last_run = np.flatnonzero(~encoded.supervised_T)[-1] + 1
+        assert len(prompt_T) == last_run
+        assert np.array_equal(tulu.encode_prompt(messages[:-1], 10_000), prompt_T)
+
+
+def test_truncation_keeps_the_beginning(tulu):
+    whole = tulu.encode(DIALOGUE, 1000)
+    for length in (5, 40, len(whole.tokens_T) - 1, len(whole.tokens_T)):
+        cut = tulu.encode(DIALOGUE, length)
+        assert np.array_equal(cut.tokens_T, whole.tokens_T[:length])
+        assert np.array_equal(cut.supervised_T, whole.supervised_T[:length])
+        assert cut.truncated == (length < len(whole.tokens_T))
+
+
+def test_long_prompt_keeps_its_end(tulu):
+    whole_T = tulu.encode_prompt(DIALOGUE, 1000)
+    cut_T = tulu.encode_prompt(DIALOGUE, 20)
+    assert len(cut_T) == 20
+    assert cut_T[0] == tulu.tokenizer.bos_token_id
+    assert np.array_equal(cut_T[1:], whole_T[-19:])
+
+
+def test_encode_all_equals_one_by_one(tulu):
+    records = [make_record(random_dialogue(seed), seed) for seed in range(1100)]
+    together = tulu.encode_all(records, 60)
+    for record, encoded in list(zip(records, together, strict=True))[::50]:
+        alone = tulu.encode(record.messages, 60)
+        assert np.array_equal(alone.tokens_T, encoded.tokens_T)
+        assert np.array_equal(alone.supervised_T, encoded.supervised_T)
+        assert alone.truncated == encoded.truncated
+
+
+def test_token_that_straddles_the_header_is_not_supervised(bpe):
+    """The answer's first line break merges with the header's; the second one stands alone."""
+    chat = ChatFormat(bpe, "tulu")
+    encoded = chat.encode([Message("user", "a"), Message("assistant", "\n\nA  b")], 100)
+    assert learned_texts(chat, encoded) == ["\nA  b</s>"]
+    assert bpe.convert_tokens_to_ids("ĊĊ") in encoded.tokens_T
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_blank_that_ends_the_header_is_not_supervised(tmp_path, trim):
+    """`: a` is one token with the blank, whatever its offsets say; `  a` has the blank apart."""
+    template = OWN_MARKED.replace("<|{{ m.role }}|>{{ '\\n' }}", "<|{{ m.role }}|>{{ ': ' }}")
+    assert template != OWN_MARKED
+    chat = ChatFormat(load_tokenizer(save_bpe(tmp_path, template, trim=trim)), "auto")
+    for answer, learned in [("a is a", " is a</s>"), ("  a is", " a is</s>"), ("\n4", "\n4</s>")]:
+        encoded = chat.encode([Message("user", "a"), Message("assistant", answer)], 100)
+        assert learned_texts(chat, encoded) == [learned]
+
+
+def test_no_begin_token_where_the_tokenizer_adds_none(tmp_path):
+    chat = ChatFormat(load_tokenizer(save_bpe(tmp_path, bos=False)), "tulu")
+    assert chat.tokenizer.bos_token_id not in chat.encode(DIALOGUE, 1000).tokens_T
+    cut_T = chat.encode_prompt(DIALOGUE, 20)
+    assert np.array_equal(cut_T, chat.encode_prompt(DIALOGUE, 1000)[-20:])
+
+
+@pytest.mark.parametrize("template", [OWN, OWN_MARKED])
+def test_own_template(tmp_path, template):
+    chat = own_format(tmp_path, template)
+    for messages in [list(DIALOGUE), *(random_dialogue(seed) for seed in range(30))]:
+        encoded = chat.encode(messages, 10_000)
+        assert learned_texts(chat, encoded) == answers(messages)
+        rendered = chat.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages], return_dict=True
+        )
+        assert np.array_equal(encoded.tokens_T, rendered["input_ids"])
+        prompt_T = chat.encode_prompt(messages, 10_000)
+        assert np.array_equal(prompt_T, encoded.tokens_T[: len(prompt_T)])
+        # All that follows is learned, except the line break after the end-of-turn mark.
+        assert encoded.supervised_T[len(prompt_T) : -1].all()
+        assert not encoded.supervised_T[-1]
+
+
+def test_marked_template_that_ends_in_a_blank(tmp_path):
+    """Here return_assistant_tokens_mask=True would mark all that follows the first answer."""
+    chat = own_format(tmp_path, OWN_MARKED.replace("</s>{% endgen", "{% endgen"))
+    messages = [Message("user", "a"), Message("assistant", "b  "), Message("user", "c")]
+    assert learned_texts(chat, chat.encode(messages, 100)) == ["b  "]
+
+
+def test_named_template_wins_over_the_tokenizers_own(tmp_path, bpe):
+    tokenizer = load_tokenizer(save_bpe(tmp_path, OWN))
+    named = ChatFormat(tokenizer, "tulu").encode(DIALOGUE, 1000)
+    assert np.array_equal(named.tokens_T, ChatFormat(bpe, "auto").encode(DIALOGUE, 1000).tokens_T)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        # Earlier answers are dropped, as reasoning models do.
+        (OWN.replace("m.content", "(m.content if loop.last else '')"), "message 3 cannot be found"),
+        # The last answer is written differently.
+        (OWN.replace("</s>", "{{ '!' if loop.last and m.role != 'user' }}</s>"), "message 3 can"),
+        # A header in the turn alone, not in the generation prompt.
+        (OWN.replace("{% if add_generation_prompt %}", "{% if false %}"), "message 3 cannot be"),
+        (OWN.replace("m.content", "m.content | upper"), "message 3 cannot be found exactly"),
+        (OWN + "{{ raise_exception('no system here') }}", "refuses the conversation (no system"),
+        (OWN_MARKED + "{{ raise_exception('no system here') }}", "refuses the conversation (no sy"),
+    ],
+)
+def test_own_template_without_exact_spans(tmp_path, template, expected):
+    chat = own_format(tmp_path, template)
+    with pytest.raises(InputError, match="name a chat template instead: tulu") as caught:
+        chat.encode_all([make_record(DIALOGUE, row=7)], 100)
+    assert str(caught.value).startswith('row 7 (id "id7"): ')
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_end_tokens(tmp_path, bpe):
+    assert ChatFormat(bpe, "tulu").end_tokens() == (2,)
+    folder = save_bpe(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+    assert ChatFormat(load_tokenizer(folder), "tulu").end_tokens() == (1, 2, 5)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3}))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    marked = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ChatFormat(tokenizer, "tulu").end_tokens() == (2, 3, marked)
+
+
+def test_template_name_and_tokenizer_are_checked(tmp_path, bpe):
+    with pytest.raises(InputError, match='chat template "tullu" is unknown; known are auto, tulu'):
+        ChatFormat(bpe, "tullu")
+    slow = SimpleNamespace(is_fast=False, name_or_path="ckpt", chat_template=None)
+    with pytest.raises(InputError, match="ckpt: the tokenizer is slow"):
+        ChatFormat(slow, "auto")
+    endless = load_tokenizer(save_bpe(tmp_path))
+    endless.eos_token = None
+    with pytest.raises(InputError, match=r'no end-of-sequence token; set "eos_token" in'):
+        ChatFormat(endless, "tulu")
+
+
+def test_folder_without_usable_tokenizer(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="none: no such folder"):
+        load_tokenizer(tmp_path / "none")
+    with pytest.raises(InputError, match="no tokenizer here"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(InputError, match=r"only a tokenizer\.model, which needs sentencepiece"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="the tokenizer cannot be loaded") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@needs_shared
+def test_tokenizer_model_alone_is_explained(tmp_path, monkeypatch):
+    shutil.copy(SHARED / "stories260K" / "tokenizer.model", tmp_path)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(InputError, match="pip install sentencepiece"):
+        load_tokenizer(tmp_path)
+
+
+@needs_shared
+def test_real_pool(tulu):
+    records = read_records(SHARED / "pool_small.jsonl")
+    started = time.process_time()
+    encoded = tulu.encode_all(records, 4096)
+    assert time.process_time() - started < 2.0
+    for record, example in zip(records, encoded, strict=True):
+        assert not example.truncated
+        assert learned_texts(tulu, example) == answers(record.messages)
+        prompt_T = tulu.encode_prompt(record.messages, 4096)
+        assert np.array_equal(prompt_T, example.tokens_T[: len(prompt_T)])
+        assert len(prompt_T) + example.supervised_T.sum() == len(example.tokens_T)

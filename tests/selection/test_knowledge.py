@@ -1,0 +1,164 @@
+"""Core knowledge against scikit-learn, and the switches scikit-learn does not have."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge, principal_directions
+
+PAPER = KnowledgeConfig(center=True, sign="svd", keep="variance", keep_value=0.5, unit_rows=False)
+SHAPES = [(2, 9), (5, 31), (13, 13), (40, 7), (60, 97)]
+
+
+def features(M: int, P: int, seed: int = 0) -> np.ndarray:
+    """Rows with a mean and a decaying spectrum."""
+    rng = np.random.default_rng(seed)
+    scales_P = 0.8 ** np.arange(P)
+    return (rng.normal(size=(M, P)) * scales_P + rng.normal(size=P)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("M", "P"), SHAPES)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_equals_scikit_learn(M, P, share):
+    """Same components with the same signs, as many of them, and the same explained variance."""
+    features_MP = features(M, P)
+    core = core_knowledge(features_MP, replace(PAPER, keep_value=share))
+    pca = PCA(share, svd_solver="full").fit(features_MP.astype(np.float64))
+    assert core.core_CP.dtype == np.float32
+    assert core.core_CP.shape == pca.components_.shape
+    np.testing.assert_allclose(core.core_CP, pca.components_, atol=1e-5)
+    kept_C = pca.explained_variance_ratio_
+    np.testing.assert_allclose(core.explained_C[: len(kept_C)], kept_C, atol=1e-9)
+    np.testing.assert_allclose(core.weights_C, kept_C / kept_C.sum(), atol=1e-9)
+    assert len(core.explained_C) == min(M, P)
+    assert core.explained_C.sum() == pytest.approx(1)
+
+
+def test_uncentred_equals_the_svd():
+    """Squared singular values take the place of the explained variance."""
+    features_MP = features(9, 14)
+    core = core_knowledge(features_MP, replace(PAPER, center=False, keep="count", keep_value=9))
+    _, singular_C, right_CP = np.linalg.svd(features_MP.astype(np.float64), full_matrices=False)
+    np.testing.assert_allclose(np.abs(core.core_CP), np.abs(right_CP), atol=1e-5)
+    np.testing.assert_allclose(core.explained_C, singular_C**2 / (singular_C**2).sum(), atol=1e-9)
+
+
+@pytest.mark.parametrize(("M", "P"), SHAPES)
+def test_gram_and_covariance_agree(M, P):
+    """Transposing changes which of the two is decomposed, not the spectrum or the directions."""
+    rows_MP = features(M, P).astype(np.float64)
+    values_C, directions_CP = principal_directions(rows_MP)
+    other_C, other_CM = principal_directions(rows_MP.T)
+    np.testing.assert_allclose(values_C, other_C, rtol=1e-9, atol=1e-12 * values_C[0])
+    large = values_C > 1e-6 * values_C[0]
+    rebuilt_CM = directions_CP[large] @ rows_MP.T / np.sqrt(values_C[large])[:, None]
+    np.testing.assert_allclose(np.abs(rebuilt_CM), np.abs(other_CM[large]), atol=1e-6)
+
+
+def test_sign_mean_points_along_the_mean():
+    """Each component has a positive product with the mean of the uncentred features."""
+    differing = 0
+    for seed in range(10):
+        features_MP = features(12, 8, seed)
+        by_mean = core_knowledge(features_MP, replace(PAPER, sign="mean", keep_value=1.0))
+        by_svd = core_knowledge(features_MP, replace(PAPER, keep_value=1.0))
+        assert (by_mean.core_CP @ features_MP.mean(axis=0) > 0).all()
+        np.testing.assert_allclose(np.abs(by_mean.core_CP), np.abs(by_svd.core_CP), atol=1e-7)
+        differing += not np.allclose(by_mean.core_CP, by_svd.core_CP)
+    assert differing >= 5
+
+
+def test_sign_mean_without_a_mean_falls_back_to_svd():
+    """Rows that cancel have no mean to point along."""
+    features_MP = np.array([[3, -4], [-3, 4]])
+    core = core_knowledge(features_MP, replace(PAPER, sign="mean"))
+    np.testing.assert_allclose(core.core_CP, [[-0.6, 0.8]], atol=1e-6)
+
+
+def test_unit_rows_ignores_lengths_and_keeps_zero_rows():
+    """Scaling validation rows changes nothing any more."""
+    features_MP = features(6, 10)
+    scaled_MP = features_MP * np.array([[1], [9], [0.2], [5], [1], [3]], np.float32)
+    config = replace(PAPER, unit_rows=True)
+    core = core_knowledge(features_MP, config)
+    np.testing.assert_allclose(core.core_CP, core_knowledge(scaled_MP, config).core_CP, atol=1e-5)
+    plain = core_knowledge(scaled_MP, PAPER)
+    assert plain.core_CP.shape != core.core_CP.shape or not np.allclose(
+        plain.core_CP, core.core_CP, atol=1e-2
+    )
+    scaled_MP[2] = 0
+    assert np.isfinite(core_knowledge(scaled_MP, config).core_CP).all()
+
+
+@pytest.mark.parametrize(
+    ("keep", "value", "kept"),
+    [
+        *[("count", 1, 1), ("count", 4, 4), ("ratio", 0.01, 1), ("ratio", 0.5, 2)],
+        *[("ratio", 1.0, 4), ("variance", 1.0, 4), ("variance", 0.001, 1), ("ratio", 0.375, 2)],
+    ],
+)
+def test_keep_rules_never_keep_a_component_without_variance(keep, value, kept):
+    """Rank 4: five rows, centred; a repeated row adds nothing."""
+    features_MP = features(5, 11)
+    config = replace(PAPER, keep=keep, keep_value=value)
+    for rows_MP in (features_MP, features_MP[[0, 1, 2, 3, 4, 4]]):
+        core = core_knowledge(rows_MP, config)
+        assert len(core.core_CP) == len(core.weights_C) == kept
+        assert core.weights_C.sum() == pytest.approx(1)
+        assert (np.diff(core.weights_C) <= 0).all()
+        np.testing.assert_allclose(np.linalg.norm(core.core_CP, axis=1), 1, atol=1e-6)
+
+
+def test_variance_must_exceed_the_value_not_reach_it():
+    """Two components of exactly half each: a half needs both."""
+    features_MP = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    assert len(core_knowledge(features_MP, PAPER).core_CP) == 2
+
+
+def test_one_validation_row():
+    """Uncentred it is its own direction; centred nothing is left, and the error says what to do."""
+    row_1P = features(1, 7)
+    with pytest.raises(InputError, match=r"set knowledge\.center to false"):
+        core_knowledge(row_1P, PAPER)
+    core = core_knowledge(row_1P, replace(PAPER, center=False, sign="mean"))
+    np.testing.assert_allclose(core.core_CP, row_1P / np.linalg.norm(row_1P), atol=1e-6)
+    np.testing.assert_allclose(core.weights_C, [1])
+
+
+@pytest.mark.parametrize(
+    ("features_MP", "changes", "message"),
+    [
+        (np.tile(features(1, 7), (3, 1)), {}, "set knowledge.center to false"),
+        (np.zeros((3, 7)), {}, "all zero"),
+        (np.zeros((3, 7)), {"center": False}, "all zero"),
+        (np.array([[1.0, 2], [np.inf, 1]]), {}, "validation row 1"),
+        (np.zeros((0, 7)), {}, "M >= 1"),
+        (features(4, 7), {"keep": "count", "keep_value": 4}, "4 components asked.*have 3"),
+    ],
+)
+def test_features_without_directions_are_refused(features_MP, changes, message):
+    """Each with a way out in one line."""
+    with pytest.raises(InputError, match=message):
+        core_knowledge(features_MP, replace(PAPER, **changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("sign", {"sign": "plus"}),
+        ("keep", {"keep": "all"}),
+        ("keep_value", {"keep_value": 0.0}),
+        ("keep_value", {"keep_value": 1.1}),
+        ("keep_value", {"keep": "count", "keep_value": 0}),
+        ("keep_value", {"keep": "count", "keep_value": 2.5}),
+        ("keep_value", {"keep": "count", "keep_value": float("inf")}),
+        ("keep_value", {"keep": "ratio", "keep_value": 3}),
+    ],
+)
+def test_a_wrong_setting_names_its_field(field, changes):
+    """Ranges and names are checked when the config is made."""
+    with pytest.raises(InputError, match=f"knowledge.{field}: "):
+        replace(PAPER, **changes)
