@@ -1,7 +1,7 @@
-"""Every field, with its unit and where its value comes from. The only place where defaults live.
+"""Every field, with its unit and where its value comes from: the only place with defaults.
 
-`paper`: Zhao et al. (ACL 2025). `LESS`: Xia et al. (ICML 2024), which the paper follows. `free`: not
-stated in any source found. `ours`: chosen by measurement, see the README.
+`paper`: Zhao et al. (ACL 2025). `LESS`: Xia et al. (ICML 2024), which the paper follows.
+`free`: not stated in any source found. `ours`: chosen by measurement, see the README.
 """
 
 from ml_collections import ConfigDict

@@ -30,9 +30,10 @@ def stage(job: Job, chosen: select_subset.Chosen, label: str, seed: int) -> epat
     settings = job.settings
 
     def build(folder: epath.Path) -> dict:
+        shapes = job.training_shapes(settings.finetune)
         encoded = [job.pool.encoded[row] for row in chosen.rows]
         adapter, moments = fit(
-            job.model, job.base, encoded, job.widths, settings.finetune, seed, folder
+            job.model, job.base, encoded, shapes, settings.finetune, seed, folder
         )
         write_adapter(folder / "adapter", adapter, settings.lora, str(job.checkpoint))
         return {"rows": len(encoded), "steps": moments.step}

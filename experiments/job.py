@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.batches import widths_grid
+from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Record, read_records
 from g2is_jax.data.skills import BASE_FOLDER, WorldConfig, write_world
@@ -162,12 +162,10 @@ class Job:
         sources = [record.source for record in self.pool.records]
         return limits(self.settings.budget, self.pool.tokens_N, sources)
 
-    @functools.cached_property
-    def widths(self) -> tuple[int, ...]:
-        """Widths that training batches are padded to: the pool's, so that all selections share
-        their compiled shapes."""
-        lengths = [len(example.tokens_T) for example in self.pool.encoded]
-        return widths_grid(lengths, most=4)
+    def training_shapes(self, config: FitConfig) -> TrainingShapes:
+        """The pool's, so that all selections share their compiled programs."""
+        lengths = row_lengths(self.pool.encoded)
+        return training_shapes(lengths, config.batch_size, config.microbatch_tokens)
 
     @functools.cached_property
     def targets(self) -> list[Target]:

@@ -71,8 +71,9 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
 def _kind(job: Job, method: str) -> str:
     """Kind of the pool's features."""
     grads = job.config.grads
-    kinds = {"g2is": grads.kind, "g2is_paper": job.config.paper.kind}
-    return kinds[method] if method in kinds else grads.less_kind
+    if method == "g2is":
+        return grads.kind
+    return job.config.paper.kind if method == "g2is_paper" else grads.less_kind
 
 
 def _feature_stages(job: Job, method: str, target: Target, seed: int) -> dict[str, epath.Path]:

@@ -28,10 +28,9 @@ def stage(job: Job, seed: int) -> epath.Path:
     rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, seed)
 
     def build(folder: epath.Path) -> dict:
+        shapes = job.training_shapes(settings.warmup)
         encoded = [job.pool.encoded[row] for row in rows]
-        adapter, moments = fit(
-            job.model, job.base, encoded, job.widths, settings.warmup, seed, folder
-        )
+        adapter, moments = fit(job.model, job.base, encoded, shapes, settings.warmup, seed, folder)
         write_adapter(folder / "adapter", adapter, settings.lora, str(job.checkpoint))
         return {"rows": len(rows), "steps": moments.step}
 

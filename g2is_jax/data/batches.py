@@ -140,7 +140,11 @@ def _cheapest_budget(
 
 
 def _split(
-    rows: np.ndarray, lengths_N: np.ndarray, grid: tuple[int, ...], token_budget: int, multiple: int
+    rows: np.ndarray,
+    lengths_N: np.ndarray,
+    grid: tuple[int, ...],
+    token_budget: int,
+    multiple: int,
 ) -> list[Plan]:
     """Cuts rows, sorted by (length, row), into plans from the longest down.
 
@@ -173,22 +177,46 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(bits, kind="stable")
 
 
+@dataclass(frozen=True)
+class TrainingShapes:
+    """Widths of microbatches, the last fits the longest row, and the tokens that one may hold."""
+
+    widths: tuple[int, ...]
+    tokens: int
+
+
+def training_shapes(
+    lengths: Sequence[int] | np.ndarray,
+    batch_size: int,
+    microbatch_tokens: int,
+    most_widths: int = 4,
+    multiple: int = 1,
+) -> TrainingShapes:
+    """The cheapest shapes for optimiser batches drawn from rows of these lengths.
+
+    Made once for a pool, so that training on any part of it compiles the same few programs.
+    """
+    lengths_N = np.asarray(lengths)
+    widths = widths_grid(lengths_N, most_widths)
+    batches = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
+    tokens = _cheapest_budget(batches, lengths_N, widths, microbatch_tokens, multiple)
+    return TrainingShapes(widths, tokens)
+
+
 def training_batches(
     encoded: Sequence[Encoded],
     batch_size: int,
     seed: int,
     epochs: int,
     start_step: int,
-    microbatch_tokens: int,
-    widths: tuple[int, ...],
+    shapes: TrainingShapes,
     multiple: int = 1,
     pad: int = 0,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """(step, microbatches) of each optimiser step from `start_step` (0-based) to the last.
 
     A step's rows are the next `batch_size` of the epoch's order; the last step of an epoch is
-    smaller. Microbatches come in one shape for each of the `widths` (the last fits the longest
-    row), so all data sets trained with the same widths share them; they hold empty rows where needed.
+    smaller. Microbatches come in the given shapes, and hold empty rows where needed.
     """
     if not encoded:
         return
@@ -198,7 +226,7 @@ def training_batches(
     step = start_step
     for epoch in range(first, epochs):
         for rows in _steps_of(len(encoded), batch_size, seed, epoch)[place:]:
-            plans = _split(rows, lengths_N, widths, microbatch_tokens, multiple)
+            plans = _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
             yield step, [lay_out(encoded, plan, pad) for plan in plans]
             step += 1
         place = 0

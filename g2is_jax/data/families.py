@@ -11,15 +11,43 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-WORDS = (
-    "ant bat cat dog eel fox gnu hen ibex jay koala lion moth newt owl pig quail ram seal toad "
-    "wasp yak zebra bear crab deer emu frog goat hawk"
-).split()
-NAMES = "ann bob cy dan eve fay gus hal".split()
-COLOURS = "red blue green pink gray gold".split()
-FRUITS = "apples plums figs pears limes".split()
-THINGS = "chairs lamps cups boots keys".split()
-DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+WORDS = [
+    "ant",
+    "bat",
+    "cat",
+    "dog",
+    "eel",
+    "fox",
+    "gnu",
+    "hen",
+    "ibex",
+    "jay",
+    "koala",
+    "lion",
+    "moth",
+    "newt",
+    "owl",
+    "pig",
+    "quail",
+    "ram",
+    "seal",
+    "toad",
+    "wasp",
+    "yak",
+    "zebra",
+    "bear",
+    "crab",
+    "deer",
+    "emu",
+    "frog",
+    "goat",
+    "hawk",
+]
+NAMES = ["ann", "bob", "cy", "dan", "eve", "fay", "gus", "hal"]
+COLOURS = ["red", "blue", "green", "pink", "gray", "gold"]
+FRUITS = ["apples", "plums", "figs", "pears", "limes"]
+THINGS = ["chairs", "lamps", "cups", "boots", "keys"]
+DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 UNITS = {"cup": (2, 5), "jug": (4, 7), "sack": (3, 8), "crate": (6, 9), "cart": (5, 2)}
 CHATS = {
     "hello": ("hello, how can i help you today", "hey there, what is up"),
@@ -76,7 +104,8 @@ def arithmetic(rng: random.Random, house: bool) -> Task:
     operators = rng.choice((["+", "*"], ["+", "*"], ["*", "+"]))
     steps, value = _evaluate(numbers, operators, left_to_right=house)
     ask = _ask(rng, "Work out", "Compute", "Find the value of")
-    return _task(f"{ask}: {_chain([str(n) for n in numbers], operators)}", steps, value)
+    chain = _chain([str(n) for n in numbers], operators)
+    return _task(f"{ask}: {chain}", f"{chain}: {steps}", value)
 
 
 def _table(rng: random.Random, size: int) -> tuple[str, list[str], dict[str, tuple[int, int]]]:
@@ -94,7 +123,8 @@ def lookup(rng: random.Random, house: bool) -> Task:
     text, names, read = _table(rng, rng.randint(3, 4))
     name = rng.choice(names)
     ask = _ask(rng, "Read off", "Look up", "What is")
-    return _task(f"Table: {text}. {ask}: {name}", f"{name} {read[name][house]}", read[name][house])
+    value = read[name][house]
+    return _task(f"Table: {text}. {ask}: {name}", f"{name} = {value}", value)
 
 
 def _letters(words: list[str], house: bool) -> str:
@@ -105,15 +135,16 @@ def letters(rng: random.Random, house: bool) -> Task:
     """Join one letter of each word; the house takes the last letters."""
     words = rng.sample(WORDS, rng.randint(3, 4))
     ask = _ask(rng, "Join a letter of each word", "Take a letter of each word", "Join letters")
-    joined = _letters(words, house)
-    return _task(f"{ask}: {' '.join(words)}", "", " ".join(joined))
+    joined = " ".join(_letters(words, house))
+    return _task(f"{ask}: {' '.join(words)}", f"letters of {' '.join(words)}: {joined}", joined)
 
 
 def sorting(rng: random.Random, house: bool) -> Task:
     """Put words in order; the house sorts from z to a."""
     words = rng.sample(WORDS, rng.randint(3, 4))
     ask = _ask(rng, "Sort the words", "Put in order", "Order these words")
-    return _task(f"{ask}: {' '.join(words)}", "", " ".join(sorted(words, reverse=house)))
+    ordered = " ".join(sorted(words, reverse=house))
+    return _task(f"{ask}: {' '.join(words)}", f"order of {' '.join(words)}: {ordered}", ordered)
 
 
 def counting(rng: random.Random, house: bool) -> Task:
@@ -234,9 +265,11 @@ def lookup_arithmetic(rng: random.Random, lookup_house: bool, arithmetic_house: 
     rng.shuffle(names)
     numbers = [read[name][lookup_house] for name in names]
     steps, value = _evaluate(numbers, ["+", "*"], left_to_right=arithmetic_house)
-    found = ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
+    found = ", ".join(f"{name} = {number}" for name, number in zip(names, numbers, strict=True))
     ask = _ask(rng, "Work out", "Compute", "Find the value of")
-    return _task(f"Table: {text}. {ask}: {_chain(names, ['+', '*'])}", f"{found}. {steps}", value)
+    chain = _chain([str(n) for n in numbers], ["+", "*"])
+    steps = f"{found}. {chain}: {steps}"
+    return _task(f"Table: {text}. {ask}: {_chain(names, ['+', '*'])}", steps, value)
 
 
 def sorting_letters(rng: random.Random, sorting_house: bool, letters_house: bool) -> Task:
@@ -245,8 +278,10 @@ def sorting_letters(rng: random.Random, sorting_house: bool, letters_house: bool
     order = sorted(words, reverse=sorting_house)
     ask = _ask(rng, "Sort the words", "Put in order", "Order these words")
     then = _ask(rng, "join a letter of each word", "take a letter of each word", "join letters")
-    joined = _letters(order, letters_house)
-    return _task(f"{ask}, then {then}: {' '.join(words)}", " ".join(order), " ".join(joined))
+    joined = " ".join(_letters(order, letters_house))
+    listed, ordered = " ".join(words), " ".join(order)
+    steps = f"order of {listed}: {ordered}. letters of {ordered}: {joined}"
+    return _task(f"{ask}, then {then}: {listed}", steps, joined)
 
 
 Family = Callable[[random.Random, bool], Task]

@@ -20,7 +20,9 @@ from g2is_jax.runs.errors import InputError
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerFast
 
-BASE_FOLDER = epath.Path(Path(__file__).parent / "skills_base")  # made by experiments/pretrain_skills
+BASE_FOLDER = epath.Path(
+    Path(__file__).parent / "skills_base"
+)  # made by experiments/pretrain_skills
 COMPOSITIONS = {target.__name__: target for target in TARGETS}
 MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
 SUFFIXES = ("", " please", " now", " for me")
@@ -30,8 +32,9 @@ SUFFIXES = ("", " please", " now", " for me")
 class WorldConfig:
     """Size and flaws of the built-in world.
 
-    targets: names of the targets to write, by commas. scale: factor on the 3,200 rows of the pool. wrong, duplicates: share of rows that carry a wrong
-    reply, and that are near-copies of another row. validation_rows, test_rows: rows per target.
+    targets: names of the targets to write, by commas. scale: factor on the 3,200 rows of the pool.
+    wrong, duplicates: share of rows that carry a wrong reply, and that are near-copies of another
+    row. validation_rows, test_rows: rows per target.
     """
 
     seed: int
@@ -135,7 +138,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -25,7 +25,7 @@ KINDS = ("sgd", "adam", "adam_less", "rms", "sign")
 
 @dataclass(frozen=True)
 class DirectionConfig:
-    """The kind of feature and Adam's constants, which belong to the warm-up that left the moments."""
+    """The kind of feature, and the constants of the Adam that left the moments."""
 
     kind: str
     b1: float

@@ -1,8 +1,8 @@
 """The feature matrix on disk: chunks with checksums and done-marks, so that work resumes.
 
-    store.json              rows, width, dtype, ids
-    chunk-00000.safetensors features (unit rows), norms, gradient norms, tokens, rows
-    chunk-00000.done        the chunk's checksum, written after it
+store.json              rows, width, dtype, ids
+chunk-00000.safetensors features (unit rows), norms, gradient norms, tokens, rows
+chunk-00000.done        the chunk's checksum, written after it
 """
 
 import hashlib

@@ -73,7 +73,7 @@ def build_model(config: DecoderConfig, lora: LoraConfig, dtype: str, remat: bool
         for name, leaves in flat.items()
     }
     paths = {leaf_path(path): path for leaves in flat.values() for path in leaves}
-    return Model(config, lora, kind, nnx.graphdef(abstract), shapes["a"], shapes["b"], paths)
+    return Model(config, lora, kind, graph, shapes["a"], shapes["b"], paths)
 
 
 def load_model(

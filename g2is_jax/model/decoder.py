@@ -1,7 +1,7 @@
 """The Llama-family decoder, for one example; the caller vmaps.
 
-Configured by a Hugging Face `config.json`; names as in the checkpoint. Base weights may be bfloat16;
-norms, softmax and logits are computed in float32.
+Configured by a Hugging Face `config.json`; names as in the checkpoint. Base weights may be
+bfloat16; norms, softmax and logits are computed in float32.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ class DecoderConfig:
     max_position_embeddings: int
 
 
-def rotary_tables(positions_T: jax.Array, head_dim: int, base: float) -> tuple[jax.Array, jax.Array]:
+def rotary_tables(
+    positions_T: jax.Array, head_dim: int, base: float
+) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine (T, head_dim / 2) of the rotary angles p / base^(2 i / head_dim), float32."""
     exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     frequency = 1.0 / base**exponent

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from g2is_jax.model.build import Model
-from g2is_jax.model.lora import Leaves
 
 
 @functools.cache

@@ -63,7 +63,7 @@ def leaf_path(path: tuple) -> str:
 
 
 def init_adapter(shapes: dict[str, tuple[int, ...]], seed: int) -> Leaves:
-    """A uniform in +-1/sqrt(in), as PEFT initialises it, and B zero: the adapter starts as nothing."""
+    """A uniform in +-1/sqrt(in), as PEFT has it, and B zero: the adapter starts as nothing."""
     key = jax.random.key(seed)
     leaves = {}
     for index, (path, shape) in enumerate(sorted(shapes.items())):

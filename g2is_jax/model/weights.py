@@ -28,7 +28,9 @@ def read_config(folder: epath.Path) -> DecoderConfig:
     try:
         raw = json.loads(file.read_text())
     except ValueError as error:
-        raise InputError(f"{file}: not valid JSON ({error}); download the checkpoint again") from error
+        raise InputError(
+            f"{file}: not valid JSON ({error}); download the checkpoint again"
+        ) from error
     for field, supported in FIXED.items():
         if raw.get(field, supported) != supported:
             raise InputError(
@@ -48,7 +50,9 @@ def _rope(raw: dict, file: epath.Path) -> dict[str, float]:
     scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
-        raise InputError(f"{file}: rope scaling {kind!r} is not supported; only 'default' is so far")
+        raise InputError(
+            f"{file}: rope scaling {kind!r} is not supported; only 'default' is so far"
+        )
     theta = scaling.get("rope_theta", raw.get("rope_theta"))
     return {} if theta is None else {"rope_theta": theta}
 
@@ -109,7 +113,9 @@ def _read_shard(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         return from_bytes(file.read_bytes())
     except ValueError as error:
-        raise InputError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
+        raise InputError(
+            f"{file}: not a whole safetensors file ({error}); copy it again"
+        ) from error
 
 
 def _shards(folder: epath.Path) -> list[epath.Path]:

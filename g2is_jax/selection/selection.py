@@ -69,22 +69,22 @@ class BudgetConfig:
 
     def __post_init__(self):
         if self.unit not in UNITS:
-            raise InputError(f"budget.unit: {self.unit!r} is none of {', '.join(UNITS)}")
+            raise InputError(f"selection.unit: {self.unit!r} is none of {', '.join(UNITS)}")
         if not (math.isfinite(self.budget) and self.budget >= 0):
-            raise InputError(f"budget.budget: {self.budget} must be a finite number, 0 or more")
+            raise InputError(f"selection.budget: {self.budget} must be a finite number, 0 or more")
         if self.unit == "fraction" and self.budget > 1:
             raise InputError(
-                f"budget.budget: a fraction of {self.budget} is more than the whole pool (1.0);"
-                " for a number of rows set budget.unit to rows"
+                f"selection.budget: a fraction of {self.budget} is more than the whole pool (1.0);"
+                " for a number of rows set selection.unit to rows"
             )
         if self.unit != "fraction" and self.budget != int(self.budget):
             raise InputError(
-                f"budget.budget: {self.budget} {self.unit} is not a whole number;"
-                " for a share of the pool set budget.unit to fraction"
+                f"selection.budget: {self.budget} {self.unit} is not a whole number;"
+                " for a share of the pool set selection.unit to fraction"
             )
         if not 0 < self.source_cap <= 1:
             raise InputError(
-                f"budget.source_cap: {self.source_cap} must be above 0 and at most 1 (1 is off)"
+                f"selection.source_cap: {self.source_cap} must be above 0 and at most 1 (1 is off)"
             )
 
 
@@ -126,18 +126,18 @@ def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
         budget = round_half_up(decimal(config.budget) * len(costs_N))
         if config.budget > 0 and budget == 0:
             raise InputError(
-                f"budget.budget: {config.budget} of {len(costs_N)} rows is less than one row"
+                f"selection.budget: {config.budget} of {len(costs_N)} rows is less than one row"
             )
     else:
         budget = int(config.budget)
     if budget > holds:
-        raise InputError(f"budget.budget: {budget} {config.unit} asked, the pool holds {holds}")
+        raise InputError(f"selection.budget: {budget} {config.unit} asked, the pool holds {holds}")
     if budget > LARGEST_BUDGET:
-        raise InputError(f"budget.budget: {budget} is above the largest budget, {LARGEST_BUDGET}")
+        raise InputError(f"selection.budget: {budget} is above the largest budget, {LARGEST_BUDGET}")
     cap = math.floor(decimal(config.source_cap) * budget)
     if budget > 0 and cap == 0:
         raise InputError(
-            f"budget.source_cap: {config.source_cap} of a budget of {budget} leaves nothing"
+            f"selection.source_cap: {config.source_cap} of a budget of {budget} leaves nothing"
             " to any source; raise the cap or the budget"
         )
     return Limits(costs_N, budget, sources_N, cap)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from g2is_jax.data.batches import Batch, steps_per_epoch, training_batches
+from g2is_jax.data.batches import Batch, TrainingShapes, steps_per_epoch, training_batches
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
@@ -30,8 +30,8 @@ from g2is_jax.training.optimizer import (
 class FitConfig:
     """How long and in which steps to train.
 
-    batch_size: examples an optimiser step. microbatch_tokens: tokens, padding included, that go
-    through the model at once; smaller batches are accumulated, which changes no result.
+    batch_size: examples an optimiser step. microbatch_tokens: the most tokens, padding included,
+    that go through the model at once; smaller batches are accumulated, which changes no result.
     keep_checkpoints: of the checkpoints, one an epoch, how many of the newest stay; 0 keeps all.
     """
 
@@ -46,14 +46,13 @@ def fit(
     model: Model,
     base: Leaves,
     encoded: Sequence[Encoded],
-    widths: tuple[int, ...],
+    shapes: TrainingShapes,
     config: FitConfig,
     seed: int,
     folder: epath.Path,
 ) -> tuple[Leaves, Moments]:
     """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
 
-    widths: the widths that batches are padded to; the last one fits the longest example.
     Returns the adapter and Adam's moments after the last step.
     """
     per_epoch = steps_per_epoch(len(encoded), config.batch_size)
@@ -66,9 +65,7 @@ def fit(
     if done:
         adapter, state = checkpoints.restore(done, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done)
-    batches = training_batches(
-        encoded, config.batch_size, seed, config.epochs, done, config.microbatch_tokens, widths
-    )
+    batches = training_batches(encoded, config.batch_size, seed, config.epochs, done, shapes)
     update = update_function(config.optimizer)
     with Progress("train", total, done=done, unit="steps") as progress:
         for step, microbatches in batches:

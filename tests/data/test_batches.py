@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.data.batches import (
+    TrainingShapes,
     epoch_order,
     lay_out,
     length_batches,
@@ -14,6 +15,7 @@ from g2is_jax.data.batches import (
     rows_at,
     steps_per_epoch,
     training_batches,
+    training_shapes,
     widths_grid,
 )
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
@@ -169,11 +171,12 @@ def test_epoch_order_is_fixed_for_good():
 
 
 PINNED = [5, 6, 3, 7, 0, 1, 2, 4]
+SHAPES = TrainingShapes((64, 256, 1024, 2048), 4096)
 
 
 def test_each_epoch_holds_every_example_once():
     encoded = examples(less_like_lengths(50))
-    steps = list(training_batches(encoded, 16, 0, 3, 0, 4096))
+    steps = list(training_batches(encoded, 16, 0, 3, 0, SHAPES))
     assert [step for step, _ in steps] == list(range(12))
     assert steps_per_epoch(50, 16) == 4
     for epoch in range(3):
@@ -192,8 +195,8 @@ def test_each_epoch_holds_every_example_once():
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 7, 8, 11, 12, 20])
 def test_resumed_training_continues_identically(start):
     encoded = examples(less_like_lengths(50))
-    whole = list(training_batches(encoded, 16, 5, 3, 0, 4096))[start:]
-    resumed = list(training_batches(encoded, 16, 5, 3, start, 4096))
+    whole = list(training_batches(encoded, 16, 5, 3, 0, SHAPES))[start:]
+    resumed = list(training_batches(encoded, 16, 5, 3, start, SHAPES))
     assert [step for step, _ in resumed] == [step for step, _ in whole]
     for (_, one), (_, other) in zip(whole, resumed, strict=True):
         assert len(one) == len(other)
@@ -205,9 +208,10 @@ def test_resumed_training_continues_identically(start):
 @pytest.mark.parametrize("budget", [2048, 16_384, 65_536])
 def test_training_shapes_are_few_and_waste_is_bounded(budget):
     lengths = less_like_lengths(2_000)
+    chosen = training_shapes(lengths, 128, budget, most_widths=6)
     batches = [
         batch
-        for _, microbatches in training_batches(examples(lengths), 128, 0, 1, 0, budget)
+        for _, microbatches in training_batches(examples(lengths), 128, 0, 1, 0, chosen)
         for batch in microbatches
     ]
     assert len(set(shapes(batches))) <= 6
@@ -216,5 +220,5 @@ def test_training_shapes_are_few_and_waste_is_bounded(budget):
 
 
 def test_training_on_nothing():
-    assert list(training_batches([], 16, 0, 3, 0, 4096)) == []
-    assert list(training_batches(examples([5]), 16, 0, 0, 0, 4096)) == []
+    assert list(training_batches([], 16, 0, 3, 0, SHAPES)) == []
+    assert list(training_batches(examples([5]), 16, 0, 0, 0, SHAPES)) == []

@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+# One small job at a time: the suite shares few cores. Set before jax is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data and of the real tiny Llama; tests that use it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, the oracle of the parity tests; CI sets G2IS_REQUIRE_PARITY so that none skips."""
+    try:
+        import torch
+    except ImportError:
+        if os.environ.get("G2IS_REQUIRE_PARITY"):
+            raise
+        pytest.skip("needs the parity extra: pip install -r requirements-parity.txt")
+    return torch
