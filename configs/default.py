@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
     config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"  # or full; by commas
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was begun with another config
-    return config
+    return config.lock()  # a config made from this one cannot add a field by a slip of the pen
 
 
 def paper_preset() -> ConfigDict:

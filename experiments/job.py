@@ -1,40 +1,31 @@
-"""What a config means: the settings of each room, and the inputs, read and checked once.
+"""One config at work: its settings, and its inputs, read and checked once.
 
 Everything a user can get wrong is found here, before any long work begins.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from experiments.settings import BUILT_IN, WALKS, paths, read_settings, target_name
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Record, read_records
-from g2is_jax.data.skills import BASE_FOLDER, WorldConfig, write_world
-from g2is_jax.evaluation.evaluate import EvaluateConfig
+from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.features.projection import ProjectionConfig
-from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import Model, load_model
-from g2is_jax.model.lora import Leaves, LoraConfig
-from g2is_jax.model.weights import checkpoint_files
+from g2is_jax.model.lora import Leaves
+from g2is_jax.model.weights import checkpoint_files, read_config
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage
-from g2is_jax.selection.graph import GraphConfig
-from g2is_jax.selection.knowledge import KnowledgeConfig
-from g2is_jax.selection.selection import BudgetConfig, Limits, limits
-from g2is_jax.selection.walk import WalkConfig
+from g2is_jax.selection.selection import Limits, limits
 from g2is_jax.training.fit import FitConfig
-from g2is_jax.training.optimizer import OptimizerConfig
 
-BUILT_IN = "skills"
-METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
 # How the work is done, not what comes out: may differ between runs in one work folder.
 FREE_FIELDS = (
     "run",
@@ -45,7 +36,6 @@ FREE_FIELDS = (
     "finetune.microbatch_tokens",
     "model.remat",
 )
-Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -81,25 +71,19 @@ class Job:
 
     def __init__(self, config: ConfigDict, workdir: epath.Path):
         self.config = config
-        self.settings = _all_settings(config)
-        self.projection(seed=0)
-        for kind in (config.grads.kind, config.grads.less_kind, config.grads.validation_kind):
-            self.direction(kind)
-        self.methods = _listed(config.run.methods, "run.methods")
-        self.seeds = [_seed(seed) for seed in _listed(config.run.seeds, "run.seeds")]
-        for method in self.methods:
-            if method not in METHODS:
-                raise InputError(
-                    f"run.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
-                )
-        _check_files(config)
+        self.settings = read_settings(config)
+        self.methods, self.seeds = self.settings.methods, self.settings.seeds
         self.workdir = workdir
         self._told: set[epath.Path] = set()
-        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, config.run.replace)
+        replace = config.run.replace or not _begun(workdir)
+        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
 
     def check(self) -> None:
         """Read all inputs, so that whatever is wrong with them is said now."""
+        read_config(self.checkpoint)  # transformers would blame the tokenizer for a bad one
         _ = self.limits, self.targets, self.model
+        self._check_vocabulary()
+        self._check_sizes()
         print(
             f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
             f"{self.pool.dropped:,} dropped without a supervised token, "
@@ -107,6 +91,39 @@ class Job:
             f"budget {self.limits.budget:,} {self.cost_unit}",
             flush=True,
         )
+
+    def _check_vocabulary(self) -> None:
+        """Every token has a row in the embedding: a lookup beyond it would not fail by itself."""
+        rows = self.model.config.vocab_size
+        for dataset in (self.pool, *(target.validation for target in self.targets)):
+            largest = max(int(example.tokens_T.max()) for example in dataset.encoded)
+            if largest >= rows:
+                raise InputError(
+                    f"{self.checkpoint}: the tokenizer gives token {largest} for {dataset.path}, "
+                    f"the model has {rows}; use the tokenizer that belongs to the model"
+                )
+
+    def _check_sizes(self) -> None:
+        """What the selectors ask of the numbers of rows, said before the features are made."""
+        pool_rows = len(self.pool.records)
+        for method in self.methods:
+            if method not in self.settings.walk:
+                continue
+            section = WALKS[method]
+            graph, knowledge = self.settings.graph[method], self.settings.knowledge[method]
+            if graph.kind == "knn" and graph.neighbours >= pool_rows:
+                raise InputError(
+                    f"{section}graph.neighbours: {graph.neighbours} asked, a pool of {pool_rows} "
+                    f"rows has at most {pool_rows - 1} for each"
+                )
+            for target in self.targets:
+                most = len(target.validation.records) - knowledge.center
+                if most < (knowledge.keep_value if knowledge.keep == "count" else 1):
+                    raise InputError(
+                        f"{section}knowledge asks for more components than the {most} that "
+                        f"{target.validation.path} can give; give more validation rows, or "
+                        f"change {section}knowledge.center or {section}knowledge.keep_value"
+                    )
 
     @functools.cached_property
     def world(self) -> epath.Path:
@@ -116,7 +133,7 @@ class Job:
             self.workdir,
             "world",
             dataclasses.asdict(world),
-            {},
+            {f"code/{file.name}": file_hash(file) for file in WORLD_CODE},
             lambda folder: write_world(folder, world),
         )
 
@@ -149,8 +166,9 @@ class Job:
 
     @functools.cached_property
     def pool(self) -> Dataset:
-        path = self.config.data.pool
-        return self._dataset(self.world / "pool.jsonl" if path == BUILT_IN else epath.Path(path))
+        name = self.config.data.pool
+        path = self.world / "pool.jsonl" if name == BUILT_IN else epath.Path(name)
+        return self._dataset(path, read_records(path))
 
     @property
     def cost_unit(self) -> str:
@@ -181,16 +199,16 @@ class Job:
             names = self.settings.world.target_names
             files = [[self.world / f"{part}_{n}.jsonl" for n in names] for part in ("val", "test")]
             return files[0], files[1]
-        return _paths(data.validation), _paths(data.test)
+        return paths(data.validation), paths(data.test)
 
     def _target(self, validation: epath.Path, test: epath.Path) -> Target:
-        stem = validation.name.removesuffix(".gz").removesuffix(".jsonl")
-        name = stem.removeprefix("validation_").removeprefix("val_")
         records = read_records(test, need_answer=True)
-        return Target(name, self._dataset(validation), test, records, file_hash(test))
+        self._dataset(test, records)  # its answers are not all cut off
+        name = target_name(validation)
+        dataset = self._dataset(validation, read_records(validation))
+        return Target(name, dataset, test, records, file_hash(test))
 
-    def _dataset(self, path: epath.Path) -> Dataset:
-        records = read_records(path)
+    def _dataset(self, path: epath.Path, records: list[Record]) -> Dataset:
         encoded = self.chat.encode_all(records, self.config.model.max_length)
         kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
         if not kept:
@@ -209,7 +227,7 @@ class Job:
 
     def projection(self, seed: int) -> ProjectionConfig:
         """The projection of one run: its random bits follow the run's seed."""
-        return ProjectionConfig(**self.config.projection, seed=seed)
+        return dataclasses.replace(self.settings.projection, seed=seed)
 
     def direction(self, kind: str) -> DirectionConfig:
         """A kind of feature, with the constants of the Adam that left the moments."""
@@ -243,93 +261,6 @@ class Job:
         return folder
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """A config, checked and split among the rooms that own its parts."""
-
-    lora: LoraConfig
-    world: WorldConfig
-    warmup: FitConfig
-    warmup_fraction: float
-    finetune: FitConfig
-    store: StoreConfig
-    budget: BudgetConfig
-    evaluate: EvaluateConfig
-    knowledge: dict[str, KnowledgeConfig]
-    graph: dict[str, GraphConfig]
-    walk: dict[str, WalkConfig]
-
-
-def _all_settings(config: ConfigDict) -> _Settings:
-    lora = {**config.lora, "targets": tuple(_listed(config.lora.targets, "lora.targets"))}
-    fraction = config.warmup.fraction
-    if not 0 < fraction <= 1:
-        raise InputError(f"warmup.fraction = {fraction}; it must be above 0 and at most 1")
-    walks = {"g2is": config, "g2is_paper": config.paper}
-    return _Settings(
-        lora=_owned(LoraConfig, lora, "lora"),
-        world=_owned(WorldConfig, config.world, "world"),
-        warmup=_fit(config.warmup, "warmup"),
-        warmup_fraction=fraction,
-        finetune=_fit(config.finetune, "finetune"),
-        store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
-        budget=_owned(BudgetConfig, config.selection, "selection"),
-        evaluate=_owned(EvaluateConfig, config.evaluate, "evaluate"),
-        knowledge={m: _owned(KnowledgeConfig, c.knowledge, "knowledge") for m, c in walks.items()},
-        graph={m: _owned(GraphConfig, c.graph, "graph") for m, c in walks.items()},
-        walk={m: _owned(WalkConfig, c.walk, "walk") for m, c in walks.items()},
-    )
-
-
-def _owned(kind: Callable[..., Settings], section, name: str) -> Settings:
-    """The frozen settings that a room owns, from the section of the config of the same fields."""
-    try:
-        return kind(**section)
-    except TypeError as error:
-        raise InputError(
-            f"config section {name}: {error}; compare it with configs/default.py"
-        ) from error
-
-
-def _fit(section: ConfigDict, name: str) -> FitConfig:
-    optimizer_fields = OptimizerConfig.__dataclass_fields__
-    optimizer = {key: value for key, value in section.items() if key in optimizer_fields}
-    loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
-    return _owned(FitConfig, {**loop, "optimizer": OptimizerConfig(**optimizer)}, name)
-
-
-def _listed(text: str, field: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise InputError(f"{field} is empty; give at least one, separated by commas")
-    if len(set(parts)) < len(parts):
-        raise InputError(f"{field} = {text!r} names one twice; name each once")
-    return parts
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise InputError(f"run.seeds: {text!r} is not a whole number; write for instance 0,1,2")
-    return int(text)
-
-
-def _paths(text: str) -> list[epath.Path]:
-    return [epath.Path(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def _check_files(config: ConfigDict) -> None:
-    """Every file that the config names is there, before the first one is read."""
-    if not config.model.checkpoint:
-        raise InputError("model.checkpoint is empty; give a Hugging Face folder, or skills")
-    if not config.data.pool:
-        raise InputError("data.pool is empty; give a .jsonl or .jsonl.gz file, or skills")
-    validations, tests = _paths(config.data.validation), _paths(config.data.test)
-    if len(validations) != len(tests) or (not tests and config.data.pool != BUILT_IN):
-        raise InputError(
-            f"data.validation names {len(validations)} files and data.test {len(tests)}; "
-            "give one of each for every target"
-        )
-    pool = [] if config.data.pool == BUILT_IN else [epath.Path(config.data.pool)]
-    for file in [*pool, *validations, *tests]:
-        if not file.exists():
-            raise InputError(f"{file}: no such file; check data.pool, data.validation, data.test")
+def _begun(workdir: epath.Path) -> bool:
+    """Whether work was done here: a run that was refused must not bind the folder to its config."""
+    return any(not stage.name.startswith("world-") for stage in (workdir / "stages").glob("*"))

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from experiments.settings import flat_fields
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import naming_full_disk
 
@@ -25,7 +27,7 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
     """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line."""
     config_flag = config_flags.DEFINE_config_file("config", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Folder of stages and results.")
-    flags.mark_flag_as_required("workdir")
+    flags.mark_flags_as_required(["config", "workdir"])
     jax.config.config_with_absl()
 
     def main(argv: Sequence[str]) -> None:
@@ -44,47 +46,47 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    file = _config_file(argv)
-    if file is not None and not file.exists():
-        raise InputError(f"{file}: no such config file; start from configs/default.py")
+    config = _written_config(argv)
     try:
         return flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(_explain(argv, error)) from error
+        raise InputError(_explain(argv, config, error)) from error
 
 
-def _explain(argv: Sequence[str], error: Exception) -> str:
+def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -> str:
     """One line about a flag that could not be parsed; an unknown field gets its nearest name."""
-    first = str(error).strip().strip("\"'").split("\n")[0]
-    config = _default_of(argv)
     for argument in argv[1:]:
         name = re.split("=", argument.lstrip("-"), maxsplit=1)[0]
         if config is None or not name.startswith("config."):
             continue
-        field, fields = name.removeprefix("config."), _field_names(config)
+        field, fields = name.removeprefix("config."), list(flat_fields(config))
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"see {', '.join(config)}"
             return f"--{name}: there is no such config field; {hint}"
-    return f"{first}; see configs/default.py for the fields and their types"
+    return f"{_first_line(error)}; see configs/default.py for the fields and their types"
 
 
-def _config_file(argv: Sequence[str]) -> epath.Path | None:
-    named = [re.match("--?config=([^:]*)", argument) for argument in argv[1:]]
-    return next((epath.Path(match[1]) for match in named if match), None)
+def _written_config(argv: Sequence[str]) -> ConfigDict | None:
+    """The config file that the command names, without its overrides; None if it names none."""
+    named = re.search("(?:^|\n)--?config[=\n]([^:\n]+)", "\n".join(argv[1:]))
+    if named is None:
+        return None
+    file = named[1]
+    if not os.path.isfile(file):
+        raise InputError(f"{file}: no such config file; start from configs/default.py")
+    try:
+        return runpy.run_path(file)["get_config"]()
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        place = f"{file}:{lines[-1]}" if lines else file
+        raise InputError(
+            f"{place}: {type(error).__name__}: {_first_line(error)}; "
+            "see configs/default.py for the fields and their types"
+        ) from error
 
 
-def _default_of(argv: Sequence[str]) -> ConfigDict | None:
-    """The config file that the command names, without its overrides."""
-    file = _config_file(argv)
-    return None if file is None else runpy.run_path(os.fspath(file))["get_config"]()
-
-
-def _field_names(config: ConfigDict, above: str = "") -> list[str]:
-    names = []
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            names += _field_names(value, f"{above}{key}.")
-        else:
-            names.append(f"{above}{key}")
-    return names
+def _first_line(error: Exception) -> str:
+    """An error's message, without the quotes and line breaks that KeyError and others put in."""
+    text = str(error).replace("\\'", "'").replace("\\n", "\n").strip().strip("\"'")
+    return " ".join(part.strip().strip("'") for part in text.split("\n")[:2])

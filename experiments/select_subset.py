@@ -90,17 +90,19 @@ def _feature_stages(job: Job, method: str, target: Target, seed: int) -> dict[st
 def _text_inputs(job: Job) -> dict[str, str]:
     """What the usable rows and their token counts depend on, where no features do."""
     text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
-    tokenizer = {n: d for n, d in job.checkpoint_digest.items() if "tokenizer" in n}
-    return {"pool": job.pool.digest, **text, **tokenizer}
+    small = {n: d for n, d in job.checkpoint_digest.items() if not n.endswith(".safetensors")}
+    return {"pool": job.pool.digest, **text, **small}
 
 
 def _walk_identity(job: Job, method: str) -> dict:
     settings = job.settings
     if method not in settings.walk:
         return {}
-    parts = (settings.knowledge[method], settings.graph[method], settings.walk[method])
-    names = ("knowledge", "graph", "walk")
-    return {name: dataclasses.asdict(part) for name, part in zip(names, parts, strict=True)}
+    return {
+        "knowledge": dataclasses.asdict(settings.knowledge[method]),
+        "graph": dataclasses.asdict(settings.graph[method]),
+        "walk": dataclasses.asdict(settings.walk[method]),
+    }
 
 
 def _select(job: Job, method: str, target: Target, seed: int) -> Selection:

@@ -10,6 +10,7 @@ import numpy as np
 
 from g2is_jax.data.chat import Encoded
 
+COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens: seconds of a CPU's work
 BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
 
 
@@ -57,9 +58,12 @@ def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
     return np.array([len(example.tokens_T) for example in encoded], np.int64)
 
 
-def widths_grid(lengths: Sequence[int] | np.ndarray, most: int = 12) -> tuple[int, ...]:
+def widths_grid(
+    lengths: Sequence[int] | np.ndarray, most: int = 12, compile_cost: int = 0
+) -> tuple[int, ...]:
     """The at most `most` widths, multiples of 8, that pad the lengths with the fewest tokens.
 
+    compile_cost: what one more width costs, in tokens; it keeps the grid of a small set short.
     Exact, by dynamic programming: cheapest[w] = the fewest tokens for all rows that fit width w,
     with w the last of k widths. The last width covers the longest row.
     """
@@ -85,7 +89,8 @@ def widths_grid(lengths: Sequence[int] | np.ndarray, most: int = 12) -> tuple[in
         cheapest_W = totals_WW.min(axis=0)
         costs.append(cheapest_W[last])
     place, grid = last, []
-    for back in reversed(history[: int(np.argmin(costs))]):
+    totals = np.array(costs) + compile_cost * np.arange(len(costs))
+    for back in reversed(history[: int(np.argmin(totals))]):
         grid.append(int(widths_W[place]))
         place = int(back[place])
     return tuple(sorted([*grid, int(widths_W[place])]))
@@ -106,13 +111,13 @@ def length_batches(
 ) -> list[Plan]:
     """Every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
-    One (size_B, width_T) per width, so at most `most_widths` compiled shapes; only the first batch
+    One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows; only the first batch
     may hold empty rows.
     """
     if not encoded:
         return []
     lengths_N = row_lengths(encoded)
-    grid = widths_grid(lengths_N, most_widths)
+    grid = widths_grid(lengths_N, most_widths, COMPILE_COST)
     rows = np.arange(len(encoded))
     token_budget = _cheapest_budget([rows], lengths_N, grid, token_budget, multiple)
     return _split(rows, lengths_N, grid, token_budget, multiple)
@@ -197,7 +202,7 @@ def training_shapes(
     Made once for a pool, so that training on any part of it compiles the same few programs.
     """
     lengths_N = np.asarray(lengths)
-    widths = widths_grid(lengths_N, most_widths)
+    widths = widths_grid(lengths_N, most_widths, COMPILE_COST)
     batches = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
     tokens = _cheapest_budget(batches, lengths_N, widths, microbatch_tokens, multiple)
     return TrainingShapes(widths, tokens)

@@ -3,51 +3,25 @@
 Every family is a rule with a *convention*: the same request is answered one way under the common
 convention and another way under the house convention (sorting upwards or downwards, reading a table
 to the right or to the left of a name). The base model is pre-trained mostly on the common one; the
-pool and the targets follow the house one. What a target needs is therefore known exactly: the rows
-of the families it is composed of, and no others.
+pool and the targets follow the house one. A composition's reply works through the same steps, in
+the same words, as the replies of its families. What a target needs is therefore known exactly: the
+rows of the families it is composed of, and no others.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-WORDS = [
-    "ant",
-    "bat",
-    "cat",
-    "dog",
-    "eel",
-    "fox",
-    "gnu",
-    "hen",
-    "ibex",
-    "jay",
-    "koala",
-    "lion",
-    "moth",
-    "newt",
-    "owl",
-    "pig",
-    "quail",
-    "ram",
-    "seal",
-    "toad",
-    "wasp",
-    "yak",
-    "zebra",
-    "bear",
-    "crab",
-    "deer",
-    "emu",
-    "frog",
-    "goat",
-    "hawk",
-]
-NAMES = ["ann", "bob", "cy", "dan", "eve", "fay", "gus", "hal"]
-COLOURS = ["red", "blue", "green", "pink", "gray", "gold"]
-FRUITS = ["apples", "plums", "figs", "pears", "limes"]
-THINGS = ["chairs", "lamps", "cups", "boots", "keys"]
-DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+WORDS = (
+    *("ant", "bat", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay"),
+    *("koala", "lion", "moth", "newt", "owl", "pig", "quail", "ram", "seal", "toad"),
+)
+NAMES = ("ann", "bob", "cy", "dan", "eve", "fay", "gus", "hal")
+COLOURS = ("red", "blue", "green", "pink", "gray", "gold")
+FRUITS = ("apples", "plums", "figs", "pears", "limes")
+THINGS = ("chairs", "lamps", "cups", "boots", "keys")
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+# Unit -> scoops under the common and under the house convention.
 UNITS = {"cup": (2, 5), "jug": (4, 7), "sack": (3, 8), "crate": (6, 9), "cart": (5, 2)}
 CHATS = {
     "hello": ("hello, how can i help you today", "hey there, what is up"),

@@ -20,6 +20,7 @@ from g2is_jax.runs.errors import InputError
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerFast
 
+WORLD_CODE = tuple(Path(__file__).parent / name for name in ("families.py", "skills.py"))
 BASE_FOLDER = epath.Path(
     Path(__file__).parent / "skills_base"
 )  # made by experiments/pretrain_skills

@@ -15,6 +15,7 @@ from g2is_jax.evaluation.tasks import extract_answer, is_correct
 from g2is_jax.model.build import Model
 from g2is_jax.model.generate import greedy_function, until_end
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.errors import InputError
 from g2is_jax.training.loss import example_loss
 
 
@@ -27,6 +28,11 @@ class EvaluateConfig:
 
     batch_tokens: int
     new_tokens: int
+
+    def __post_init__(self):
+        for field, lowest in (("batch_tokens", 1), ("new_tokens", 0)):
+            if getattr(self, field) < lowest:
+                raise InputError(f"{field} = {getattr(self, field)}; it must be at least {lowest}")
 
 
 def answer_losses(
@@ -62,12 +68,17 @@ def greedy_replies(
 ) -> list[str]:
     """The reply that greedy decoding gives to each row's prompt."""
     room = max_length - config.new_tokens
+    if room < 1:
+        raise InputError(
+            f"evaluate.new_tokens = {config.new_tokens} leaves no room for a prompt within "
+            f"model.max_length = {max_length}; lower the one or raise the other"
+        )
     prompts = [chat.encode_prompt(record.messages, room) for record in records]
     encoded = [Encoded(prompt, np.zeros(len(prompt), bool), False) for prompt in prompts]
     ends = chat.end_tokens()
     run = greedy_function(model, config.new_tokens, ends)
     replies = [""] * len(records)
-    for plan in length_batches(encoded, config.batch_tokens, most_widths=3):
+    for plan in length_batches(encoded, config.batch_tokens):
         batch = lay_out(encoded, plan)
         lengths_B = np.ones(plan.size_B, np.int32)
         lengths_B[: len(plan.rows)] = [len(prompts[row]) for row in plan.rows]

@@ -2,8 +2,12 @@
 
 All kinds are linear and satisfy E<y, y'> = <x, x'>. Every random bit is a function of (seed, leaf
 path, position), so batch size, order, device and backend cannot change a feature.
+
+Bits come in words of 32, lowest bit first; a set bit is the sign -1. With the keys k0 and k1, the
+two little-endian words of BLAKE2b-64 of "<seed>/<leaf path>", word c is mix(mix(c ^ k0) + k1).
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -52,7 +56,8 @@ def project(config: ProjectionConfig, leaves: dict[str, jax.Array]) -> jax.Array
     if config.kind == "none":
         return jnp.concatenate(list(flat.values()), axis=1)
     leaf_projection = _rademacher if config.kind == "rademacher" else _sketch
-    return sum(leaf_projection(config, path, x_BG) for path, x_BG in flat.items())  # type: ignore
+    projected = (leaf_projection(config, path, x_BG) for path, x_BG in flat.items())
+    return functools.reduce(jnp.add, projected)
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The feature matrix on disk: chunks with checksums and done-marks, so that work resumes.
 
-store.json              rows, width, dtype, ids
+store.json              dtype, number of rows, and of each chunk a digest of its row numbers
 chunk-00000.safetensors features (unit rows), norms, gradient norms, tokens, rows
 chunk-00000.done        the chunk's checksum, written after it
 """
@@ -61,16 +61,35 @@ class StoreWriter:
         self._chunks: list[np.ndarray] = []
 
     def start(self, chunks: Sequence[np.ndarray]) -> list[bool]:
-        """Lay out the chunks (positions of examples); tell which of them are already written."""
-        self._chunks = [self._rows_N[positions] for positions in chunks]
+        """Lay out the chunks (positions of examples); tell which of them are already written.
+
+        A chunk of an earlier layout (other batches) counts as not written.
+        """
+        self._chunks = [self._rows_N[positions].astype(np.int64) for positions in chunks]
+        layouts = [_layout(rows, self._dtype) for rows in self._chunks]
         self._folder.mkdir(parents=True, exist_ok=True)
-        settings = {"rows": len(self._rows_N), "dtype": self._dtype, "chunks": len(chunks)}
+        self._remove_surplus(len(chunks))
+        settings = {"rows": len(self._rows_N), "dtype": self._dtype, "chunks": layouts}
         write_atomic(self._folder / "store.json", json.dumps(settings) + "\n")
-        return [self._is_done(index, rows) for index, rows in enumerate(self._chunks)]
+        return [
+            _load_chunk(self._folder, index, layout) is not None
+            for index, layout in enumerate(layouts)
+        ]
 
     def write(self, index: int, features_BP, gradient_norms_B, tokens_B) -> None:
-        """Normalise and write a chunk; its done-mark comes last."""
+        """Normalise and write a chunk; its done-mark comes last.
+
+        InputError names the row of a feature or gradient that is not finite.
+        """
+        rows_B = self._chunks[index]
         norms_B = np.linalg.norm(features_BP.astype(np.float64), axis=1).astype(np.float32)
+        odd_B = rows_B[~(np.isfinite(norms_B) & np.isfinite(gradient_norms_B))]
+        if len(odd_B):
+            raise InputError(
+                f"row {odd_B.min()} (counted from 0; {len(odd_B)} of {len(rows_B)} in its chunk): "
+                "the gradient is not finite; leave the row out, or if there are many, warm up "
+                "with a smaller learning rate"
+            )
         divisors_B = np.maximum(norms_B, SMALLEST_NORM)
         data = to_bytes(
             {
@@ -78,27 +97,35 @@ class StoreWriter:
                 "norms": norms_B,
                 "gradient_norms": gradient_norms_B.astype(np.float32),
                 "tokens": tokens_B.astype(np.int32),
-                "rows": self._chunks[index].astype(np.int64),
+                "rows": rows_B,
             }
         )
         write_atomic(_chunk_file(self._folder, index), data)
         write_atomic(_done_file(self._folder, index), hashlib.sha256(data).hexdigest())
 
-    def _is_done(self, index: int, rows: np.ndarray) -> bool:
-        """Whether the chunk is whole and holds just these rows (the layout may have changed)."""
-        file, mark = _chunk_file(self._folder, index), _done_file(self._folder, index)
-        if not (file.exists() and mark.exists()):
-            return False
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != mark.read_text():
-            return False
-        return np.array_equal(from_bytes(data)["rows"], rows)
+    def _remove_surplus(self, count: int) -> None:
+        """Delete what an earlier layout left beyond the last of `count` chunks."""
+        files = (of(self._folder, i) for of in (_chunk_file, _done_file) for i in range(count))
+        kept = {file.name for file in files}
+        for file in self._folder.glob("chunk-*"):
+            if file.name not in kept:
+                file.unlink()
 
 
 def read_store(folder: epath.Path) -> Features:
     """Read a finished store; InputError names a chunk that is missing or damaged."""
-    settings = json.loads((folder / "store.json").read_text())
-    chunks = [_read_chunk(folder, index) for index in range(settings["chunks"])]
+    file = folder / "store.json"
+    if not file.exists():
+        raise InputError(f"{file}: no such file; delete {folder} and run the same command")
+    chunks = []
+    for index, layout in enumerate(json.loads(file.read_text())["chunks"]):
+        chunk = _load_chunk(folder, index, layout)
+        if chunk is None:
+            raise InputError(
+                f"{_chunk_file(folder, index)}: the chunk is missing, damaged or holds other rows; "
+                f"delete {folder} and run the same command"
+            )
+        chunks.append(chunk)
     joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     order = np.argsort(joined["rows"])
     return Features(
@@ -110,14 +137,21 @@ def read_store(folder: epath.Path) -> Features:
     )
 
 
-def _read_chunk(folder: epath.Path, index: int) -> dict[str, np.ndarray]:
+def _load_chunk(folder: epath.Path, index: int, layout: str) -> dict[str, np.ndarray] | None:
+    """The chunk's tensors if it is whole and of this layout, else None."""
     file, mark = _chunk_file(folder, index), _done_file(folder, index)
-    data = file.read_bytes() if file.exists() and mark.exists() else b""
-    if not data or hashlib.sha256(data).hexdigest() != mark.read_text():
-        raise InputError(
-            f"{file}: the chunk is missing or damaged; delete {folder} and run the same command"
-        )
-    return from_bytes(data)
+    if not (file.exists() and mark.exists()):
+        return None
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest().encode() != mark.read_bytes():
+        return None
+    chunk = from_bytes(data)
+    return chunk if _layout(chunk["rows"], chunk["features"].dtype.name) == layout else None
+
+
+def _layout(rows_B: np.ndarray, dtype: str) -> str:
+    """Digest of what a chunk should hold: these row numbers (int64), in this order and dtype."""
+    return hashlib.sha256(dtype.encode() + rows_B.tobytes()).hexdigest()
 
 
 def _chunk_file(folder: epath.Path, index: int) -> epath.Path:

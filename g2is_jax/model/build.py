@@ -1,5 +1,6 @@
 """From settings to a model: pure functions of (adapter, base, tokens)."""
 
+import fnmatch
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from g2is_jax.model.decoder import Decoder, DecoderConfig, LayerCache
 from g2is_jax.model.lora import Leaves, LoraConfig, init_adapter, leaf_path
 from g2is_jax.model.weights import read_config, read_weights
+from g2is_jax.runs.errors import InputError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -66,14 +68,24 @@ def build_model(config: DecoderConfig, lora: LoraConfig, dtype: str, remat: bool
     """Describe a model without allocating anything."""
     kind = DTYPES[dtype]
     abstract = nnx.eval_shape(lambda: Decoder(config, kind, lora, remat))
-    graph, adapter, base = nnx.split(abstract, nnx.LoRAParam, nnx.Param)
-    flat = {name: dict(nnx.to_flat_state(s)) for name, s in (("a", adapter), ("b", base))}
-    shapes = {
-        name: {leaf_path(path): tuple(leaf.shape) for path, leaf in leaves.items()}
-        for name, leaves in flat.items()
-    }
-    paths = {leaf_path(path): path for leaves in flat.values() for path in leaves}
-    return Model(config, lora, kind, graph, shapes["a"], shapes["b"], paths)
+    graph, *states = nnx.split(abstract, nnx.LoRAParam, nnx.Param)
+    flat = [dict(nnx.to_flat_state(state)) for state in states]
+    adapter_shapes, base_shapes = (
+        {leaf_path(path): tuple(leaf.shape) for path, leaf in leaves.items()} for leaves in flat
+    )
+    _check_targets(lora, base_shapes)
+    paths = {leaf_path(path): path for leaves in flat for path in leaves}
+    return Model(config, lora, kind, graph, adapter_shapes, base_shapes, paths)
+
+
+def _check_targets(lora: LoraConfig, base_shapes: dict[str, tuple[int, ...]]) -> None:
+    linear = {path.split(".")[-2] for path in base_shapes if path.endswith("_proj.weight")}
+    for target in lora.targets:
+        if lora.rank > 0 and not fnmatch.filter(linear, target):
+            raise InputError(
+                f"lora.targets: {target!r} matches no linear layer; there are "
+                f"{', '.join(sorted(linear))}"
+            )
 
 
 def load_model(

@@ -12,7 +12,7 @@ from flax import nnx
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import from_bytes, to_bytes
+from g2is_jax.runs.tensors import read_tensors, to_bytes
 
 Leaves = dict[str, jax.Array]  # leaf path -> array; sorted by path, the canonical leaf order
 
@@ -105,7 +105,7 @@ def read_adapter(folder: epath.Path, shapes: dict[str, tuple[int, ...]]) -> Leav
     file = folder / "adapter_model.safetensors"
     if not file.exists():
         raise InputError(f"{file}: no such adapter; give a folder written by PEFT or a fine-tune")
-    tensors = from_bytes(file.read_bytes())
+    tensors = read_tensors(file)
     names = {path: _peft_name(path) for path in shapes}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     wanted = {names[path]: tuple(shape) for path, shape in shapes.items()}

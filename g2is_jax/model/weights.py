@@ -9,7 +9,7 @@ from etils import epath
 from g2is_jax.model.decoder import DecoderConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import from_bytes, to_bytes
+from g2is_jax.runs.tensors import read_tensors, to_bytes
 
 # What the decoder computes, so that no other value of these fields is silently ignored.
 FIXED = {
@@ -37,7 +37,8 @@ def read_config(folder: epath.Path) -> DecoderConfig:
                 f"{file}: {field} = {raw[field]!r} is not supported; only {supported!r} is so far"
             )
     raw = {**raw, **_rope(raw, file)}
-    raw.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
+    if raw.get("head_dim") is None and raw.get("hidden_size") and raw.get("num_attention_heads"):
+        raw["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
     fields = DecoderConfig.__dataclass_fields__
     missing = [field for field in fields if raw.get(field) is None]
     if missing:
@@ -76,7 +77,7 @@ def read_weights(
     """
     tensors: dict[str, np.ndarray] = {}
     for file in _shards(folder):
-        tensors |= _read_shard(file)
+        tensors |= read_tensors(file)
     if "lm_head" not in shapes:
         tensors.pop("lm_head.weight", None)  # tied: some writers store a second copy
     tensors = {k: v for k, v in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
@@ -107,15 +108,6 @@ def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
         read_config(folder)  # says what is missing
     small = sorted(f for f in folder.iterdir() if f.suffix in (".json", ".jinja"))
     return small + _shards(folder)
-
-
-def _read_shard(file: epath.Path) -> dict[str, np.ndarray]:
-    try:
-        return from_bytes(file.read_bytes())
-    except ValueError as error:
-        raise InputError(
-            f"{file}: not a whole safetensors file ({error}); copy it again"
-        ) from error
 
 
 def _shards(folder: epath.Path) -> list[epath.Path]:

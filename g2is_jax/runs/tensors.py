@@ -2,8 +2,11 @@
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 from safetensors import deserialize
 from safetensors.numpy import save
+
+from g2is_jax.runs.errors import InputError
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -19,7 +22,7 @@ DTYPES = {
 
 def to_bytes(tensors: dict[str, np.ndarray]) -> bytes:
     """The file's bytes; marked as PyTorch's layout, which Hugging Face loaders ask for."""
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     return save(whole, metadata={"format": "pt"})
 
 
@@ -35,3 +38,13 @@ def from_bytes(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"tensors of dtype {error} are not supported") from error
     except Exception as error:  # safetensors raises its own type, which is not a ValueError
         raise ValueError(str(error)) from error
+
+
+def read_tensors(file: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file; InputError if it is damaged."""
+    try:
+        return from_bytes(file.read_bytes())
+    except ValueError as error:
+        raise InputError(
+            f"{file}: not a whole safetensors file ({error}); copy it again"
+        ) from error

@@ -133,7 +133,9 @@ def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
     if budget > holds:
         raise InputError(f"selection.budget: {budget} {config.unit} asked, the pool holds {holds}")
     if budget > LARGEST_BUDGET:
-        raise InputError(f"selection.budget: {budget} is above the largest budget, {LARGEST_BUDGET}")
+        raise InputError(
+            f"selection.budget: {budget} is above the largest budget, {LARGEST_BUDGET}"
+        )
     cap = math.floor(decimal(config.source_cap) * budget)
     if budget > 0 and cap == 0:
         raise InputError(

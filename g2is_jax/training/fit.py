@@ -14,6 +14,7 @@ from g2is_jax.data.batches import Batch, TrainingShapes, steps_per_epoch, traini
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.loss import batch_loss
@@ -40,6 +41,12 @@ class FitConfig:
     microbatch_tokens: int
     keep_checkpoints: int
     optimizer: OptimizerConfig
+
+    def __post_init__(self):
+        least = {"epochs": 1, "batch_size": 1, "microbatch_tokens": 1, "keep_checkpoints": 0}
+        for field, lowest in least.items():
+            if getattr(self, field) < lowest:
+                raise InputError(f"{field} = {getattr(self, field)}; it must be at least {lowest}")
 
 
 def fit(
@@ -73,7 +80,8 @@ def fit(
             gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key)
             rate = float(rates(step))
             adapter, state = update(adapter, state, gradients, tokens, rate)
-            log.write(step, loss=float(loss / tokens), tokens=int(tokens), learning_rate=rate)
+            mean = float(loss / jnp.maximum(tokens, 1))
+            log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
             progress.advance()
             if (step + 1) % per_epoch == 0:
                 checkpoints.save(step + 1, adapter, state, {"step": step + 1})
@@ -84,15 +92,14 @@ def fit(
 def accumulate(
     model: Model, adapter: Leaves, base: Leaves, microbatches: Sequence[Batch], key: jax.Array
 ) -> tuple[Leaves, jax.Array, jax.Array]:
-    """Summed gradient, summed loss and token count of one optimiser step."""
+    """Summed gradient, summed loss and token count of one optimiser step.
+
+    Dropout is drawn from the step's key and the row, so that no choice of microbatches changes it.
+    """
     total: Any = None
-    for index, batch in enumerate(microbatches):
+    for batch in microbatches:
         part = gradient_function(model)(
-            adapter,
-            base,
-            batch.tokens_BT,
-            batch.supervised_BT,
-            jax.random.fold_in(key, index) if model.lora.dropout > 0 else None,
+            adapter, base, batch.tokens_BT, batch.supervised_BT, batch.rows_B, key
         )
         total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
@@ -100,12 +107,15 @@ def accumulate(
 
 @functools.cache
 def gradient_function(model: Model) -> Callable:
-    """Jitted (adapter, base, tokens, supervised, key) -> summed gradient, loss and token count."""
+    """Jitted (adapter, base, tokens, supervised, rows, key) -> summed gradient, loss, tokens."""
 
-    def gradient(adapter, base, tokens_BT, supervised_BT, key):
+    def gradient(adapter, base, tokens_BT, supervised_BT, rows_B, key):
+        keys_B = None
+        if model.lora.dropout > 0:
+            keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
         loss = functools.partial(batch_loss, model)
         (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
-            adapter, base, tokens_BT, supervised_BT, key
+            adapter, base, tokens_BT, supervised_BT, keys_B
         )
         return gradients, total, count
 

@@ -1,5 +1,7 @@
 """The loss of one example; training and feature extraction both divide it by their own counts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -26,20 +28,9 @@ def example_loss(
 
 
 def batch_loss(
-    model: Model, adapter: Leaves, base: Leaves, tokens_BT, supervised_BT, dropout_key=None
+    model: Model, adapter: Leaves, base: Leaves, tokens_BT, supervised_BT, dropout_keys_B=None
 ) -> tuple[jax.Array, jax.Array]:
     """Sums of `example_loss` over a batch; every example has a dropout key of its own."""
-    if dropout_key is None:
-        sums_B, counts_B = jax.vmap(
-            lambda tokens_T, supervised_T: example_loss(
-                model, adapter, base, tokens_T, supervised_T
-            )
-        )(tokens_BT, supervised_BT)
-    else:
-        keys_B = jax.random.split(dropout_key, tokens_BT.shape[0])
-        sums_B, counts_B = jax.vmap(
-            lambda tokens_T, supervised_T, key: example_loss(
-                model, adapter, base, tokens_T, supervised_T, key
-            )
-        )(tokens_BT, supervised_BT, keys_B)
+    one = functools.partial(example_loss, model, adapter, base)
+    sums_B, counts_B = jax.vmap(one)(tokens_BT, supervised_BT, dropout_keys_B)
     return jnp.sum(sums_B), jnp.sum(counts_B)

@@ -1,5 +1,6 @@
 """AdamW by optax, its learning-rate schedules, and its moments as the features need them."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -7,6 +8,8 @@ import optax
 
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
+
+SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,24 @@ class OptimizerConfig:
     b1: float
     b2: float
     eps: float
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"schedule = {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}"
+            )
+        for field in ("learning_rate", "eps"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise InputError(f"{field} = {getattr(self, field)}; it must be above 0")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise InputError(f"{field} = {getattr(self, field)}; it must be from 0 to below 1")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(
+                f"warmup = {self.warmup}; it must be from 0 to 1, a share of the steps"
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay = {self.weight_decay}; it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -48,10 +69,6 @@ def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
         "cosine": optax.cosine_decay_schedule(config.learning_rate, decay_steps),
         "constant": optax.constant_schedule(config.learning_rate),
     }
-    if config.schedule not in decays:
-        raise InputError(
-            f"schedule = {config.schedule!r} is unknown; choose one of {', '.join(decays)}"
-        )
     if warmup_steps == 0:
         return decays[config.schedule]
     rise = optax.linear_schedule(0.0, config.learning_rate, warmup_steps)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.data.batches import (
+    COMPILE_COST,
     TrainingShapes,
     epoch_order,
     lay_out,
@@ -94,6 +95,12 @@ def test_widths_grid_is_the_best_of_all_grids(most):
         assert cells(grid) == min(cells(choice) for choice in choices)
 
 
+def test_few_rows_are_not_worth_many_widths():
+    few, many = less_like_lengths(100), less_like_lengths(20_000)
+    assert len(widths_grid(few, 12, COMPILE_COST)) <= 3
+    assert len(widths_grid(many, 12, COMPILE_COST)) > 6
+
+
 @pytest.mark.parametrize("lengths", [[1], [8], [9], [0], [5000, 3], [7] * 100, [40_000, 1, 17]])
 def test_widths_grid_at_the_edges(lengths):
     grid = widths_grid(lengths)
@@ -150,6 +157,7 @@ def test_waste_on_a_less_like_histogram():
 def test_waste_on_real_rows(budget):
     chat = ChatFormat(load_tokenizer(SHARED / "stories260K"), "auto")
     encoded = chat.encode_all(read_records(SHARED / "pool.jsonl.gz")[:3000], 512)
+    encoded *= 4  # as many rows as the whole pool: for few rows more widths are not worth compiling
     plans = length_batches(encoded, budget)
     assert waste(row_lengths(encoded), plans) < 0.08
     assert len(set(shapes(plans))) <= 12

@@ -1,0 +1,21 @@
+"""The README's table: both targets of the built-in world, three seeds, the full pool as well.
+
+    python -m experiments.run_all --config=configs/study.py --workdir=runs/study
+
+About half an hour on 2 cores. Everything else is as in the demo.
+"""
+
+import os
+import runpy
+
+from ml_collections import ConfigDict
+
+TINY = os.path.join(os.path.dirname(__file__), "tiny.py")
+
+
+def get_config() -> ConfigDict:
+    config = runpy.run_path(TINY)["get_config"]()
+    config.world.targets = "lookup_arithmetic,sorting_letters"
+    config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
+    config.run.seeds = "0,1,2"
+    return config

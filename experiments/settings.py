@@ -1,0 +1,224 @@
+"""A config, checked field by field and split among the rooms that own its parts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.data.chat import TEMPLATES
+from g2is_jax.data.skills import WorldConfig
+from g2is_jax.evaluation.evaluate import EvaluateConfig
+from g2is_jax.features.gradients import KINDS
+from g2is_jax.features.projection import ProjectionConfig
+from g2is_jax.features.store import StoreConfig
+from g2is_jax.model.build import DTYPES
+from g2is_jax.model.lora import LoraConfig
+from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.graph import GraphConfig
+from g2is_jax.selection.knowledge import KnowledgeConfig
+from g2is_jax.selection.selection import BudgetConfig
+from g2is_jax.selection.walk import WalkConfig
+from g2is_jax.training.fit import FitConfig
+from g2is_jax.training.optimizer import OptimizerConfig
+
+BUILT_IN = "skills"
+METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
+WALKS = {"g2is": "", "g2is_paper": "paper."}  # method -> where its sections stand in the config
+CHOICES = {
+    "model.dtype": tuple(DTYPES),
+    "model.chat_template": ("auto", *TEMPLATES),
+    "grads.kind": KINDS,
+    "grads.less_kind": KINDS,
+    "grads.validation_kind": KINDS,
+    "paper.kind": KINDS,
+}
+AT_LEAST = {
+    "model.max_length": 2,
+    "lora.rank": 1,
+    "world.validation_rows": 1,
+    "world.test_rows": 1,
+    "grads.batch_tokens": 1,
+    "grads.chunk_rows": 1,
+}
+FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
+BELOW_1 = ("lora.dropout",)
+ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
+Owned = TypeVar("Owned")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What each room and each method is to do."""
+
+    methods: list[str]
+    seeds: list[int]
+    lora: LoraConfig
+    world: WorldConfig
+    warmup: FitConfig
+    warmup_fraction: float
+    finetune: FitConfig
+    projection: ProjectionConfig
+    store: StoreConfig
+    budget: BudgetConfig
+    evaluate: EvaluateConfig
+    knowledge: dict[str, KnowledgeConfig]
+    graph: dict[str, GraphConfig]
+    walk: dict[str, WalkConfig]
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Check every field by itself, and that the files it names are there."""
+    _check_values(config)
+    lora = {**config.lora, "targets": tuple(_listed(config.lora.targets, "lora.targets"))}
+    _listed(config.world.targets, "world.targets")
+    walks = {"g2is": config, "g2is_paper": config.paper}
+    settings = Settings(
+        methods=_methods(config.run.methods),
+        seeds=_seeds(config.run.seeds),
+        lora=_owned(LoraConfig, lora, "lora"),
+        world=_owned(WorldConfig, config.world, "world"),
+        warmup=_fit(config.warmup, "warmup"),
+        warmup_fraction=config.warmup.fraction,
+        finetune=_fit(config.finetune, "finetune"),
+        projection=_owned(ProjectionConfig, {**config.projection, "seed": 0}, "projection"),
+        store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
+        budget=_owned(BudgetConfig, config.selection, "selection"),
+        evaluate=_owned(EvaluateConfig, config.evaluate, "evaluate"),
+        knowledge=_of_walks(KnowledgeConfig, walks, "knowledge"),
+        graph=_of_walks(GraphConfig, walks, "graph"),
+        walk=_of_walks(WalkConfig, walks, "walk"),
+    )
+    _check_files(config)
+    return settings
+
+
+def _check_values(config: ConfigDict) -> None:
+    """Fields that no room's settings check."""
+    fields = flat_fields(config)
+    for field, known in CHOICES.items():
+        if fields[field] not in known:
+            raise InputError(
+                f"{field} = {fields[field]!r} is unknown; choose one of {', '.join(known)}"
+            )
+    for field, least in AT_LEAST.items():
+        if fields[field] < least:
+            raise InputError(f"{field} = {fields[field]}; it must be at least {least}")
+    for field in FROM_0_TO_1:
+        if not 0 <= fields[field] <= 1:
+            raise InputError(f"{field} = {fields[field]}; it must be from 0 to 1")
+    for field in ABOVE_0:
+        if not fields[field] > 0:
+            raise InputError(f"{field} = {fields[field]}; it must be above 0")
+    for field in BELOW_1:
+        if not fields[field] < 1:
+            raise InputError(f"{field} = {fields[field]}; it must be below 1")
+    if config.evaluate.new_tokens >= config.model.max_length:
+        raise InputError(
+            f"evaluate.new_tokens = {config.evaluate.new_tokens} leaves no room for a prompt "
+            f"within model.max_length = {config.model.max_length}; lower the one or raise the other"
+        )
+
+
+def flat_fields(config: ConfigDict, above: str = "") -> dict:
+    """Every field under its full name: `walk.delta`."""
+    fields: dict = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= flat_fields(value, f"{above}{key}.")
+        else:
+            fields[f"{above}{key}"] = value
+    return fields
+
+
+def _of_walks(kind: Callable[..., Owned], walks: dict, part: str) -> dict[str, Owned]:
+    return {m: _owned(kind, section[part], WALKS[m] + part) for m, section in walks.items()}
+
+
+def _owned(kind: Callable[..., Owned], section, name: str) -> Owned:
+    """The frozen settings that a room owns, from the section of the config of the same fields.
+
+    A room names a field bare or by its own section; the message here has the field's full name.
+    """
+    try:
+        return kind(**section)
+    except TypeError as error:
+        raise InputError(
+            f"config section {name}: {error}; compare it with configs/default.py"
+        ) from error
+    except InputError as error:
+        bare = str(error).removeprefix(name.rpartition(".")[2] + ".")
+        raise InputError(f"{name}.{bare}") from error
+
+
+def _fit(section: ConfigDict, name: str) -> FitConfig:
+    fields = OptimizerConfig.__dataclass_fields__
+    optimizer = {key: value for key, value in section.items() if key in fields}
+    loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
+    return _owned(FitConfig, {**loop, "optimizer": _owned(OptimizerConfig, optimizer, name)}, name)
+
+
+def _methods(text: str) -> list[str]:
+    methods = _listed(text, "run.methods")
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(
+                f"run.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
+            )
+    return methods
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = _listed(text, "run.seeds")
+    for seed in seeds:
+        if not (seed.isascii() and seed.isdigit() and str(int(seed)) == seed):
+            raise InputError(
+                f"run.seeds: {seed!r} is not a whole number from 0; write for instance 0,1,2"
+            )
+    return [int(seed) for seed in seeds]
+
+
+def _listed(text: str, field: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise InputError(f"{field} is empty; give at least one, separated by commas")
+    if len(set(parts)) < len(parts):
+        raise InputError(f"{field} = {text!r} names one twice; name each once")
+    return parts
+
+
+def paths(text: str) -> list[epath.Path]:
+    """The files of a field that names some by commas."""
+    return [epath.Path(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def target_name(validation: epath.Path) -> str:
+    """What a target is called: the name of its validation file, without `val_`."""
+    stem = validation.name.removesuffix(".gz").removesuffix(".jsonl")
+    return stem.removeprefix("validation_").removeprefix("val_")
+
+
+def _check_files(config: ConfigDict) -> None:
+    """Every file that the config names is there, before the first one is read."""
+    if not config.model.checkpoint:
+        raise InputError("model.checkpoint is empty; give a Hugging Face folder, or skills")
+    if not config.data.pool:
+        raise InputError("data.pool is empty; give a .jsonl or .jsonl.gz file, or skills")
+    validations, tests = paths(config.data.validation), paths(config.data.test)
+    if len(validations) != len(tests) or (not tests and config.data.pool != BUILT_IN):
+        raise InputError(
+            f"data.validation names {len(validations)} files and data.test {len(tests)}; "
+            "give one of each for every target"
+        )
+    names = [target_name(file) for file in validations]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"data.validation: two targets would be called {twice[0]!r}, after their files; "
+            "rename one of the files"
+        )
+    pool = [] if config.data.pool == BUILT_IN else [epath.Path(config.data.pool)]
+    for file in [*pool, *validations, *tests]:
+        if not file.exists():
+            raise InputError(f"{file}: no such file; check data.pool, data.validation, data.test")

@@ -1,0 +1,95 @@
+"""The command line: flags, exit status, and one line on stderr for a user's mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import ROOT, fork_each, stages
+
+TINY = ROOT / "configs" / "tiny.py"
+
+# name -> (arguments after --config=configs/tiny.py --workdir=..., what stderr says after `error: `)
+MISTAKES = {
+    "near field": (["--config.walk.dleta=0.7"], "did you mean walk.delta?"),
+    "near field of another section": (["--config.budget=3"], "did you mean selection.budget?"),
+    "section": (["--config.walk=3"], "--config.walk: there is no such config field; did you"),
+    "no field like it": (["--config.zzz=3"], "--config.zzz: there is no such config field; see"),
+    "text for a number": (["--config.lora.rank=many"], "config.lora.rank"),
+    "fraction for a whole number": (["--config.lora.rank=1.5"], "config.lora.rank"),
+    "text for a switch": (["--config.model.remat=perhaps"], "config.model.remat"),
+    "unknown flag": (["--colour=red"], "colour"),
+    "not a flag": (["walk.delta=0.7"], "'walk.delta=0.7' is not a flag; flags look like"),
+    "method": (["--config.run.methods=best"], "run.methods: 'best' is unknown; choose from none"),
+    "seeds": (["--config.run.seeds=one"], "run.seeds: 'one' is not a whole number"),
+    "schedule": (["--config.warmup.schedule=step"], "warmup.schedule = 'step' is unknown; choose"),
+    "missing pool": (["--config.data.pool=gone.jsonl", "--config.data.validation=v.jsonl",
+                      "--config.data.test=t.jsonl"], "gone.jsonl: no such file; check data.pool"),
+    "missing checkpoint": (["--config.model.checkpoint=gone"], "gone/config.json: no such file"),
+}  # fmt: skip
+WHOLE = {
+    "missing config": (["--config=gone.py", "--workdir=w"], "gone.py: no such config file; start"),
+    "missing config, two words": (["--config", "gone.py", "--workdir=w"], "gone.py"),
+    "no config": (["--workdir=w"], "--config"),
+    "no workdir": ([f"--config={TINY}"], "--workdir"),
+    "slip in the config file": (["--config=SLIP", "--workdir=w"], 'Did you mean "walk"?'),
+    "wrong type in the config file": (["--config=TYPE", "--workdir=w"], "epochs"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, dict]:
+    """How each mistaken command ended, all run from one process that has the imports."""
+    folder = tmp_path_factory.mktemp("launch")
+    start = f"import runpy\n\n\ndef get_config():\n    c = runpy.run_path({str(TINY)!r})"
+    for name, line in (("SLIP", "c.wolk.delta = 0.5"), ("TYPE", "c.warmup.epochs = 'four'")):
+        text = f"{start}['get_config']()\n    {line}\n    return c\n"
+        (folder / f"{name}.py").write_text(text)
+    argvs = {
+        name: [f"--config={TINY}", f"--workdir={folder / name}", *flags]
+        for name, (flags, _) in MISTAKES.items()
+    }
+    for name, (flags, _) in WHOLE.items():
+        argvs[name] = [flag.replace("SLIP", f"{folder}/SLIP.py") for flag in flags]
+        argvs[name] = [flag.replace("TYPE", f"{folder}/TYPE.py") for flag in argvs[name]]
+        argvs[name] = [flag.replace("=w", f"={folder / name}") for flag in argvs[name]]
+    told = fork_each([{"argv": argv} for argv in argvs.values()], folder)
+    outcomes = dict(zip(argvs, told, strict=True))
+    for name in argvs:
+        outcomes[name]["stages"] = stages(folder / name)
+    return outcomes
+
+
+@pytest.mark.parametrize(("name", "told"), [(n, t) for n, (_, t) in {**MISTAKES, **WHOLE}.items()])
+def test_mistake_is_one_line_and_status_2(outcomes, name, told):
+    outcome = outcomes[name]
+    assert outcome["status"] == 2, outcome
+    assert outcome["stderr"].count("\n") == 1
+    assert outcome["stderr"].startswith("error: ")
+    assert told in outcome["stderr"]
+    assert not [stage for stage in outcome["stages"] if not stage.startswith("world-")]
+
+
+def test_one_real_command(tmp_path):
+    """The module as a user starts it, with nothing forked and a folder that it may not use."""
+    (tmp_path / "taken").write_text("")
+    command = [sys.executable, "-m", "experiments.warmup", f"--config={TINY}"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'taken'}"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path / 'taken'}: cannot be used as a work folder")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.py")), ids=lambda f: f.stem)
+def test_scripts_have_a_main_of_one_line(file: Path):
+    text = file.read_text()
+    _, _, main = text.partition('if __name__ == "__main__":\n')
+    assert main in ("", "    launch(run)\n")

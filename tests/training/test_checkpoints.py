@@ -1,0 +1,80 @@
+"""Checkpoints come back bit for bit, and only finished ones count."""
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tiny_training import ADAMW, random_leaves
+
+from g2is_jax.training.checkpoints import Checkpoints
+from g2is_jax.training.optimizer import adam_direction, read_moments
+
+SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.010.a.lora_B": (7, 3)}
+
+
+def trained(seed):
+    """An adapter and a state whose every leaf holds something."""
+    adapter = random_leaves(SHAPES, seed)
+    direction = adam_direction(ADAMW)
+    state = direction.init(adapter)
+    for step in range(seed + 1):
+        _, state = direction.update(random_leaves(SHAPES, 50 + step), state, adapter)
+    return adapter, state
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=None)
+    yield opened
+    opened.close()
+
+
+def assert_equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+def test_round_trip(tmp_path, checkpoints):
+    """Read by a second manager, as after a kill; also the older of two."""
+    saved = {4: trained(1), 11: trained(2)}
+    for step, (adapter, state) in saved.items():
+        checkpoints.save(step, adapter, state, {"step": step})
+    again = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=None)
+    assert again.steps() == [4, 11]
+    for step, (adapter, state) in saved.items():
+        restored = again.restore(step, *trained(0))
+        assert_equal(restored, (adapter, state))
+        assert read_moments(restored[1]).step == read_moments(state).step
+    again.close()
+
+
+def test_keeps_the_newest(tmp_path):
+    kept = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=2)
+    for step in (1, 2, 3):
+        kept.save(step, *trained(0), {"step": step})
+    assert kept.steps() == [2, 3]
+    kept.close()
+
+
+def test_begins_empty(checkpoints):
+    assert checkpoints.steps() == []
+
+
+def test_unfinished_checkpoint_is_not_seen(tmp_path, checkpoints):
+    """What a kill in the middle of a save leaves: a folder under orbax's temporary name."""
+    checkpoints.save(5, *trained(0), {"step": 5})
+    folder = tmp_path / "checkpoints"
+    (folder / "10.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    again = Checkpoints(epath.Path(folder), keep=None)
+    assert again.steps() == [5]
+    again.save(10, *trained(1), {"step": 10})
+    assert again.steps() == [5, 10]
+    again.close()
+
+
+def test_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = Checkpoints(epath.Path("here"), keep=None)
+    relative.save(1, *trained(0), {"step": 1})
+    relative.close()
+    assert (tmp_path / "here" / "1").is_dir()

@@ -1,0 +1,185 @@
+"""The loop: resumes bit for bit, compiles once a shape, and learns."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tiny_training import ADAMW, random_leaves, random_rows, shapes_of, tiny_model
+
+from g2is_jax.data.batches import TrainingShapes, training_batches
+from g2is_jax.runs.metrics import MetricsLog
+from g2is_jax.training import fit as loop
+from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained
+
+LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16)
+CONFIG = FitConfig(
+    epochs=3, batch_size=4, microbatch_tokens=64, keep_checkpoints=0, optimizer=ADAMW
+)
+STEPS = 9  # three an epoch
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    return random_leaves(model.base_shapes)
+
+
+def run(model, base, folder, rows=None, config=CONFIG, seed=5):
+    encoded = random_rows(LENGTHS) if rows is None else rows
+    shapes = shapes_of(random_rows(LENGTHS), config.batch_size)
+    return fit(model, base, encoded, shapes, config, seed, epath.Path(folder))
+
+
+def log_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(ours, theirs):
+    """Adapters and moments, bit for bit."""
+    (adapter, moments), (other, other_moments) = ours, theirs
+    assert moments.step == other_moments.step
+    for mine, yours in (
+        (adapter, other),
+        (moments.first, other_moments.first),
+        (moments.second, other_moments.second),
+    ):
+        assert mine.keys() == yours.keys()
+        for path, leaf in mine.items():
+            np.testing.assert_array_equal(leaf, yours[path])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(model, base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, run(model, base, folder)
+
+
+@pytest.mark.parametrize("dies", [[0], [2], [3], [5, 7], [8]])
+def test_resume_equals_uninterrupted(model, base, uninterrupted, tmp_path, monkeypatch, dies):
+    """It dies where a step is logged: before, at and after a checkpoint, and twice over."""
+    whole, expected = uninterrupted
+    write = MetricsLog.write
+    for death in dies:
+
+        def dying(self, step, death=death, **values):
+            if step == death:
+                raise KeyboardInterrupt
+            write(self, step, **values)
+
+        monkeypatch.setattr(MetricsLog, "write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, base, tmp_path)
+    monkeypatch.setattr(MetricsLog, "write", write)
+    assert_equal(run(model, base, tmp_path), expected)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_finished_run_is_only_read(model, base, uninterrupted, monkeypatch):
+    folder, expected = uninterrupted
+    before = (folder / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(loop, "accumulate", None)  # no step is taken
+    assert_equal(run(model, base, folder), expected)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert_equal(load_trained(model, CONFIG, 5, epath.Path(folder)), expected)
+
+
+def test_log_and_checkpoints(uninterrupted):
+    folder, (_, moments) = uninterrupted
+    lines = log_of(folder)
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    rows = random_rows(LENGTHS)
+    tokens = sum(int(row.supervised_T.sum()) for row in rows)
+    for epoch in range(3):
+        assert sum(line["tokens"] for line in lines[3 * epoch : 3 * epoch + 3]) == tokens
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(ADAMW.learning_rate)
+    assert moments.step == STEPS
+    assert {p.name for p in (folder / "checkpoints").iterdir() if p.is_dir()} >= {"3", "6", "9"}
+
+
+def test_loss_goes_down(model, base, tmp_path):
+    optimizer = replace(ADAMW, learning_rate=0.05, weight_decay=0.0)
+    config = replace(CONFIG, epochs=20, keep_checkpoints=1, optimizer=optimizer)
+    run(model, base, tmp_path, config=config)
+    losses = [line["loss"] for line in log_of(tmp_path)]
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()] == ["60"]
+
+
+def test_seed_decides_the_run(model, base, uninterrupted, tmp_path):
+    adapter, _ = run(model, base, tmp_path, seed=6)
+    _, (other, _) = uninterrupted
+    assert all((adapter[path] != leaf).any() for path, leaf in other.items())
+
+
+def test_compiles_once_a_shape(base, tmp_path, monkeypatch):
+    """Also after a resume, and for other rows in the same shapes."""
+    traced = []
+    true_loss = loop.batch_loss
+
+    def counted(model, adapter, base, tokens_BT, *rest):
+        traced.append(tokens_BT.shape)
+        return true_loss(model, adapter, base, tokens_BT, *rest)
+
+    monkeypatch.setattr(loop, "batch_loss", counted)
+    fresh = tiny_model(dropout=0.2)  # its functions are not traced yet
+    config = replace(CONFIG, epochs=2, optimizer=replace(ADAMW, eps=2e-6))
+    run(fresh, base, tmp_path / "a", config=config)
+    assert len(traced) == len(set(traced)) == len(shapes_of(random_rows(LENGTHS), 4).widths)
+    run(fresh, base, tmp_path / "b", rows=random_rows(LENGTHS[::-1][2:], seed=8), config=config)
+    assert len(traced) == len(set(traced))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_microbatches_equal_one_batch(base, dropout):
+    """Also under dropout: what is dropped depends on step and row, not on shapes."""
+    model = tiny_model(dropout=dropout)
+    adapter = random_leaves(model.adapter_shapes, 3)
+    rows = random_rows(LENGTHS)
+    key = jax.random.key(9)
+    results = []
+    for shapes in (TrainingShapes((16,), 1024), TrainingShapes((8, 24), 24)):
+        ((_, microbatches),) = training_batches(rows, 9, 0, 1, 0, shapes)
+        results.append((len(microbatches), accumulate(model, adapter, base, microbatches, key)))
+    (one, (whole, loss, tokens)), (many, (summed, same_loss, same_tokens)) = results
+    assert (one, int(tokens)) == (1, int(same_tokens))
+    assert many > 4
+    assert float(same_loss) == pytest.approx(float(loss), rel=1e-5)
+    for path, leaf in whole.items():
+        error = np.linalg.norm(summed[path] - leaf) / np.linalg.norm(leaf)
+        assert error < 1e-5, path
+
+
+def test_dropout_differs_between_rows_and_steps(base):
+    """Two copies of a row in a batch, and one row at two steps, lose different values."""
+    model = tiny_model(dropout=0.3)
+    adapter = random_leaves(model.adapter_shapes, 3)
+    (row,) = random_rows([8])
+    shapes = TrainingShapes((8,), 8)
+    ((_, twice),) = training_batches([row, row], 2, 0, 1, 0, shapes)
+    losses = [
+        float(accumulate(model, adapter, base, [batch], jax.random.key(step))[1])
+        for batch, step in itertools.product(twice, (0, 1))
+    ]
+    assert len(set(losses)) == 4
+
+
+def test_step_without_supervised_tokens(model, base, tmp_path):
+    """Changes nothing and logs a number."""
+    rows = [
+        replace(row, supervised_T=np.zeros(len(row.tokens_T), bool)) for row in random_rows(LENGTHS)
+    ]
+    config = replace(CONFIG, epochs=1, optimizer=replace(ADAMW, weight_decay=0.0))
+    adapter, _ = run(model, base, tmp_path, rows=rows, config=config)
+    assert [line["loss"] for line in log_of(tmp_path)] == [0.0, 0.0, 0.0]
+    for path, leaf in model.init_adapter(5).items():
+        np.testing.assert_array_equal(adapter[path], leaf)

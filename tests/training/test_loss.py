@@ -1,0 +1,165 @@
+"""The loss of one example, and what training and feature extraction rely on in sums of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import VOCABULARY, random_leaves, random_rows, tiny_model
+
+from g2is_jax.data.batches import pad_batch
+from g2is_jax.training.loss import batch_loss, example_loss
+
+LENGTHS = (13, 6, 16, 9, 2)
+
+
+@pytest.fixture(scope="module")
+def world():
+    model = tiny_model()
+    return model, random_leaves(model.adapter_shapes, 1), random_leaves(model.base_shapes, 2)
+
+
+@functools.cache
+def value_and_gradient(model):
+    return jax.jit(jax.value_and_grad(functools.partial(example_loss, model), has_aux=True))
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for path, leaf in theirs.items():
+        error = np.linalg.norm(ours[path] - leaf) / np.linalg.norm(leaf)
+        assert error <= tolerance, path
+
+
+def test_equals_torch_cross_entropy(torch, world):
+    """Summed over the supervised tokens, each predicted from the position before it."""
+    model, adapter, base = world
+    (row,) = random_rows([16])
+    rng = np.random.default_rng(0)
+    supervised_T = rng.random(16) < 0.5
+    supervised_T[0] = True  # nothing predicts the first token: never counted
+    (total, count), _ = value_and_gradient(model)(adapter, base, row.tokens_T, supervised_T)
+    logits_TV = np.asarray(model.logits(adapter, base, jnp.asarray(row.tokens_T)))
+    labels_T = torch.tensor(np.where(supervised_T, row.tokens_T, -100), dtype=torch.long)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits_TV[:-1]), labels_T[1:], reduction="sum"
+    )
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    assert int(count) == supervised_T[1:].sum()
+
+
+@pytest.mark.parametrize("place", [1, 7, 15])
+def test_one_supervised_token(world, place):
+    """Its loss depends on the tokens up to it and on no later one."""
+    model, adapter, base = world
+    tokens_T = random_rows([16])[0].tokens_T
+    supervised_T = np.arange(16) == place
+    run = value_and_gradient(model)
+    (total, count), gradient = run(adapter, base, tokens_T, supervised_T)
+    assert int(count) == 1
+    log_probabilities_V = jax.nn.log_softmax(model.logits(adapter, base, tokens_T)[place - 1])
+    assert float(total) == pytest.approx(-float(log_probabilities_V[tokens_T[place]]), rel=1e-5)
+    later_T = np.where(np.arange(16) > place, (tokens_T + 5) % VOCABULARY, tokens_T)
+    (same, _), same_gradient = run(adapter, base, later_T, supervised_T)
+    assert float(same) == float(total)
+    for path, leaf in gradient.items():
+        np.testing.assert_array_equal(same_gradient[path], leaf)
+
+
+def test_padding_adds_exactly_nothing(world):
+    """Whatever stands in it: bit for bit, in the loss and in every leaf of the gradient."""
+    model, adapter, base = world
+    row = random_rows([9])[0]
+    results = []
+    for pad in (0, 7, VOCABULARY - 1):
+        batch = pad_batch([row], [0], size_B=1, width_T=16, pad=pad)
+        results.append(
+            value_and_gradient(model)(adapter, base, batch.tokens_BT[0], batch.supervised_BT[0])
+        )
+    for result in results[1:]:
+        assert jax.tree.all(jax.tree.map(np.array_equal, result, results[0]))
+    (total, count), gradient = value_and_gradient(model)(
+        adapter, base, row.tokens_T, row.supervised_T
+    )
+    (padded, padded_count), padded_gradient = results[0]
+    assert padded_count == count
+    assert float(padded) == pytest.approx(float(total), rel=1e-6)
+    assert_same(padded_gradient, gradient)
+
+
+def test_empty_rows_add_exactly_nothing(world):
+    model, adapter, base = world
+    rows = random_rows(LENGTHS)
+    run = jax.jit(jax.value_and_grad(functools.partial(batch_loss, model), has_aux=True))
+    tight, roomy = (pad_batch(rows, range(5), size_B, 16) for size_B in (5, 8))
+    (total, count), gradient = run(adapter, base, tight.tokens_BT, tight.supervised_BT)
+    (same, same_count), same_gradient = run(adapter, base, roomy.tokens_BT, roomy.supervised_BT)
+    assert int(count) == int(same_count) == sum(row.supervised_T.sum() for row in rows)
+    assert float(same) == pytest.approx(float(total), rel=1e-6)
+    assert_same(same_gradient, gradient)
+
+
+def test_nothing_supervised(world):
+    model, adapter, base = world
+    tokens_T = random_rows([16])[0].tokens_T
+    (total, count), gradient = value_and_gradient(model)(
+        adapter, base, tokens_T, np.zeros(16, bool)
+    )
+    assert (float(total), int(count)) == (0.0, 0)
+    assert all((leaf == 0).all() for leaf in gradient.values())
+
+
+def test_weighted_mean_of_example_gradients_is_the_training_gradient(world):
+    """What extraction takes apart (each example by its own count) is what training adds up."""
+    model, adapter, base = world
+    rows = random_rows(LENGTHS)
+    batch = pad_batch(rows, range(5), 5, 16)
+
+    def mean_loss(a):
+        total, count = batch_loss(model, a, base, batch.tokens_BT, batch.supervised_BT)
+        return total / count
+
+    training = jax.jit(jax.grad(mean_loss))(adapter)
+    weighted, tokens = {path: 0.0 for path in adapter}, 0
+    for tokens_T, supervised_T in zip(batch.tokens_BT, batch.supervised_BT, strict=True):
+        (_, count), gradient = value_and_gradient(model)(adapter, base, tokens_T, supervised_T)
+        own = {path: np.asarray(leaf) / int(count) for path, leaf in gradient.items()}
+        weighted = {path: weighted[path] + int(count) * own[path] for path in own}
+        tokens += int(count)
+    assert_same({path: total / tokens for path, total in weighted.items()}, training)
+
+
+def test_dropout_key_decides_the_loss(world):
+    _, adapter, base = world
+    model = tiny_model(dropout=0.3)
+    rows = random_rows(LENGTHS)
+    batch = pad_batch(rows, range(5), 5, 16)
+    run = jax.jit(functools.partial(batch_loss, model))
+
+    def loss(key):
+        keys_B = jax.random.split(key, 5)
+        return float(run(adapter, base, batch.tokens_BT, batch.supervised_BT, keys_B)[0])
+
+    assert loss(jax.random.key(1)) == loss(jax.random.key(1))
+    assert len({loss(jax.random.key(seed)) for seed in range(4)}) == 4
+
+
+def test_dropout_gradient_is_nearly_unbiased(world):
+    """At B = 0 the loss is exactly the plain one, and linear in what dropout does to B's gradient:
+    the mean over keys is the plain gradient."""
+    _, _, base = world
+    model = tiny_model(dropout=0.3)
+    adapter = model.init_adapter(0)
+    row = random_rows([16])[0]
+    plain = value_and_gradient(model)(adapter, base, row.tokens_T, row.supervised_T)
+    keys_K = jax.random.split(jax.random.key(0), 2000)
+    one = jax.value_and_grad(functools.partial(example_loss, model), has_aux=True)
+    run = jax.jit(jax.vmap(one, in_axes=(None, None, None, None, 0)))
+    (losses_K, _), gradients_K = run(adapter, base, row.tokens_T, row.supervised_T, keys_K)
+    np.testing.assert_allclose(losses_K, float(plain[0][0]), rtol=1e-6)
+    for path, leaf in plain[1].items():
+        if path.endswith("lora_B"):
+            error = np.linalg.norm(gradients_K[path].mean(axis=0) - leaf) / np.linalg.norm(leaf)
+            single = np.linalg.norm(gradients_K[path][0] - leaf) / np.linalg.norm(leaf)
+            assert single > 0.1
+            assert error < 0.1
