@@ -64,7 +64,7 @@ def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"see {', '.join(config)}"
             return f"--{name}: there is no such config field; {hint}"
-    return f"{_first_line(error)}; see configs/default.py for the fields and their types"
+    return f"{_one_line(error)}; see configs/default.py for the fields and their types"
 
 
 def _written_config(argv: Sequence[str]) -> ConfigDict | None:
@@ -81,12 +81,14 @@ def _written_config(argv: Sequence[str]) -> ConfigDict | None:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         place = f"{file}:{lines[-1]}" if lines else file
         raise InputError(
-            f"{place}: {type(error).__name__}: {_first_line(error)}; "
+            f"{place}: {type(error).__name__}: {_one_line(error)}; "
             "see configs/default.py for the fields and their types"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    """An error's message, without the quotes and line breaks that KeyError and others put in."""
-    text = str(error).replace("\\'", "'").replace("\\n", "\n").strip().strip("\"'")
-    return " ".join(part.strip().strip("'") for part in text.split("\n")[:2])
+def _one_line(error: Exception) -> str:
+    """An error's message, without the line breaks and the quotes that KeyError puts around it."""
+    text = str(error).strip()
+    if text[:1] in ("'", '"') and text[:1] == text[-1:]:
+        text = text[1:-1].replace("\\'", "'").replace("\\n", "\n")
+    return " ".join(text.split())

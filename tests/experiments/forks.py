@@ -17,6 +17,9 @@ import time
 import warnings
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401  (this and transformers: imported late, and slowly)
+from transformers import AutoTokenizer  # noqa: F401
+
 from experiments import run_all
 from experiments.launch import launch
 
@@ -26,7 +29,7 @@ def kill_at(event: str, path: str, times: int) -> None:
     pattern, seen = re.compile(path), []
 
     def hook(name: str, arguments: tuple) -> None:
-        if name != event or not pattern.search(os.fsdecode(arguments[0])):
+        if name != event or not pattern.search(str(arguments[0])):
             return
         if name == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
@@ -48,13 +51,13 @@ def child(task: dict, out: int, err: int) -> None:
         launch(run_all.run)
         status = 0
     except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else 1
+        status = {None: 0}.get(ending.code, ending.code)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status or 0)
+        os._exit(status)
 
 
 def run(task: dict) -> dict:

@@ -33,7 +33,7 @@ WHOLE = {
     "missing config, two words": (["--config", "gone.py", "--workdir=w"], "gone.py"),
     "no config": (["--workdir=w"], "--config"),
     "no workdir": ([f"--config={TINY}"], "--workdir"),
-    "slip in the config file": (["--config=SLIP", "--workdir=w"], 'Did you mean "walk"?'),
+    "slip in the config file": (["--config=SLIP", "--workdir=w"], 'Did you mean "walk" instead'),
     "wrong type in the config file": (["--config=TYPE", "--workdir=w"], "epochs"),
 }
 

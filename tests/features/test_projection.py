@@ -90,7 +90,8 @@ def test_sketch_is_a_product_with_the_documented_matrix():
 
 def test_none_concatenates_in_canonical_order():
     leaves = two_leaves()
-    np.testing.assert_array_equal(jitted(NONE)(leaves), flattened(leaves))
+    assert list(leaves) != sorted(leaves)
+    np.testing.assert_array_equal(project(NONE, leaves), flattened(leaves))
 
 
 @EVERY
@@ -128,7 +129,7 @@ def test_bfloat16_leaves_are_projected_in_float32():
 
 # Errors over seeds: 400 pairs of Gaussian rows with cosines around 0, +0.5 and +0.9.
 
-SEEDS, WIDTH, VALUES = 8, 120, 1000
+SEEDS, WIDTH, VALUES = 7, 120, 1000
 
 
 @functools.cache
@@ -163,7 +164,7 @@ def rms_cosine_error(kind: str, repetitions: int) -> float:
     return float(np.sqrt(np.mean(np.square(errors)[:, :200])))  # pairs at right angles
 
 
-@pytest.mark.parametrize(("kind", "repetitions"), [("rademacher", 1), ("sketch", 1), ("sketch", 3)])
+@pytest.mark.parametrize(("kind", "repetitions"), [("rademacher", 1), ("sketch", 1), ("sketch", 2)])
 def test_inner_products_and_norms_are_unbiased(kind, repetitions):
     every = projected(kind, repetitions)
     for measure in (inner, lambda rows: np.sum(np.square(rows, dtype=np.float64), axis=1)):
@@ -178,7 +179,7 @@ def test_cosine_error_is_that_of_a_random_projection():
     assert dense == pytest.approx(WIDTH**-0.5, rel=0.06)
     assert sketch == pytest.approx(WIDTH**-0.5, rel=0.06)
     assert sketch < 1.1 * dense
-    assert rms_cosine_error("sketch", 3) < 1.1 * dense
+    assert rms_cosine_error("sketch", 2) < 1.1 * dense
 
 
 # The matrix itself: the projection of unit vectors.

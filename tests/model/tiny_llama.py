@@ -1,5 +1,6 @@
 """Random tiny Llamas, ours and transformers'; no two sizes are equal, so no transpose can pass."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -94,8 +95,9 @@ def both(
     return llama, *load_model(epath.Path(folder), config, dtype, remat=False)
 
 
+@functools.cache
 def ours(tied: bool = False, config: LoraConfig = NO_LORA, remat: bool = False):
-    """Our model alone, with random weights."""
+    """Our model alone, with random weights; made once, so that it compiles once."""
     shapes = DecoderConfig(**{**vars(CONFIG), "tie_word_embeddings": tied})
     model = build_model(shapes, config, "float32", remat)
     return model, random_base(model)

@@ -98,7 +98,18 @@ def test_cosine_is_not_linear():
     assert float(cosine(25)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_unknown_schedule_is_named():
-    message = r"schedule = 'step' is unknown; choose one of linear, cosine, constant"
-    with pytest.raises(InputError, match=message):
-        learning_rates(replace(ADAMW, schedule="step"), 10)
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("schedule", "step", "'step' is unknown; choose one of linear, cosine, constant"),
+        ("learning_rate", 0.0, "must be above 0"),
+        ("eps", float("inf"), "must be above 0"),
+        ("b1", 1.0, "must be from 0 to below 1"),
+        ("b2", -0.1, "must be from 0 to below 1"),
+        ("warmup", 1.5, "must be from 0 to 1"),
+        ("weight_decay", -0.1, "must be 0 or more"),
+    ],
+)
+def test_unusable_setting_is_named(field, value, message):
+    with pytest.raises(InputError, match=f"{field} = .*{message}"):
+        replace(ADAMW, **{field: value})

@@ -1,0 +1,91 @@
+"""After `kill -9` inside any stage the same command goes on, and leaves the same bytes."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from small import changed, fork_each, small_config, stages
+
+# (stage, audit event, path it touches, how often before the kill). Each is in the middle of its
+# stage: some of its files are there, some are not.
+KILLS = [
+    ("world", "open", r"world-.*\.part/val_", 1),
+    ("world", "os.rename", r"world-.*\.part$", 1),
+    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4),  # step 4: the second epoch has begun
+    ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1),
+    ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1),
+    ("features", "open", r"features-.*\.chunk-00002\.done", 1),
+    ("selection", "open", r"selection-.*\.selected\.jsonl", 1),
+    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4),
+    ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1),
+]
+# Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
+TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$")
+
+
+def written(workdir: Path) -> dict[str, bytes]:
+    """The files of stages and selections, but for those that tell times."""
+    files = [*workdir.glob("stages/**/*"), *workdir.glob("selections/**/*")]
+    names = {str(file.relative_to(workdir)): file for file in files if file.is_file()}
+    return {name: file.read_bytes() for name, file in names.items() if not TIMES.search(name)}
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
+    """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
+    folder = tmp_path_factory.mktemp("resume")
+    config = folder / "config.py"
+    settings = changed(small_config(base), run__methods="none,g2is", grads__chunk_rows=8).to_json()
+    config.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({settings!r}))\n"
+    )
+    whole = {"argv": [f"--config={config}", f"--workdir={folder / 'whole'}"]}
+    again = {"argv": [f"--config={config}", f"--workdir={folder / 'killed'}"]}
+    kills = [
+        {**again, "kill": {"event": event, "path": path, "times": times}}
+        for _, event, path, times in KILLS
+    ]
+    told = fork_each([whole, *kills, again], folder)
+    assert told[0]["status"] == 0, told[0]["stderr"]
+    return folder / "whole", folder / "killed", told[1:]
+
+
+def test_every_try_was_killed_within_its_stage(runs):
+    *tries, _ = runs[2]
+    for (stage, _, path, _), outcome in zip(KILLS, tries, strict=True):
+        assert path.startswith(stage)
+        assert outcome["status"] == -signal.SIGKILL, (stage, outcome)
+
+
+def test_last_try_ends_well_and_leaves_nothing_half_done(runs):
+    _, killed, tries = runs
+    assert tries[-1]["status"] == 0, tries[-1]["stderr"]
+    assert not [name for name in stages(killed) if name.endswith(".part")]
+    assert not list(killed.glob("stages/*/attempt.json"))
+
+
+def test_killed_run_leaves_the_same_bytes(runs):
+    whole, killed, _ = runs
+    expected, found = written(whole), written(killed)
+    left = [name for name in found if not name.endswith(".tmp")]  # a killed writer's leftovers
+    assert sorted(left) == sorted(expected)
+    kinds = ("selection.jsonl", "selected.jsonl", "adapter_model.safetensors", "rows.jsonl")
+    for kind in kinds:
+        assert [name for name in expected if name.endswith(kind)]
+    assert [name for name in left if found[name] != expected[name]] == []
+
+
+def test_work_that_was_done_is_not_done_again(runs):
+    """A stage that was finished before a kill is reused by every later try."""
+    done = [re.findall(r"^(.*): done in", t["stdout"], re.MULTILINE) for t in runs[2]]
+    labels = [label for of_try in done for label in of_try]
+    assert len(labels) == len(set(labels)) > 5
+
+
+def test_seconds_of_killed_tries_are_counted(runs):
+    _, killed, _ = runs
+    seconds = [json.loads(f.read_text())["seconds"] for f in killed.glob("stages/*/manifest.json")]
+    assert all(value > 0 for value in seconds)
