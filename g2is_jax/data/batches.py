@@ -111,8 +111,8 @@ def length_batches(
 ) -> list[Plan]:
     """Every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
-    One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows; only the first batch
-    may hold empty rows.
+    One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows.
+    Only the first batch may hold empty rows.
     """
     if not encoded:
         return []

@@ -7,9 +7,10 @@ Bits come in words of 32, lowest bit first; a set bit is the sign -1. With the k
 two little-endian words of BLAKE2b-64 of "<seed>/<leaf path>", word c is mix(mix(c ^ k0) + k1).
 """
 
-import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,7 @@ def project(config: ProjectionConfig, leaves: dict[str, jax.Array]) -> jax.Array
     }
     if config.kind == "none":
         return jnp.concatenate(list(flat.values()), axis=1)
-    leaf_projection = _rademacher if config.kind == "rademacher" else _sketch
-    projected = (leaf_projection(config, path, x_BG) for path, x_BG in flat.items())
-    return functools.reduce(jnp.add, projected)
+    return _rademacher(config, flat) if config.kind == "rademacher" else _sketch(config, flat)
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:
@@ -99,47 +98,70 @@ def _signs(key: tuple[np.uint32, np.uint32], row: jax.Array, width: int) -> jax.
     return 1.0 - 2.0 * bits.reshape(-1)[:width].astype(jnp.float32)
 
 
-def _blocks(x_BG: jax.Array, size: int) -> jax.Array:
-    """(B, G) as (blocks, B, size), zero-padded."""
-    batch, length = x_BG.shape
-    count = -(-length // size)
-    padded = jnp.pad(x_BG, ((0, 0), (0, count * size - length)))
-    return padded.reshape(batch, count, size).transpose(1, 0, 2)
+class _Blocks(NamedTuple):
+    """The values of all leaves, cut into blocks that one scan goes through (one compiled body).
+
+    key: of each block's leaf, (n,) twice. index: place of the block in its leaf, (n,).
+    values: (n, B, size), zero-padded at the end of a leaf.
+    """
+
+    key: tuple[jax.Array, jax.Array]
+    index: jax.Array
+    values: jax.Array
 
 
-def _rademacher(config: ProjectionConfig, path: str, x_BG: jax.Array) -> jax.Array:
+def _blocks(seed: int, flat: dict[str, jax.Array], size: int) -> _Blocks:
+    """Cut leaves (B, G) into blocks of `size` values; no block spans two leaves."""
+    keys, indices, values = [], [], []
+    for path, x_BG in flat.items():
+        batch, length = x_BG.shape
+        count = -(-length // size)
+        padded = jnp.pad(x_BG, ((0, 0), (0, count * size - length)))
+        values.append(padded.reshape(batch, count, size).transpose(1, 0, 2))
+        keys += [_key(seed, path)] * count
+        indices.append(np.arange(count, dtype=np.uint32))
+    first, second = np.array(keys, np.uint32).T
+    return _Blocks(
+        (jnp.asarray(first), jnp.asarray(second)),
+        jnp.asarray(np.concatenate(indices)),
+        jnp.concatenate(values),
+    )
+
+
+def _sum_over(blocks: _Blocks, width: int, one: Callable[..., jax.Array]) -> jax.Array:
+    """Sum over blocks of one(key, index, values_BG): (B, width)."""
+
+    def add(total_BP, block: _Blocks):
+        return total_BP + one(*block), None
+
+    start = jnp.zeros((blocks.values.shape[1], width), jnp.float32)
+    return jax.lax.scan(add, start, blocks)[0]
+
+
+def _rademacher(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
     """x S / sqrt(P), with the (G, P) signs made block by block."""
-    key = _key(config.seed, path)
-    size = min(SIGN_BLOCK, x_BG.shape[1])
-    blocks = _blocks(x_BG, size)
-    signs_of = jax.vmap(lambda row: _signs(key, row, config.width))
 
-    def add_block(total_BP, indexed):
-        index, block_BG = indexed
-        rows = index * jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)
-        product = jnp.matmul(block_BG, signs_of(rows), precision=jax.lax.Precision.HIGHEST)
-        return total_BP + product, None
+    def product(key, index, values_BG):
+        rows = index * jnp.uint32(SIGN_BLOCK) + jnp.arange(SIGN_BLOCK, dtype=jnp.uint32)
+        signs_GP = jax.vmap(lambda row: _signs(key, row, config.width))(rows)
+        return jnp.matmul(values_BG, signs_GP, precision=jax.lax.Precision.HIGHEST)
 
-    start = jnp.zeros((x_BG.shape[0], config.width), jnp.float32)
-    indexed = (jnp.arange(blocks.shape[0], dtype=jnp.uint32), blocks)
-    return jax.lax.scan(add_block, start, indexed)[0] / config.width**0.5
+    blocks = _blocks(config.seed, flat, SIGN_BLOCK)
+    return _sum_over(blocks, config.width, product) / config.width**0.5
 
 
-def _sketch(config: ProjectionConfig, path: str, x_BG: jax.Array) -> jax.Array:
+def _sketch(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
     """Sum over blocks of P of roll(signs * block, offset), for each repetition, / sqrt(s)."""
-    blocks = _blocks(x_BG, config.width)
-    key = _key(config.seed, path)
-    offset_key = _key(config.seed, path + "/offset")
 
-    def add_block(total_BP, indexed):
-        index, block_BP = indexed
+    def rolled(key, index, values_BP):
+        total_BP = jnp.zeros_like(values_BP)
         for repetition in range(config.repetitions):
             row = index * jnp.uint32(config.repetitions) + jnp.uint32(repetition)
-            offset = _words(offset_key, row) % jnp.uint32(config.width)
-            signed_BP = block_BP * _signs(key, row, config.width)[None, :]
+            # The signs use the counters from 0 up; the offsets those from the top down.
+            offset = _words(key, ~row) % jnp.uint32(config.width)
+            signed_BP = values_BP * _signs(key, row, config.width)[None, :]
             total_BP = total_BP + jnp.roll(signed_BP, offset, axis=1)
-        return total_BP, None
+        return total_BP
 
-    start = jnp.zeros((x_BG.shape[0], config.width), jnp.float32)
-    indexed = (jnp.arange(blocks.shape[0], dtype=jnp.uint32), blocks)
-    return jax.lax.scan(add_block, start, indexed)[0] / config.repetitions**0.5
+    blocks = _blocks(config.seed, flat, config.width)
+    return _sum_over(blocks, config.width, rolled) / config.repetitions**0.5

@@ -108,6 +108,12 @@ def test_validation_test_and_pool_do_not_overlap(full):
     assert not {row["source"] for row in rows(full["pool"])} & set(COMPOSITIONS)
 
 
+def test_rows_of_a_target_differ_where_draws_repeat(tmp_path):
+    files = world(tmp_path / "many", targets="sorting_letters", test_rows=3000, scale=0.1)
+    for_target = rows(files["val_sorting_letters"] + files["test_sorting_letters"])
+    assert len({prompt(row) for row in for_target}) == len(for_target) == 3040
+
+
 def test_ids_are_unique_and_files_can_be_read(full, tmp_path):
     for name, data in full.items():
         (tmp_path / f"{name}.jsonl").write_bytes(data)

