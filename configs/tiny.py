@@ -18,19 +18,19 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(DEFAULT)["get_config"]()
     config.model.checkpoint = "skills"
     config.model.dtype = "float32"
-    config.model.max_length = 96
+    config.model.max_length = 128
     config.lora.rank = 8
     config.lora.alpha = 16.0
     config.lora.dropout = 0.0
     config.data.pool = "skills"
-    config.world.targets = "lookup_arithmetic"
+    config.world.targets = "sorting_letters"
     for training in (config.warmup, config.finetune):
         training.learning_rate = 3e-3
         training.batch_size = 16
         training.microbatch_tokens = 768
-    config.finetune.epochs = 4
+    config.finetune.epochs = 6
     config.grads.batch_tokens = 2048
     config.grads.dtype = "float32"
     config.projection.width = 2048
-    config.evaluate.new_tokens = 48
+    config.evaluate.new_tokens = 64
     return config

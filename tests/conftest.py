@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-# One small job at a time: the suite shares few cores. Set before jax is imported.
+# Set before jax and transformers are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,7 +10,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

@@ -101,12 +101,12 @@ def _signs(key: tuple[np.uint32, np.uint32], row: jax.Array, width: int) -> jax.
 class _Blocks(NamedTuple):
     """The values of all leaves, cut into blocks that one scan goes through (one compiled body).
 
-    key: of each block's leaf, (n,) twice. index: place of the block in its leaf, (n,).
+    key: of each block's leaf, (n,) twice. place: of the block in its leaf, (n,).
     values: (n, B, size), zero-padded at the end of a leaf.
     """
 
     key: tuple[jax.Array, jax.Array]
-    index: jax.Array
+    place: jax.Array
     values: jax.Array
 
 
@@ -129,7 +129,7 @@ def _blocks(seed: int, flat: dict[str, jax.Array], size: int) -> _Blocks:
 
 
 def _sum_over(blocks: _Blocks, width: int, one: Callable[..., jax.Array]) -> jax.Array:
-    """Sum over blocks of one(key, index, values_BG): (B, width)."""
+    """Sum over blocks of one(key, place, values_BG): (B, width)."""
 
     def add(total_BP, block: _Blocks):
         return total_BP + one(*block), None
@@ -141,8 +141,8 @@ def _sum_over(blocks: _Blocks, width: int, one: Callable[..., jax.Array]) -> jax
 def _rademacher(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
     """x S / sqrt(P), with the (G, P) signs made block by block."""
 
-    def product(key, index, values_BG):
-        rows = index * jnp.uint32(SIGN_BLOCK) + jnp.arange(SIGN_BLOCK, dtype=jnp.uint32)
+    def product(key, place, values_BG):
+        rows = place * jnp.uint32(SIGN_BLOCK) + jnp.arange(SIGN_BLOCK, dtype=jnp.uint32)
         signs_GP = jax.vmap(lambda row: _signs(key, row, config.width))(rows)
         return jnp.matmul(values_BG, signs_GP, precision=jax.lax.Precision.HIGHEST)
 
@@ -153,10 +153,10 @@ def _rademacher(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Arr
 def _sketch(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
     """Sum over blocks of P of roll(signs * block, offset), for each repetition, / sqrt(s)."""
 
-    def rolled(key, index, values_BP):
+    def rolled(key, place, values_BP):
         total_BP = jnp.zeros_like(values_BP)
         for repetition in range(config.repetitions):
-            row = index * jnp.uint32(config.repetitions) + jnp.uint32(repetition)
+            row = place * jnp.uint32(config.repetitions) + jnp.uint32(repetition)
             # The signs use the counters from 0 up; the offsets those from the top down.
             offset = _words(key, ~row) % jnp.uint32(config.width)
             signed_BP = values_BP * _signs(key, row, config.width)[None, :]

@@ -106,7 +106,8 @@ def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
     """The files that decide what a checkpoint computes: config, weights, tokenizer."""
     if not (folder / "config.json").exists():
         read_config(folder)  # says what is missing
-    small = sorted(f for f in folder.iterdir() if f.suffix in (".json", ".jinja"))
+    texts = (".json", ".jinja", ".model", ".txt")
+    small = sorted(f for f in folder.iterdir() if f.suffix in texts)
     return small + _shards(folder)
 
 

@@ -1,6 +1,4 @@
 import itertools
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,6 @@ from g2is_jax.data.batches import (
 )
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import read_records
-
-SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / ".." / "shared" / "data"))
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no data kit at {SHARED}")
 
 
 def less_like_lengths(n: int) -> np.ndarray:
@@ -152,11 +147,10 @@ def test_waste_on_a_less_like_histogram():
     assert waste(lengths, plans) < 0.08
 
 
-@needs_shared
 @pytest.mark.parametrize("budget", [4096, 16_384])
-def test_waste_on_real_rows(budget):
-    chat = ChatFormat(load_tokenizer(SHARED / "stories260K"), "auto")
-    encoded = chat.encode_all(read_records(SHARED / "pool.jsonl.gz")[:3000], 512)
+def test_waste_on_real_rows(budget, shared_data):
+    chat = ChatFormat(load_tokenizer(shared_data / "stories260K"), "auto")
+    encoded = chat.encode_all(read_records(shared_data / "pool.jsonl.gz")[:3000], 512)
     encoded *= 4  # as many rows as the whole pool: for few rows more widths are not worth compiling
     plans = length_batches(encoded, budget)
     assert waste(row_lengths(encoded), plans) < 0.08

@@ -1,16 +1,11 @@
 import gzip
 import json
-import os
-import time
 from pathlib import Path
 
 import pytest
 
 from g2is_jax.data.records import Message, read_records
 from g2is_jax.runs.errors import InputError
-
-SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / ".." / "shared" / "data"))
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no data kit at {SHARED}")
 
 USER = {"role": "user", "content": "2+2?"}
 REPLY = {"role": "assistant", "content": "4"}
@@ -257,11 +252,8 @@ def test_damaged_gzip(tmp_path, damage):
     assert failure(path).startswith("pool.jsonl.gz: the gzip data is damaged or cut short (")
 
 
-@needs_shared
-def test_real_files():
-    started = time.process_time()
-    pool = read_records(SHARED / "pool.jsonl.gz")
-    assert time.process_time() - started < 1.0
+def test_real_files(shared_data):
+    pool = read_records(shared_data / "pool.jsonl.gz")
     assert len(pool) == len({record.id for record in pool}) == 12_000
     assert {record.source for record in pool} >= {"alpaca", "t0", "gsm8k"}
     assert pool[5].task == "pool"
@@ -271,5 +263,5 @@ def test_real_files():
         and [m["content"] for m in row["messages"]] == [m.content for m in record.messages]
         for row, record in zip(by_line, pool, strict=True)
     )
-    for path in sorted(SHARED.glob("val_*.jsonl")):
+    for path in sorted(shared_data.glob("val_*.jsonl")):
         assert all(record.answer for record in read_records(path, need_answer=True))

@@ -1,14 +1,9 @@
-import sys
 from pathlib import Path
 
 import jax
 import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
-
-# Under a bare `pytest` this folder would be found before the package of the same name.
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from small import changed, small_config, write_base, write_files
 
 
