@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
 
     config.grads = ConfigDict()
-    config.grads.kind = "sgd"  # of pool rows, for g2is: sgd, adam, adam_less, rms, sign (ours)
+    config.grads.kind = "rms"  # of pool rows, for g2is: sgd, adam, adam_less, rms, sign (ours)
     config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
     config.grads.validation_kind = "sgd"  # of validation rows (LESS)
     config.grads.batch_tokens = 16384  # tokens a forward pass, padding included
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     config.knowledge.center = False
     config.knowledge.sign = "mean"
     config.knowledge.keep = "variance"
-    config.knowledge.keep_value = 0.5
+    config.knowledge.keep_value = 0.7
     config.knowledge.unit_rows = True
     config.graph = _exact_graph()
     config.walk = ConfigDict()  # of method g2is (ours)

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         training.learning_rate = 3e-3
         training.batch_size = 16
         training.microbatch_tokens = 768
-    config.finetune.epochs = 6
+    config.finetune.epochs = 4
     config.grads.batch_tokens = 2048
     config.grads.dtype = "float32"
     config.projection.width = 2048

@@ -77,7 +77,7 @@ def run_stage(
         }
         write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         (part / ATTEMPT).unlink()
-        for leftover in part.glob("**/.*.tmp"):  # of writes that were killed
+        for leftover in part.glob(".*.tmp"):  # of writes that were killed
             leftover.unlink()
         part.rename(folder)
     return folder

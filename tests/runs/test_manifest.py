@@ -304,3 +304,12 @@ def test_unusable_workdir(tmp_path):
     assert message.startswith(f"{tmp_path}/config.json: not a readable config")
     message = failure(lambda: claim_workdir(tmp_path / "config.json", CONFIG, FREE, replace=False))
     assert "cannot be used as a work folder (" in message
+
+
+def test_leftovers_of_killed_writes_are_not_kept(tmp_path):
+    def build(part):
+        (part / ".rows.txt.123.tmp").write_text("half a fi")
+        return build_rows(part)
+
+    folder = run_stage(tmp_path, "features", SETTINGS, INPUTS, build)
+    assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "rows.txt"]
