@@ -1,10 +1,11 @@
 """Turns messages into tokens, and marks the tokens that the model is to learn."""
 
+import importlib.util
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,14 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.records import Message, Record
+from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.runs.errors import InputError
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-Span = tuple[int, int]  # half-open range of characters
-Piece = tuple[str, bool]  # text, and whether it is learned
-
 ROWS_PER_CALL = 1024  # offsets come back as Python tuples: keep few rows of them alive at a time
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")
+FALLBACK = "tulu"
 GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -34,30 +33,13 @@ class Encoded:
     truncated: bool
 
 
-def _tulu(messages: Sequence[Message], eos: str) -> list[Piece]:
-    pieces: list[Piece] = []
-    for message in messages:
-        pieces.append((f"<|{message.role}|>\n", False))
-        if message.role == "assistant":
-            pieces += [(message.content + eos, True), ("\n", False)]
-        else:
-            pieces.append((message.content + "\n", False))
-    # As in open-instruct, nothing follows the last answer.
-    return pieces[:-1] if messages[-1].role == "assistant" else pieces
-
-
-# A named template writes (messages, eos) as pieces; an assistant turn is one learned piece, its
-# end-of-turn text included.
-TEMPLATES: dict[str, Callable[[Sequence[Message], str], list[Piece]]] = {"tulu": _tulu}
-FALLBACK = "tulu"
-
-
 class ChatFormat:
     """A tokenizer with a chat template: `auto` (its own, else tulu) or one of TEMPLATES.
 
     Each row is rendered once and tokenised once; assistant turns are found by their characters. A
-    token is supervised if it lies wholly inside an assistant turn's text and end-of-turn mark. (A
-    token that also covers the header before it, as where "\\n" and "\\n" merge, is not.)
+    token is supervised if it starts inside an assistant turn's text and end-of-turn mark. (A token
+    that also covers the header before it, as where "\\n" and "\\n" merge, is not.) The token that
+    begins a sequence is written where the tokenizer itself writes it.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str):
@@ -78,7 +60,7 @@ class ChatFormat:
             self._marked = GENERATION_TAG.search(self._own_text) is not None
             self._start: list[int] = []  # the tokenizer's own template writes it into the text
         else:
-            self._eos = _checked_eos(tokenizer)
+            self._end = TEMPLATES[template].end or _checked_eos(tokenizer)
             first = tokenizer("a", verbose=False)["input_ids"][:1]
             self._start = first if first == [tokenizer.bos_token_id] else []
 
@@ -108,13 +90,12 @@ class ChatFormat:
             messages = messages[:-1]
         if self.template == "own":
             text = self._own_rendering(messages, generation_prompt=True)
-        else:
-            pieces = TEMPLATES[self.template]([*messages, Message("assistant", "")], self._eos)
-            last = max(index for index, (_, learned) in enumerate(pieces) if learned)
-            text = "".join(piece for piece, _ in pieces[:last])
-        tokens = self._start + self._tokenise([text])["input_ids"][0]
-        if len(tokens) > max_length:
+            tokens = self._tokenise([text])["input_ids"][0]
             start = tokens[:1] if tokens[0] == self.tokenizer.bos_token_id else []
+        else:
+            tokens = self._start + self._named_prompt(messages)
+            start = self._start
+        if len(tokens) > max_length:
             tokens = start + tokens[len(tokens) - max_length + len(start) :]
         return np.asarray(tokens, np.int32)
 
@@ -126,16 +107,38 @@ class ChatFormat:
             ends.add(self.tokenizer.eos_token_id)
         return tuple(sorted(ends | _configured_ends(self.tokenizer.name_or_path)))
 
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts at which generation stops too: the end of a turn that no single token stands for.
+
+        A named template's mark may be plain text to the tokenizer: there it is many tokens.
+        """
+        if self.template == "own":
+            return ()
+        template = TEMPLATES[self.template]
+        plain = template.end is not None and template.end not in self.tokenizer.get_added_vocab()
+        return ((self._end,) if plain else ()) + template.stops
+
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """The text of a conversation and the character spans to learn."""
         if self.template == "own":
             return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
-        text, spans = "", []
-        for piece, learned in TEMPLATES[self.template](messages, self._eos):
-            if learned:
-                spans.append((len(text), len(text) + len(piece)))
-            text += piece
-        return text, spans
+        return render_named(self.template, messages, self._end)
+
+    def _named_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens before an answer, as they are where one follows.
+
+        Without the answer the text may end in other tokens: GPT-2's rule splits two line breaks
+        before a word and joins them at the end of a text. Where one token covers both the end of
+        the header and the answer's beginning, the header is tokenised alone.
+        """
+        text, spans = self._render([*messages, Message("assistant", "A")])
+        length = spans[-1][0]
+        batch = self._tokenise([text])
+        ends_T = np.asarray(batch["offset_mapping"][0])[:, 1]
+        kept = int(np.searchsorted(np.maximum.accumulate(ends_T), length, side="right"))
+        if kept and ends_T[kept - 1] == length:
+            return batch["input_ids"][0][:kept]
+        return self._tokenise([text[:length]])["input_ids"][0]
 
     def _own_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """Spans from the template's `{% generation %}` blocks.
@@ -263,13 +266,11 @@ def _check_tokenizer_files(path: epath.Path, name: str) -> None:
         )
     if found & {"tokenizer.json", "vocab.json", "vocab.txt"}:
         return
-    try:  # transformers would complain of a missing tiktoken
-        import sentencepiece  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("sentencepiece") is None:  # transformers would name tiktoken
         raise InputError(
             f"{name}: only a tokenizer.model, which needs sentencepiece to be read; "
             "pip install sentencepiece, or put the model's tokenizer.json into the folder"
-        ) from error
+        )
 
 
 def _checked_eos(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -287,7 +288,13 @@ def _configured_ends(folder: str) -> set[int]:
     path = epath.Path(folder) / "generation_config.json"
     if not folder or not path.exists():
         return set()
-    ends = json.loads(path.read_text()).get("eos_token_id")
+    try:
+        ends = json.loads(path.read_bytes()).get("eos_token_id")
+    except (ValueError, AttributeError) as error:  # no JSON, or no object
+        raise InputError(
+            f"{os.fspath(path)}: not a JSON object; copy the file again from the model's "
+            "repository, or remove it to stop at the tokenizer's own end tokens alone"
+        ) from error
     return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
@@ -304,15 +311,17 @@ def _template_error(error: Exception) -> InputError:
 
 
 def _inside(offsets_T2: np.ndarray, spans: list[Span]) -> np.ndarray:
-    """Which tokens lie wholly inside one of the character spans; (T, 2) -> (T,).
+    """Which tokens start inside one of the character spans; (T, 2) -> (T,).
 
     Byte-level tokenizers may leave a token's leading blanks out of its offsets, but never its last
-    character: so a token starts no later than where the one before it ended.
+    character: so a token starts no later than where the one before it ended. The last token of an
+    end-of-turn mark that is plain text may cover what follows: it has to be learned to end a turn.
     """
     ends_T = offsets_T2[:, 1]
     before_T = np.concatenate([[0], np.maximum.accumulate(ends_T)])[: len(ends_T)]
     starts_T = np.minimum(offsets_T2[:, 0], before_T)
     inside_T = np.zeros(len(ends_T), bool)
     for start, end in spans:
-        inside_T |= (starts_T >= start) & (ends_T <= end) & (ends_T > start)
+        reaches_T = (ends_T > start) & ((ends_T <= end) | (offsets_T2[:, 0] < end))
+        inside_T |= (starts_T >= start) & reaches_T
     return inside_T

@@ -2,6 +2,7 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +36,11 @@ DIALOGUE = (
 
 
 def save_bpe(
-    folder: Path, chat_template: str | None = None, bos: bool = True, trim: bool = True
+    folder: Path,
+    chat_template: str | None = None,
+    bos: bool = True,
+    trim: bool = True,
+    marks: Sequence[str] = (),
 ) -> Path:
     """A byte-level BPE tokenizer; trim: its offsets leave leading blanks out, as GPT-2's do."""
     from transformers import PreTrainedTokenizerFast
@@ -46,7 +51,7 @@ def save_bpe(
     text = ["the answer is 4.\n\nwhat is 2 + 2? please be brief\n\n\n no  idea   at all"] * 9
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"],
+        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", *marks],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -261,6 +266,24 @@ def test_end_tokens(tmp_path, bpe):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     marked = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert ChatFormat(tokenizer, "tulu").end_tokens() == (2, 3, marked)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[1, 2]", b'"</s>"'])
+def test_generation_config_that_cannot_be_read(tmp_path, content):
+    folder = save_bpe(tmp_path)
+    (folder / "generation_config.json").write_bytes(content)
+    with pytest.raises(InputError, match="not a JSON object; copy the file again") as caught:
+        ChatFormat(load_tokenizer(folder), "tulu").end_tokens()
+    assert str(caught.value).startswith(f"{folder / 'generation_config.json'}: ")
+
+
+def test_end_of_turn_that_merges_with_what_follows_is_supervised(tmp_path):
+    """The last token of a plain-text mark covers the line break too: it ends the turn."""
+    tokenizer = load_tokenizer(save_bpe(tmp_path, trim=False))
+    tokenizer.add_tokens([">\n"])
+    chat = ChatFormat(tokenizer, "chatml")
+    encoded = chat.encode([Message("user", "a"), Message("assistant", "b")], 100)
+    assert learned_texts(chat, encoded) == ["b<|im_end|>\n"]
 
 
 def test_template_name_and_tokenizer_are_checked(tmp_path, bpe):
