@@ -1,0 +1,105 @@
+"""Where a checkpoint is: a folder, or a model of the Hugging Face hub, downloaded once."""
+
+import re
+
+from etils import epath
+
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import naming_full_disk
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+READ = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+# Subfolders hold other layouts of the weights; consolidated.safetensors is a second copy of them.
+UNREAD = ("*/*", "consolidated*.safetensors")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
+    """The checkpoint's folder; what is read of a hub id is downloaded to the hub's cache first.
+
+    name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
+    revision: branch, tag or commit of a hub id; empty for its main branch. As everywhere, HF_TOKEN
+    opens private and gated models and HF_HUB_OFFLINE leaves only what was downloaded before.
+    """
+    try:
+        place = epath.Path(name)
+    except KeyError as error:
+        raise InputError(
+            f"{name}: {error.args[0]} is not read; give a folder, gs:// or a hub id (owner/name)"
+        ) from error
+    if "://" in name or (name and place.is_dir()):
+        if revision:
+            raise InputError(
+                f"model.revision is for hub ids, and {name} is a folder; "
+                f"leave it empty instead of {revision!r}"
+            )
+        return place
+    if name and place.exists():
+        raise InputError(f"{name}: is a file; give the folder that holds it")
+    if not HUB_ID.fullmatch(name):
+        raise InputError(
+            f"{name or repr(name)}: no such folder, and not of a hub id's form (owner/name); "
+            "set model.checkpoint to either"
+        )
+    return _download(name, revision or None)
+
+
+def _download(name: str, revision: str | None) -> epath.Path:
+    """The folder of the hub's cache that holds a model."""
+    # Slow to import: a folder should not have to wait for it.
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        with naming_full_disk(constants.HF_HUB_CACHE):
+            folder = snapshot_download(
+                name, revision=revision, allow_patterns=[*READ], ignore_patterns=[*UNREAD]
+            )
+    except (HTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"{name}: {_refusal(name, revision, error)}") from error
+    if not any((epath.Path(folder) / file).exists() for file in WEIGHTS):
+        raise InputError(
+            f"{name}: has no safetensors weights ({folder} holds neither {' nor '.join(WEIGHTS)}); "
+            "choose a model or model.revision that has them, or give a folder of converted ones"
+        )
+    return epath.Path(folder)
+
+
+def _refusal(name: str, revision: str | None, error: BaseException) -> str:
+    """Why nothing came, and the way out."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__  # why the cache was looked into
+    hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    asked = f"{name} at revision {revision}" if revision else name
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"the model has no revision {revision!r}; set model.revision to a branch, tag or "
+            f"commit listed on {hub}/{name}/commits, or leave it empty"
+        )
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        return (
+            f"access is refused; ask for it on {hub}/{name} and set HF_TOKEN to a token "
+            "of the account that has it"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"neither a folder here nor a model on {hub}; correct model.checkpoint, "
+            "or set HF_TOKEN to a token that may read it if it is private"
+        )
+    if status == 401:
+        return f"{hub} does not accept the token; set HF_TOKEN to a valid one, or unset it"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return (
+            f"not a folder here, {asked} is not (or not whole) in {cache}, and HF_HUB_OFFLINE "
+            "is set; unset it to download once with network, or give a folder"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return "neither a folder here nor a valid hub id; correct model.checkpoint"
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    return (
+        f"not a folder here, and {asked} could not be downloaded from {hub} to {cache} ({reason}); "
+        "run the same command again with network, or give a folder"
+    )
