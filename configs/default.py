@@ -11,17 +11,21 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.model = ConfigDict()
-    config.model.checkpoint = ""  # folder in Hugging Face layout, or `skills`: the built-in one
-    config.model.dtype = "bfloat16"  # of the base's weights and activations: float32, bfloat16
+    config.model.checkpoint = ""  # folder, gs:// path or hub id; or `skills`: the built-in one
+    config.model.revision = ""  # of a hub id: branch, tag or commit; empty: its main branch
+    config.model.dtype = "bfloat16"  # of the base's weights: float32, bfloat16
+    config.model.activations = "bfloat16"  # between the weights: float32, bfloat16
+    config.model.attention = "xla"  # or cudnn: flash attention on NVIDIA GPUs, in bfloat16
     config.model.remat = False  # recompute each block in the backward pass: less memory, slower
-    config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or tulu
+    config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or a named one
     config.model.max_length = 2048  # tokens; longer rows lose their end (LESS)
 
     config.lora = ConfigDict()
     config.lora.rank = 128  # paper
     config.lora.alpha = 512.0  # paper
     config.lora.dropout = 0.1  # LESS
-    config.lora.targets = "q_proj,k_proj,v_proj,o_proj"  # names or patterns, by commas (LESS)
+    config.lora.targets = "q_proj,k_proj,v_proj,o_proj"  # names, patterns, all-linear (LESS)
+    config.lora.rslora = False  # scale by alpha / sqrt(rank) instead of alpha / rank
 
     config.data = ConfigDict()
     config.data.pool = ""  # .jsonl or .jsonl.gz, or `skills`: the built-in world

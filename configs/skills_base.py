@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
     config.tokenizer_tasks = 20000  # tasks that the tokenizer is trained on
     config.checkpoint_every = 400  # steps
 
-    config.decoder = ConfigDict()
+    config.decoder = ConfigDict()  # a Hugging Face config.json
+    config.decoder.model_type = "llama"
+    config.decoder.architectures = ("LlamaForCausalLM",)
     config.decoder.vocab_size = 640
     config.decoder.hidden_size = 128
     config.decoder.intermediate_size = 352

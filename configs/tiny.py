@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(DEFAULT)["get_config"]()
     config.model.checkpoint = "skills"
     config.model.dtype = "float32"
+    config.model.activations = "float32"
     config.model.max_length = 128
     config.lora.rank = 8
     config.lora.alpha = 16.0

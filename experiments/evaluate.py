@@ -9,7 +9,7 @@ from experiments import finetune, select_subset
 from experiments.job import Job, Target
 from experiments.launch import launch
 from g2is_jax.evaluation.evaluate import evaluate
-from g2is_jax.model.lora import read_adapter
+from g2is_jax.model.adapters import read_adapter
 from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
 
 
@@ -51,7 +51,7 @@ def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> e
         model = job.model
         leaves = model.zero_adapter()
         if adapter is not None:
-            leaves = read_adapter(adapter / "adapter", model.adapter_shapes)
+            leaves = read_adapter(adapter / "adapter", model)
         metrics, rows = evaluate(
             model,
             leaves,

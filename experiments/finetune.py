@@ -7,7 +7,7 @@ from experiments import select_subset
 from experiments.job import Job
 from experiments.launch import launch
 from experiments.warmup import fit_identity
-from g2is_jax.model.lora import write_adapter
+from g2is_jax.model.adapters import write_adapter
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.training.fit import fit
 
@@ -35,7 +35,7 @@ def stage(job: Job, chosen: select_subset.Chosen, label: str, seed: int) -> epat
         adapter, moments = fit(
             job.model, job.base, encoded, shapes, settings.finetune, seed, folder
         )
-        write_adapter(folder / "adapter", adapter, settings.lora, str(job.checkpoint))
+        write_adapter(folder / "adapter", adapter, job.model, str(job.checkpoint))
         return {"rows": len(encoded), "steps": moments.step}
 
     identity = {"fit": fit_identity(settings.finetune), "seed": seed, **job.model_identity}

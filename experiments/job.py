@@ -19,8 +19,10 @@ from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.build import Model, load_model
-from g2is_jax.model.lora import Leaves
-from g2is_jax.model.weights import checkpoint_files, read_config
+from g2is_jax.model.families import read_config
+from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.lora import Leaves, match_report
+from g2is_jax.model.weights import checkpoint_files
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage
 from g2is_jax.selection.selection import Limits, limits
@@ -80,7 +82,12 @@ class Job:
 
     def check(self) -> None:
         """Read all inputs, so that whatever is wrong with them is said now."""
-        read_config(self.checkpoint)  # transformers would blame the tokenizer for a bad one
+        decoder = read_config(self.checkpoint)  # transformers would blame the tokenizer
+        if self.config.model.max_length > decoder.max_position_embeddings:
+            raise InputError(
+                f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
+                f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
+            )
         _ = self.limits, self.targets, self.model
         self._check_vocabulary()
         self._check_sizes()
@@ -88,7 +95,8 @@ class Job:
             f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
             f"{self.pool.dropped:,} dropped without a supervised token, "
             f"{self.pool.truncated:,} cut at {self.config.model.max_length} tokens; "
-            f"budget {self.limits.budget:,} {self.cost_unit}",
+            f"budget {self.limits.budget:,} {self.cost_unit}\n"
+            f"{match_report(self.settings.lora, self.model.base_shapes)}",
             flush=True,
         )
 
@@ -140,7 +148,8 @@ class Job:
     @functools.cached_property
     def checkpoint(self) -> epath.Path:
         name = self.config.model.checkpoint
-        return BASE_FOLDER if name == BUILT_IN else epath.Path(name)
+        revision = self.config.model.revision
+        return BASE_FOLDER if name == BUILT_IN else resolve_checkpoint(name, revision)
 
     @functools.cached_property
     def checkpoint_digest(self) -> dict[str, str]:
@@ -153,8 +162,7 @@ class Job:
 
     @functools.cached_property
     def loaded(self) -> tuple[Model, Leaves]:
-        m = self.config.model
-        return load_model(self.checkpoint, self.settings.lora, m.dtype, m.remat)
+        return load_model(self.checkpoint, self.settings.lora, self.settings.model)
 
     @property
     def model(self) -> Model:
@@ -238,7 +246,9 @@ class Job:
     def model_identity(self) -> dict:
         """What model and text come down to: part of the identity of each stage that runs it."""
         return {
-            "dtype": self.config.model.dtype,
+            "dtype": self.settings.model.dtype,
+            "activations": self.settings.model.activations,
+            "attention": self.settings.model.attention,
             "lora": dataclasses.asdict(self.settings.lora),
             "template": self.chat.template,
             "max_length": self.config.model.max_length,

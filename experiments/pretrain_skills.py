@@ -21,25 +21,26 @@ from g2is_jax.data.batches import (
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Message
 from g2is_jax.data.skills import pretraining_task, train_tokenizer
-from g2is_jax.model.build import Model, build_model
-from g2is_jax.model.decoder import DecoderConfig
+from g2is_jax.model.build import Model, ModelConfig, build_model
+from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import Leaves, LoraConfig
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.loss import batch_loss
 
-NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=())
+NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
+FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
     """Train from the newest checkpoint on; returns the folder of the finished model."""
     folder = workdir / "checkpoint"
     chat = ChatFormat(_tokenizer(config, folder), "tulu")
-    decoder = DecoderConfig(**config.decoder)
-    model = build_model(decoder, NO_ADAPTER, "float32", remat=False)
+    raw = config.decoder.to_dict()
+    model = build_model(decoder_config(raw, "config.decoder"), NO_ADAPTER, FLOAT32)
     base = _train(model, chat, config, workdir)
-    write_checkpoint(folder, decoder, base, jnp.bfloat16)
+    write_checkpoint(folder, raw, model.base_shapes, base.__getitem__, jnp.bfloat16)
     return folder
 
 
@@ -106,7 +107,7 @@ def _initial(model: Model, seed: int) -> Leaves:
     """Norm weights one, embeddings N(0, 0.02^2), matrices N(0, 1 / in); what writes into the
     residual is damped by the depth."""
     key = jax.random.key(seed)
-    damping = (2 * model.config.num_hidden_layers) ** -0.5
+    damping = (2 * len(model.config.layers)) ** -0.5
     base = {}
     for index, (path, shape) in enumerate(sorted(model.base_shapes.items())):
         if len(shape) == 1:

@@ -13,7 +13,7 @@ from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
-from g2is_jax.model.build import DTYPES
+from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.graph import GraphConfig
@@ -27,7 +27,6 @@ BUILT_IN = "skills"
 METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
 WALKS = {"g2is": "", "g2is_paper": "paper."}  # method -> where its sections stand in the config
 CHOICES = {
-    "model.dtype": tuple(DTYPES),
     "model.chat_template": ("auto", *TEMPLATES),
     "grads.kind": KINDS,
     "grads.less_kind": KINDS,
@@ -54,6 +53,7 @@ class Settings:
 
     methods: list[str]
     seeds: list[int]
+    model: ModelConfig
     lora: LoraConfig
     world: WorldConfig
     warmup: FitConfig
@@ -73,10 +73,12 @@ def read_settings(config: ConfigDict) -> Settings:
     _check_values(config)
     lora = {**config.lora, "targets": tuple(_listed(config.lora.targets, "lora.targets"))}
     _listed(config.world.targets, "world.targets")
+    model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
     walks = {"g2is": config, "g2is_paper": config.paper}
     settings = Settings(
         methods=_methods(config.run.methods),
         seeds=_seeds(config.run.seeds),
+        model=_owned(ModelConfig, model, "model"),
         lora=_owned(LoraConfig, lora, "lora"),
         world=_owned(WorldConfig, config.world, "world"),
         warmup=_fit(config.warmup, "warmup"),

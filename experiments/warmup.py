@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.data.batches import epoch_order
-from g2is_jax.model.lora import Leaves, write_adapter
+from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.lora import Leaves
 from g2is_jax.training.fit import FitConfig, fit, load_trained
 from g2is_jax.training.optimizer import Moments
 
@@ -31,7 +32,7 @@ def stage(job: Job, seed: int) -> epath.Path:
         shapes = job.training_shapes(settings.warmup)
         encoded = [job.pool.encoded[row] for row in rows]
         adapter, moments = fit(job.model, job.base, encoded, shapes, settings.warmup, seed, folder)
-        write_adapter(folder / "adapter", adapter, settings.lora, str(job.checkpoint))
+        write_adapter(folder / "adapter", adapter, job.model, str(job.checkpoint))
         return {"rows": len(rows), "steps": moments.step}
 
     identity = {

@@ -30,4 +30,5 @@ def torch():
         if os.environ.get("G2IS_REQUIRE_PARITY"):
             raise
         pytest.skip("needs the parity extra: pip install -r requirements-parity.txt")
+    torch.set_num_threads(1)  # the tests run side by side; more threads wait for each other
     return torch

@@ -100,7 +100,7 @@ class ChatFormat:
         return np.asarray(tokens, np.int32)
 
     def end_tokens(self) -> tuple[int, ...]:
-        """Ids at which generation stops: eos, generation_config.json's, known end-of-turn marks."""
+        """Ids at which generation stops: eos, those of the model's config, end-of-turn marks."""
         special = self.tokenizer.get_added_vocab()
         ends = {special[token] for token in END_OF_TURN if token in special}
         if self.tokenizer.eos_token_id is not None:
@@ -285,9 +285,11 @@ def _checked_eos(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _configured_ends(folder: str) -> set[int]:
-    path = epath.Path(folder) / "generation_config.json"
-    if not folder or not path.exists():
+    files = [epath.Path(folder) / name for name in ("generation_config.json", "config.json")]
+    there = [file for file in files if folder and file.exists()]
+    if not there:
         return set()
+    path = there[0]  # as transformers has it: the model's own only where the other is not
     try:
         ends = json.loads(path.read_bytes()).get("eos_token_id")
     except (ValueError, AttributeError) as error:  # no JSON, or no object

@@ -1,6 +1,6 @@
 """From settings to a model: pure functions of (adapter, base, tokens)."""
 
-import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -8,12 +8,44 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from g2is_jax.model.decoder import Decoder, DecoderConfig, LayerCache
-from g2is_jax.model.lora import Leaves, LoraConfig, init_adapter, leaf_path
-from g2is_jax.model.weights import read_config, read_weights
+from g2is_jax.model.attention import KERNELS, LayerCache
+from g2is_jax.model.config import DecoderConfig
+from g2is_jax.model.decoder import Decoder
+from g2is_jax.model.families import read_config
+from g2is_jax.model.lora import (
+    Leaves,
+    LoraConfig,
+    init_adapter,
+    leaf_path,
+    linear_layers,
+    matches,
+)
+from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.runs.errors import InputError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a decoder is computed.
+
+    `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: a
+    key of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
+    """
+
+    dtype: str
+    activations: str
+    attention: str
+    remat: bool
+
+    def __post_init__(self):
+        for field, known in (("dtype", DTYPES), ("activations", DTYPES), ("attention", KERNELS)):
+            if getattr(self, field) not in known:
+                raise InputError(
+                    f"{field} = {getattr(self, field)!r} is unknown; "
+                    f"choose one of {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +56,36 @@ class Model:
     """
 
     config: DecoderConfig
+    settings: ModelConfig
     lora: LoraConfig
-    dtype: jnp.dtype
     graph: nnx.GraphDef
     adapter_shapes: dict[str, tuple[int, ...]]
     base_shapes: dict[str, tuple[int, ...]]
     paths: dict[str, tuple]
 
-    def logits(self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None) -> jax.Array:
-        """Next-token logits (T, V) in float32."""
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the base's weights."""
+        return DTYPES[self.settings.dtype]
+
+    def logits(
+        self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
+    ) -> jax.Array:
+        """Next-token logits (T, V) in float32.
+
+        `segments_T`: which of several packed rows each token belongs to; they do not see each
+        other. None: all tokens are one row.
+        """
+        self._check_length(tokens_T.shape[0])
         decoder = self._merge(adapter, base)
-        hidden_TD, _ = decoder(tokens_T, key=dropout_key)
+        hidden_TD, _ = decoder(tokens_T, key=dropout_key, segments_T=segments_T)
         return decoder.logits(hidden_TD)
 
-    def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: list[LayerCache]):
-        """Hidden states (T, D) of tokens that follow what the caches hold, and the new caches."""
+    def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: list[LayerCache] | None):
+        """Hidden states (T, D) of tokens that follow what the caches hold, and the new caches.
+
+        Without caches the tokens begin a row, and the new ones have no room for more.
+        """
         return self._merge(adapter, base)(tokens_T, start, caches)
 
     def head(self, base: Leaves, hidden_TD) -> jax.Array:
@@ -47,9 +94,10 @@ class Model:
 
     def empty_caches(self, length: int) -> list[LayerCache]:
         """Caches of one example with room for `length` tokens."""
-        shape = (length, self.config.num_key_value_heads, self.config.head_dim)
-        zeros = jnp.zeros(shape, self.dtype)
-        return [(zeros, zeros) for _ in range(self.config.num_hidden_layers)]
+        self._check_length(length)
+        shape = (self.config.num_key_value_heads, length, self.config.head_dim)
+        zeros = jnp.zeros(shape, DTYPES[self.settings.activations])
+        return [(zeros, zeros) for _ in self.config.layers]
 
     def init_adapter(self, seed: int) -> Leaves:
         """A fresh adapter, which leaves the base's output as it is."""
@@ -63,11 +111,20 @@ class Model:
         leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}
         return nnx.merge(self.graph, nnx.from_flat_state(leaves), copy=True)
 
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_position_embeddings:
+            raise InputError(
+                f"{length} tokens are more than the model's max_position_embeddings = "
+                f"{self.config.max_position_embeddings}; lower model.max_length"
+            )
 
-def build_model(config: DecoderConfig, lora: LoraConfig, dtype: str, remat: bool) -> Model:
+
+def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) -> Model:
     """Describe a model without allocating anything."""
-    kind = DTYPES[dtype]
-    abstract = nnx.eval_shape(lambda: Decoder(config, kind, lora, remat))
+    dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
+    abstract = nnx.eval_shape(
+        lambda: Decoder(config, dtype, activations, settings.attention, lora, settings.remat)
+    )
     graph, *states = nnx.split(abstract, nnx.LoRAParam, nnx.Param)
     flat = [dict(nnx.to_flat_state(state)) for state in states]
     adapter_shapes, base_shapes = (
@@ -75,22 +132,26 @@ def build_model(config: DecoderConfig, lora: LoraConfig, dtype: str, remat: bool
     )
     _check_targets(lora, base_shapes)
     paths = {leaf_path(path): path for leaves in flat for path in leaves}
-    return Model(config, lora, kind, graph, adapter_shapes, base_shapes, paths)
+    return Model(config, settings, lora, graph, adapter_shapes, base_shapes, paths)
 
 
 def _check_targets(lora: LoraConfig, base_shapes: dict[str, tuple[int, ...]]) -> None:
-    linear = {path.split(".")[-2] for path in base_shapes if path.endswith("_proj.weight")}
+    linear = linear_layers(base_shapes)
     for target in lora.targets:
-        if lora.rank > 0 and not fnmatch.filter(linear, target):
+        if lora.rank > 0 and not any(matches(target, path) for path in linear):
+            names = sorted({path.rpartition(".")[2] for path in linear})
             raise InputError(
-                f"lora.targets: {target!r} matches no linear layer; there are "
-                f"{', '.join(sorted(linear))}"
+                f"lora.targets: {target!r} matches no linear layer; there are {', '.join(names)}, "
+                f"under paths such as {next(iter(linear))}"
             )
 
 
 def load_model(
-    folder: epath.Path, lora: LoraConfig, dtype: str, remat: bool
+    folder: epath.Path,
+    lora: LoraConfig,
+    settings: ModelConfig,
+    sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> tuple[Model, Leaves]:
-    """Model and base weights of a Hugging Face folder."""
-    model = build_model(read_config(folder), lora, dtype, remat)
-    return model, read_weights(folder, model.base_shapes, model.dtype)
+    """Model and base weights of a Hugging Face folder; `sharding` as in `read_weights`."""
+    model = build_model(read_config(folder), lora, settings)
+    return model, read_weights(folder, model.base_shapes, model.dtype, sharding)

@@ -1,154 +1,124 @@
-"""The Llama-family decoder, for one example; the caller vmaps.
+"""The decoder of all supported families, for one example; the caller vmaps.
 
-Configured by a Hugging Face `config.json`; names as in the checkpoint. Base weights may be
-bfloat16; norms, softmax and logits are computed in float32.
+Parameters bear the checkpoint's names. Norms, softmax and logits are computed in float32, all
+else in the dtype of the activations.
 """
 
-from dataclasses import dataclass
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from g2is_jax.model.attention import Attention, LayerCache, Tables, positions_in, rotary_tables
+from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.lora import Linear, LoraConfig
+from g2is_jax.model.norm import RmsNorm
 
-LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each (S, K, width of a head)
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shapes and constants of one decoder, under the names of its `config.json`."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rope_theta: float
-    rms_norm_eps: float
-    tie_word_embeddings: bool
-    max_position_embeddings: int
-
-
-def rotary_tables(
-    positions_T: jax.Array, head_dim: int, base: float
-) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine (T, head_dim / 2) of the rotary angles p / base^(2 i / head_dim), float32."""
-    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    frequency = 1.0 / base**exponent
-    angles = positions_T.astype(jnp.float32)[:, None] * frequency[None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_THD: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
-    """Rotate the two halves of each head against each other (Hugging Face's layout)."""
-    first, second = jnp.split(x_THD.astype(jnp.float32), 2, axis=-1)
-    cosine, sine = cosine[:, None, :], sine[:, None, :]
-    rotated = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(rotated, axis=-1).astype(x_THD.dtype)
-
-
-class RmsNorm(nnx.Module):
-    """x / rms(x) * weight, computed in float32."""
-
-    def __init__(self, width: int, eps: float, dtype: jnp.dtype):
-        self.weight = nnx.Param(jnp.ones((width,), dtype))
-        self.eps = eps
-
-    def __call__(self, x_TD: jax.Array) -> jax.Array:
-        x32_TD = x_TD.astype(jnp.float32)
-        scale_T1 = jax.lax.rsqrt(jnp.mean(x32_TD**2, axis=-1, keepdims=True) + self.eps)
-        weight_D = self.weight[...].astype(jnp.float32)[None, :]
-        return (x32_TD * scale_T1 * weight_D).astype(x_TD.dtype)
-
-
-class Attention(nnx.Module):
-    """Causal self-attention with grouped key and value heads."""
-
-    def __init__(self, c: DecoderConfig, dtype: jnp.dtype, lora: LoraConfig):
-        self.c = c
-        d, q, kv = (
-            c.hidden_size,
-            c.num_attention_heads * c.head_dim,
-            c.num_key_value_heads * c.head_dim,
-        )
-        self.q_proj = Linear("q_proj", d, q, dtype, lora)
-        self.k_proj = Linear("k_proj", d, kv, dtype, lora)
-        self.v_proj = Linear("v_proj", d, kv, dtype, lora)
-        self.o_proj = Linear("o_proj", q, d, dtype, lora)
-
-    def __call__(self, x_TD, start, cache: LayerCache | None, keys):
-        """Attend to what is at or before each token; with a cache, write T entries from `start`."""
-        length, head_dim = x_TD.shape[0], self.c.head_dim
-        positions_T = start + jnp.arange(length)
-        cosine, sine = rotary_tables(positions_T, head_dim, self.c.rope_theta)
-        q_THD = rotate(self.q_proj(x_TD, keys[0]).reshape(length, -1, head_dim), cosine, sine)
-        k_SKD = rotate(self.k_proj(x_TD, keys[1]).reshape(length, -1, head_dim), cosine, sine)
-        v_SKD = self.v_proj(x_TD, keys[2]).reshape(length, -1, head_dim)
-        if cache is not None:
-            k_SKD = jax.lax.dynamic_update_slice_in_dim(cache[0], k_SKD, start, axis=0)
-            v_SKD = jax.lax.dynamic_update_slice_in_dim(cache[1], v_SKD, start, axis=0)
-            cache = (k_SKD, v_SKD)
-        mask_TS = jnp.arange(k_SKD.shape[0])[None, :] <= positions_T[:, None]
-        y_THD = jax.nn.dot_product_attention(q_THD, k_SKD, v_SKD, mask=mask_TS[None])
-        return self.o_proj(y_THD.reshape(length, -1), keys[3]), cache
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 class Mlp(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """Gated: down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, c: DecoderConfig, dtype: jnp.dtype, lora: LoraConfig):
-        self.gate_proj = Linear("gate_proj", c.hidden_size, c.intermediate_size, dtype, lora)
-        self.up_proj = Linear("up_proj", c.hidden_size, c.intermediate_size, dtype, lora)
-        self.down_proj = Linear("down_proj", c.intermediate_size, c.hidden_size, dtype, lora)
+    def __init__(self, c: DecoderConfig, path: str, dtype: jnp.dtype, lora: LoraConfig):
+        d, f = c.hidden_size, c.intermediate_size
+        self.activation = c.activation
+        self.gate_proj = Linear(f"{path}.gate_proj", d, f, c.mlp_bias, dtype, lora)
+        self.up_proj = Linear(f"{path}.up_proj", d, f, c.mlp_bias, dtype, lora)
+        self.down_proj = Linear(f"{path}.down_proj", f, d, c.mlp_bias, dtype, lora)
 
     def __call__(self, x_TD, keys):
-        gate_TF = jax.nn.silu(self.gate_proj(x_TD, keys[0]))
+        gate_TF = ACTIVATIONS[self.activation](self.gate_proj(x_TD, keys[0]))
         return self.down_proj(gate_TF * self.up_proj(x_TD, keys[1]), keys[2])
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each behind a norm and beside a residual."""
+    """Attention and MLP, each beside a residual and among the norms of the family."""
 
-    def __init__(self, c: DecoderConfig, dtype: jnp.dtype, lora: LoraConfig):
-        self.input_layernorm = RmsNorm(c.hidden_size, c.rms_norm_eps, dtype)
-        self.self_attn = Attention(c, dtype, lora)
-        self.post_attention_layernorm = RmsNorm(c.hidden_size, c.rms_norm_eps, dtype)
-        self.mlp = Mlp(c, dtype, lora)
+    def __init__(
+        self, c: DecoderConfig, index: int, dtype: jnp.dtype, kernel: str, lora: LoraConfig
+    ):
+        path = f"layers.{index}"
+        self.norms = c.norms
+        self.self_attn = Attention(c, c.layers[index], f"{path}.self_attn", dtype, kernel, lora)
+        self.mlp = Mlp(c, f"{path}.mlp", dtype, lora)
+        for name in vars(c.norms).values():
+            if name is not None:
+                setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
 
-    def __call__(self, x_TD, start, cache: LayerCache | None, key: jax.Array | None):
+    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, key):
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
-        attended_TD, cache = self.self_attn(self.input_layernorm(x_TD), start, cache, keys[:4])
-        x_TD = x_TD + attended_TD
-        return x_TD + self.mlp(self.post_attention_layernorm(x_TD), keys[4:]), cache
+        y_TD, cache = self.self_attn(
+            self._norm(self.norms.before_attention, x_TD),
+            start,
+            tables,
+            segments_T,
+            cache,
+            keys[:4],
+        )
+        x_TD = x_TD + self._norm(self.norms.after_attention, y_TD)
+        y_TD = self.mlp(self._norm(self.norms.before_mlp, x_TD), keys[4:])
+        return x_TD + self._norm(self.norms.after_mlp, y_TD), cache
+
+    def _norm(self, name: str | None, x_TD: jax.Array) -> jax.Array:
+        return x_TD if name is None else getattr(self, name)(x_TD)
 
 
 class Decoder(nnx.Module):
     """Token ids (T,) to hidden states (T, D); `logits` to (T, V) in float32."""
 
-    def __init__(self, c: DecoderConfig, dtype: jnp.dtype, lora: LoraConfig, remat: bool):
-        self.remat = remat
+    def __init__(
+        self,
+        c: DecoderConfig,
+        dtype: jnp.dtype,
+        activations: jnp.dtype,
+        kernel: str,
+        lora: LoraConfig,
+        remat: bool,
+    ):
+        self.c, self.activations, self.remat = c, activations, remat
         self.embed_tokens = nnx.Param(jnp.zeros((c.vocab_size, c.hidden_size), dtype))
-        self.layers = nnx.List([Block(c, dtype, lora) for _ in range(c.num_hidden_layers)])
-        self.norm = RmsNorm(c.hidden_size, c.rms_norm_eps, dtype)
+        self.layers = nnx.List([Block(c, i, dtype, kernel, lora) for i in range(len(c.layers))])
+        self.norm = RmsNorm(c.hidden_size, c, dtype)
         if not c.tie_word_embeddings:
             self.lm_head = nnx.Param(jnp.zeros((c.vocab_size, c.hidden_size), dtype))
-        self.tied = c.tie_word_embeddings
 
-    def __call__(self, tokens_T, start=0, caches: list[LayerCache] | None = None, key=None):
-        """Hidden states and caches; `start` is the position of the first token."""
-        x_TD = self.embed_tokens[...][tokens_T]
+    def __call__(
+        self,
+        tokens_T,
+        start=0,
+        caches: list[LayerCache] | None = None,
+        key=None,
+        segments_T=None,
+    ):
+        """Hidden states and caches; `start` is the position of the first token.
+
+        `segments_T`: which of several packed rows each token belongs to; positions start anew.
+        """
+        positions_T = start + jnp.arange(tokens_T.shape[0])
+        if segments_T is not None:
+            positions_T = positions_in(segments_T)
+        tables = rotary_tables(positions_T, self.c.head_dim, self.c.rope)
+        x_TD = self.embed_tokens[...][tokens_T].astype(self.activations)
+        x_TD = x_TD * jnp.asarray(self.c.embedding_scale, self.activations)
         new_caches = []
         for index, block in enumerate(self.layers):
             key_block = None if key is None else jax.random.fold_in(key, index)
             cache = None if caches is None else caches[index]
             run = jax.checkpoint(block) if self.remat else block
-            x_TD, cache = run(x_TD, start, cache, key_block)
+            x_TD, cache = run(x_TD, start, tables, segments_T, cache, key_block)
             new_caches.append(cache)
         return self.norm(x_TD), new_caches
 
     def logits(self, x_TD: jax.Array) -> jax.Array:
-        head_VD = self.embed_tokens[...] if self.tied else self.lm_head[...]
-        return jnp.einsum("td,vd->tv", x_TD, head_VD, preferred_element_type=jnp.float32)
+        head_VD = self.embed_tokens[...] if self.c.tie_word_embeddings else self.lm_head[...]
+        logits_TV = jnp.einsum(
+            "td,vd->tv", x_TD, head_VD.astype(x_TD.dtype), preferred_element_type=jnp.float32
+        )
+        cap = self.c.logit_softcap
+        return logits_TV if cap is None else cap * jnp.tanh(logits_TV / cap)

@@ -1,52 +1,70 @@
-"""Low-rank adapters: the layer, where it is attached, the leaf order, and PEFT's files."""
+"""Low-rank adapters: the layer, where it is attached, and the leaf order."""
 
 import fnmatch
-import json
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from etils import epath
 from flax import nnx
 
-from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import read_tensors, to_bytes
-
 Leaves = dict[str, jax.Array]  # leaf path -> array; sorted by path, the canonical leaf order
+Shapes = dict[str, tuple[int, ...]]  # by leaf path
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Rank 0 attaches nothing. `targets`: names or patterns of linear layers, such as `q_proj`."""
+    """Rank 0 attaches nothing.
+
+    `targets`: linear layers by name (`q_proj`), by path (`layers.3.mlp.up_proj`), by a pattern of
+    either, or `all-linear`. `rslora`: scale by alpha / sqrt(rank) instead of alpha / rank.
+    """
 
     rank: int
     alpha: float
     dropout: float
     targets: tuple[str, ...]
+    rslora: bool
 
-    def matches(self, name: str) -> bool:
-        """Whether the linear layer of this name carries an adapter."""
-        return self.rank > 0 and any(fnmatch.fnmatch(name, target) for target in self.targets)
+    @property
+    def scale(self) -> float:
+        """What B A x is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    def matches(self, path: str) -> bool:
+        """Whether the linear layer of this path carries an adapter."""
+        return self.rank > 0 and any(matches(target, path) for target in self.targets)
+
+
+def matches(target: str, path: str) -> bool:
+    """Whether a target names the linear layer of this path, such as `layers.3.mlp.up_proj`."""
+    names = (path, path.rpartition(".")[2])
+    return target == "all-linear" or any(fnmatch.fnmatchcase(name, target) for name in names)
 
 
 class Linear(nnx.Module):
-    """y = W x + (alpha / r) B A dropout(x), with W (out, in), A (r, in) and B (out, r) (Hu et al.).
+    """y = W x + b + scale B A dropout(x), with W (out, in), A (r, in), B (out, r) (Hu et al.).
 
-    Differs from nnx.LoRA: has the alpha / r scale and dropout, and keeps the dtype of the base.
+    Computed in the dtype of x. Differs from nnx.LoRA: has the scale and dropout, and an adapter in
+    float32 does not turn the activations to float32.
     """
 
-    def __init__(self, name: str, d_in: int, d_out: int, dtype: jnp.dtype, lora: LoraConfig):
+    def __init__(
+        self, path: str, d_in: int, d_out: int, bias: bool, dtype: jnp.dtype, lora: LoraConfig
+    ):
         self.weight = nnx.Param(jnp.zeros((d_out, d_in), dtype))
-        self.adapted = lora.matches(name)
+        self.biased = bias
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((d_out,), dtype))
+        self.adapted = lora.matches(path)
         self.lora = lora
         if self.adapted:
             self.lora_A = nnx.LoRAParam(jnp.zeros((lora.rank, d_in), jnp.float32))
             self.lora_B = nnx.LoRAParam(jnp.zeros((d_out, lora.rank), jnp.float32))
 
     def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        y_TD = x_TD @ self.weight[...].T
+        y_TD = x_TD @ self.weight[...].astype(x_TD.dtype).T
+        if self.biased:
+            y_TD += self.bias[...].astype(x_TD.dtype)[None, :]
         if not self.adapted:
             return y_TD
         if dropout_key is not None and self.lora.dropout > 0:
@@ -54,7 +72,7 @@ class Linear(nnx.Module):
             kept_TD = jax.random.bernoulli(dropout_key, keep, x_TD.shape)
             x_TD = jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
         a_RD, b_DR = self.lora_A[...].astype(x_TD.dtype), self.lora_B[...].astype(x_TD.dtype)
-        return y_TD + (self.lora.alpha / self.lora.rank) * ((x_TD @ a_RD.T) @ b_DR.T)
+        return y_TD + self.lora.scale * ((x_TD @ a_RD.T) @ b_DR.T)
 
 
 def leaf_path(path: tuple) -> str:
@@ -62,7 +80,12 @@ def leaf_path(path: tuple) -> str:
     return ".".join(f"{part:03d}" if isinstance(part, int) else str(part) for part in path)
 
 
-def init_adapter(shapes: dict[str, tuple[int, ...]], seed: int) -> Leaves:
+def checkpoint_path(path: str) -> str:
+    """The path as checkpoints write it, layer numbers without zeros."""
+    return ".".join(str(int(part)) if part.isdigit() else part for part in path.split("."))
+
+
+def init_adapter(shapes: Shapes, seed: int) -> Leaves:
     """A uniform in +-1/sqrt(in), as PEFT has it, and B zero: the adapter starts as nothing."""
     key = jax.random.key(seed)
     leaves = {}
@@ -76,43 +99,50 @@ def init_adapter(shapes: dict[str, tuple[int, ...]], seed: int) -> Leaves:
     return leaves
 
 
-def _peft_name(path: str) -> str:
-    parts = [str(int(part)) if part.isdigit() else part for part in path.split(".")]
-    return "base_model.model.model." + ".".join(parts) + ".weight"
+def linear_layers(base_shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes (out, in) of the layers that can carry an adapter, by paths as checkpoints write them.
 
-
-def write_adapter(folder: epath.Path, adapter: Leaves, lora: LoraConfig, base_name: str) -> None:
-    """Write the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
-    tensors = {_peft_name(path): np.asarray(leaf) for path, leaf in adapter.items()}
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": sorted({path.split(".")[-2] for path in adapter}),
-        "bias": "none",
-        "inference_mode": True,
+    In the order of the layers; within one, by name.
+    """
+    weights = {path: shape for path, shape in base_shapes.items() if path.endswith("_proj.weight")}
+    return {
+        checkpoint_path(path.removesuffix(".weight")): weights[path] for path in sorted(weights)
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "adapter_model.safetensors", to_bytes(tensors))
-    write_atomic(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
 
 
-def read_adapter(folder: epath.Path, shapes: dict[str, tuple[int, ...]]) -> Leaves:
-    """Read PEFT's adapter file into leaves of the given shapes; InputError on any other shape."""
-    file = folder / "adapter_model.safetensors"
-    if not file.exists():
-        raise InputError(f"{file}: no such adapter; give a folder written by PEFT or a fine-tune")
-    tensors = read_tensors(file)
-    names = {path: _peft_name(path) for path in shapes}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    wanted = {names[path]: tuple(shape) for path, shape in shapes.items()}
-    if found != wanted:
-        odd = sorted(set(found.items()) ^ set(wanted.items()))[0]
-        raise InputError(
-            f"{file}: tensor {odd[0]} {odd[1]} is not shared with the model; "
-            "use the rank and targets that the adapter was trained with"
-        )
-    return {path: jnp.asarray(tensors[names[path]], jnp.float32) for path in sorted(shapes)}
+def match_report(lora: LoraConfig, base_shapes: Shapes) -> str:
+    """One line on the layers that carry an adapter: `q_proj in 2 of 32 layers (3, 7); ...`."""
+    linear = linear_layers(base_shapes)
+    layers: dict[str, list[int]] = {}  # of each name
+    for path in linear:
+        if lora.matches(path):
+            _, index, *_, name = path.split(".")
+            layers.setdefault(name, []).append(int(index))
+    if not layers:
+        return "LoRA: none"
+    names: dict[tuple[int, ...], list[str]] = {}  # that are in the same layers
+    for name, indices in layers.items():
+        names.setdefault(tuple(indices), []).append(name)
+    total = len({path.split(".")[1] for path in linear})
+    groups = [
+        f"{', '.join(group)} in {len(indices)} of {total} layers"
+        + ("" if len(indices) == total else f" ({_ranges(indices)})")
+        for indices, group in names.items()
+    ]
+    shapes = [shape for path, shape in linear.items() if lora.matches(path)]
+    parameters = lora.rank * sum(d_out + d_in for d_out, d_in in shapes)
+    return (
+        f"LoRA r={lora.rank}, scale {lora.scale:g}: {', '.join(groups)}; "
+        f"{len(shapes)} matrices, {parameters:,} parameters"
+    )
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Ascending numbers in short: `0-3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,61 +1,25 @@
-"""Hugging Face checkpoints to parameters and back, by a table checked both ways."""
+"""Hugging Face checkpoints to parameters and back, one tensor at a time, checked both ways."""
 
 import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from g2is_jax.model.decoder import DecoderConfig
+from g2is_jax.model.config_file import read_raw_config
+from g2is_jax.model.lora import Leaves, checkpoint_path
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import read_tensors, to_bytes
+from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, write_tensors
 
-# What the decoder computes, so that no other value of these fields is silently ignored.
-FIXED = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-}
-
-
-def read_config(folder: epath.Path) -> DecoderConfig:
-    """Read `config.json`; InputError names a field that is absent or not supported."""
-    file = folder / "config.json"
-    if not file.exists():
-        raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
-    try:
-        raw = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{file}: not valid JSON ({error}); download the checkpoint again"
-        ) from error
-    for field, supported in FIXED.items():
-        if raw.get(field, supported) != supported:
-            raise InputError(
-                f"{file}: {field} = {raw[field]!r} is not supported; only {supported!r} is so far"
-            )
-    raw = {**raw, **_rope(raw, file)}
-    if raw.get("head_dim") is None and raw.get("hidden_size") and raw.get("num_attention_heads"):
-        raw["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
-    fields = DecoderConfig.__dataclass_fields__
-    missing = [field for field in fields if raw.get(field) is None]
-    if missing:
-        raise InputError(f"{file}: has no {', '.join(missing)}; the decoder needs every one")
-    return DecoderConfig(**{field: raw[field] for field in fields})
-
-
-def _rope(raw: dict, file: epath.Path) -> dict[str, float]:
-    """The rotary base, from transformers 4's `rope_theta` or 5's `rope_parameters`."""
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise InputError(
-            f"{file}: rope scaling {kind!r} is not supported; only 'default' is so far"
-        )
-    theta = scaling.get("rope_theta", raw.get("rope_theta"))
-    return {} if theta is None else {"rope_theta": theta}
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BLOCK_BYTES = 64 * 2**20  # read and cast at once
+SHARD_BYTES = 5 * 10**9  # of a file written
+Shapes = dict[str, tuple[int, ...]]
+Sharding = jax.sharding.Sharding
 
 
 def tensor_name(path: str) -> str:
@@ -64,30 +28,72 @@ def tensor_name(path: str) -> str:
         return "model.embed_tokens.weight"
     if path == "lm_head":
         return "lm_head.weight"
-    parts = [str(int(part)) if part.isdigit() else part for part in path.split(".")]
-    return "model." + ".".join(parts)
+    return f"model.{checkpoint_path(path)}"
 
 
 def read_weights(
-    folder: epath.Path, shapes: dict[str, tuple[int, ...]], dtype: jnp.dtype
-) -> dict[str, jnp.ndarray]:
-    """Fill every parameter from the folder's safetensors, cast to `dtype`.
+    folder: epath.Path,
+    shapes: Shapes,
+    dtype: jnp.dtype,
+    sharding: Callable[[str], Sharding | None] = lambda path: None,
+) -> Leaves:
+    """Fill every parameter from the folder's safetensors, cast to `dtype`, straight to its devices.
 
-    Every missing, unused or wrongly shaped tensor is listed in one InputError.
+    `sharding`: where each parameter lies; None: on the default device. On the host there is one
+    tensor at a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
     """
-    tensors: dict[str, np.ndarray] = {}
-    for file in _shards(folder):
-        tensors |= read_tensors(file)
+    found = _tensors(folder)
     if "lm_head" not in shapes:
-        tensors.pop("lm_head.weight", None)  # tied: some writers store a second copy
-    tensors = {k: v for k, v in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
+        found.pop("lm_head.weight", None)  # tied: some writers store a second copy
+    _check_fit(folder, found, shapes)
+    leaves = {}
+    for path in sorted(shapes, key=lambda path: _place(found[tensor_name(path)])):
+        file, entry = found[tensor_name(path)]
+        leaves[path] = _to_devices(file, entry, np.dtype(dtype), sharding(path))
+    return {path: leaves[path] for path in sorted(leaves)}
+
+
+def _place(found: tuple[epath.Path, TensorEntry]) -> tuple[str, int]:
+    return str(found[0]), found[1].begin
+
+
+def _to_devices(
+    file: epath.Path, entry: TensorEntry, dtype: np.dtype, sharding: Sharding | None
+) -> jax.Array:
+    if sharding is None:
+        leaf = jax.device_put(_read_as(file, entry, dtype, (slice(None),) * len(entry.shape)))
+    else:
+        leaf = jax.make_array_from_callback(
+            entry.shape, sharding, lambda index: _read_as(file, entry, dtype, index)
+        )
+    return leaf.block_until_ready()  # else the host copies of several tensors pile up
+
+
+def _read_as(
+    file: epath.Path, entry: TensorEntry, dtype: np.dtype, index: tuple[slice, ...]
+) -> np.ndarray:
+    """The part of a tensor that `index` names, cast block by block."""
+    if entry.dtype == dtype and index[1:] == (slice(None),) * len(index[1:]):
+        return read_tensor(file, entry, index[0])
+    ranges = [range(*one.indices(size)) for one, size in zip(index, entry.shape, strict=True)]
+    part = np.empty([len(one) for one in ranges], dtype)
+    rows, row_bytes = ranges[0], (entry.end - entry.begin) // entry.shape[0]
+    step = max(BLOCK_BYTES // row_bytes, 1)
+    for first in range(rows.start, rows.stop, step):
+        last = min(first + step, rows.stop)
+        block = read_tensor(file, entry, slice(first, last))
+        part[first - rows.start : last - rows.start] = block[(slice(None), *index[1:])]
+    return part
+
+
+def _check_fit(folder: epath.Path, found: dict, shapes: Shapes) -> None:
     names = {path: tensor_name(path) for path in shapes}
-    missing = sorted(set(names.values()) - set(tensors))
-    extra = sorted(set(tensors) - set(names.values()))
+    missing = sorted(set(names.values()) - set(found))
+    extra = sorted(set(found) - set(names.values()))
     wrong = [
-        f"{name} is {tensors[name].shape} and should be {tuple(shapes[path])}"
+        f"{name} is {found[name][1].shape} and should be {tuple(shapes[path])}"
         for path, name in names.items()
-        if name in tensors and tensors[name].shape != tuple(shapes[path])
+        if name in found and found[name][1].shape != tuple(shapes[path])
     ]
     problems = [
         f"{label}: {', '.join(items)}"
@@ -99,41 +105,94 @@ def read_weights(
             f"{folder}: tensors do not fit config.json; {'; '.join(problems)}; "
             "give the config.json that belongs to these weights"
         )
-    return {path: jnp.asarray(tensors[names[path]], dtype) for path in sorted(shapes)}
+
+
+def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
+    """Every tensor of the checkpoint and the file it is in."""
+    return {
+        name: (file, entry)
+        for file in _shards(folder)
+        for name, entry in tensor_table(file).items()
+        if not name.endswith("rotary_emb.inv_freq")  # computed from the config
+    }
 
 
 def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
     """The files that decide what a checkpoint computes: config, weights, tokenizer."""
-    if not (folder / "config.json").exists():
-        read_config(folder)  # says what is missing
+    read_raw_config(folder)  # says so if this is no checkpoint
     texts = (".json", ".jinja", ".model", ".txt")
     small = sorted(f for f in folder.iterdir() if f.suffix in texts)
     return small + _shards(folder)
 
 
 def _shards(folder: epath.Path) -> list[epath.Path]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        files = [folder / name for name in sorted(names)]
-    else:
-        files = [single]
+    index = folder / INDEX
+    files = [folder / name for name in _indexed(index)] if index.exists() else [folder / SINGLE]
     for file in files:
         if not file.exists():
             raise InputError(f"{file}: no such file; the checkpoint needs its safetensors weights")
     return files
 
 
+def _indexed(index: epath.Path) -> list[str]:
+    """The files that the index names, each of them beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        beside = all(PurePosixPath(name).name == name for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{index}: no weight_map of file names ({error}); download the checkpoint again"
+        ) from error
+    if not beside:
+        raise InputError(f"{index}: names a file in another folder; download the checkpoint again")
+    return names
+
+
 def write_checkpoint(
-    folder: epath.Path, config: DecoderConfig, parameters: dict, dtype: jnp.dtype
+    folder: epath.Path,
+    raw_config: dict,
+    shapes: Shapes,
+    produce: Callable[[str], np.ndarray | jax.Array],
+    dtype: jnp.dtype,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write `config.json` and `model.safetensors` in Hugging Face layout."""
-    tensors = {tensor_name(path): np.asarray(leaf, dtype) for path, leaf in parameters.items()}
-    settings = {
-        "architectures": ["LlamaForCausalLM"],
-        **FIXED,
-        **{field: getattr(config, field) for field in DecoderConfig.__dataclass_fields__},
-        "torch_dtype": jnp.dtype(dtype).name,
-    }
-    write_atomic(folder / "model.safetensors", to_bytes(tensors))
+    """Write a checkpoint in Hugging Face layout; its weights in files of at most `shard_bytes`.
+
+    `produce`: the parameter of a path, asked for one at a time and in any float dtype.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {tensor_name(path): path for path in sorted(shapes)}
+    shards = _split(paths, shapes, np.dtype(dtype), shard_bytes)
+    for file, names in shards.items():
+        write_tensors(
+            folder / file,
+            {name: (shapes[paths[name]], np.dtype(dtype)) for name in names},
+            lambda name: np.asarray(produce(paths[name]), dtype),
+        )
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in shards.items() for name in names}
+        total = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(dtype).itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    settings = {key: value for key, value in raw_config.items() if key != "dtype"}
+    settings["torch_dtype"] = jnp.dtype(dtype).name
     write_atomic(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+
+
+def _split(
+    paths: dict[str, str], shapes: Shapes, dtype: np.dtype, shard_bytes: int
+) -> dict[str, list[str]]:
+    """Names of tensors by the file that holds them."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, path in paths.items():
+        size = int(np.prod(shapes[path])) * dtype.itemsize
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    count = len(groups)
+    return {f"model-{i:05d}-of-{count:05d}.safetensors": g for i, g in enumerate(groups, 1)}

@@ -259,6 +259,8 @@ def test_own_template_without_exact_spans(tmp_path, template, expected):
 def test_end_tokens(tmp_path, bpe):
     assert ChatFormat(bpe, "tulu").end_tokens() == (2,)
     folder = save_bpe(tmp_path)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 7}))
+    assert ChatFormat(load_tokenizer(folder), "tulu").end_tokens() == (2, 7)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
     assert ChatFormat(load_tokenizer(folder), "tulu").end_tokens() == (1, 2, 5)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3}))

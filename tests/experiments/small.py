@@ -12,28 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from tiny_models import FLOAT32, NO_LORA, RAW
 
 from configs import default
 from g2is_jax.data.skills import pretraining_task, train_tokenizer
 from g2is_jax.model.build import build_model
-from g2is_jax.model.decoder import DecoderConfig
-from g2is_jax.model.lora import LoraConfig
+from g2is_jax.model.families import decoder_config
 from g2is_jax.model.weights import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
-DECODER = DecoderConfig(
-    vocab_size=768,  # whole words: short rows, of few widths to compile
-    hidden_size=32,
-    intermediate_size=40,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    rope_theta=10000.0,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    max_position_embeddings=128,
-)
+DECODER = RAW["llama"] | {
+    "vocab_size": 768,  # whole words: short rows, of few widths to compile
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
 
 
 def write_base(folder: epath.Path) -> None:
@@ -42,14 +38,14 @@ def write_base(folder: epath.Path) -> None:
     rng = random.Random(0)
     tasks = [pretraining_task(rng, 0.5, 0.2) for _ in range(300)]
     texts = [text for task in tasks for text in (task.prompt, task.reply)]
-    train_tokenizer(texts, DECODER.vocab_size).save_pretrained(folder)
-    model = build_model(DECODER, LoraConfig(0, 1.0, 0.0, ("none",)), "float32", False)
+    train_tokenizer(texts, DECODER["vocab_size"]).save_pretrained(folder)
+    model = build_model(decoder_config(DECODER, "config.json"), NO_LORA, FLOAT32)
     draws = np.random.default_rng(0)
     parameters = {
         path: draws.normal(0, shape[-1] ** -0.5, shape) if len(shape) > 1 else np.ones(shape)
         for path, shape in model.base_shapes.items()
     }
-    write_checkpoint(folder, DECODER, parameters, jnp.float32)
+    write_checkpoint(folder, DECODER, model.base_shapes, parameters.__getitem__, jnp.float32)
 
 
 def small_config(checkpoint: epath.Path) -> ConfigDict:
@@ -57,6 +53,7 @@ def small_config(checkpoint: epath.Path) -> ConfigDict:
     config = default.get_config()
     config.model.checkpoint = str(checkpoint)
     config.model.dtype = "float32"
+    config.model.activations = "float32"
     config.model.max_length = 64
     config.lora.rank = 3
     config.lora.alpha = 6.0

@@ -182,9 +182,9 @@ def cut(name: str):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:200])
 
 
-def without_rope(folder: Path) -> None:
+def without_eps(folder: Path) -> None:
     settings = json.loads((folder / "config.json").read_text())
-    del settings["rope_theta"]
+    del settings["rms_norm_eps"]
     (folder / "config.json").write_text(json.dumps(settings))
 
 
@@ -195,10 +195,10 @@ def without_rope(folder: Path) -> None:
         (cut("tokenizer.json"), "the tokenizer cannot be loaded"),
         (drop("config.json"), "config.json: no such file; model.checkpoint must be"),
         (cut("config.json"), "config.json: not valid JSON"),
-        (without_rope, "config.json: has no rope_theta"),
+        (without_eps, "config.json: has no rms_norm_eps"),
         (drop("model.safetensors"), "model.safetensors: no such file"),
         (cut("model.safetensors"), "model.safetensors: not a whole safetensors file"),
-        (shutil.rmtree, "config.json: no such file; model.checkpoint must be"),
+        (shutil.rmtree, "no such folder, and not of a hub id's form"),
     ],
 )
 def test_damaged_checkpoint(file_config, own_base, tmp_path, damage, told):

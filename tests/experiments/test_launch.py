@@ -26,7 +26,7 @@ MISTAKES = {
     "schedule": (["--config.warmup.schedule=step"], "warmup.schedule = 'step' is unknown; choose"),
     "missing pool": (["--config.data.pool=gone.jsonl", "--config.data.validation=v.jsonl",
                       "--config.data.test=t.jsonl"], "gone.jsonl: no such file; check data.pool"),
-    "missing checkpoint": (["--config.model.checkpoint=gone"], "gone/config.json: no such file"),
+    "missing checkpoint": (["--config.model.checkpoint=gone"], "gone: no such folder, and not"),
 }  # fmt: skip
 WHOLE = {
     "missing config": (["--config=gone.py", "--workdir=w"], "gone.py: no such config file; start"),
@@ -92,4 +92,4 @@ def test_one_real_command(tmp_path):
 def test_scripts_have_a_main_of_one_line(file: Path):
     text = file.read_text()
     _, _, main = text.partition('if __name__ == "__main__":\n')
-    assert main in ("", "    launch(run)\n")
+    assert main in ("", "    launch(run)\n", "    main()\n")

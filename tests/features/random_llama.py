@@ -1,37 +1,35 @@
 """A random Llama with a trained-looking adapter, Adam's moments, and examples."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from tiny_models import FLOAT32, RAW
 
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model, build_model
-from g2is_jax.model.decoder import DecoderConfig
+from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.training.optimizer import Moments
 
-CONFIG = DecoderConfig(
-    vocab_size=53,
-    hidden_size=20,
-    intermediate_size=34,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=6,
-    rope_theta=777.0,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    max_position_embeddings=128,
-)
+FIELDS = RAW["llama"] | {
+    "vocab_size": 53,
+    "hidden_size": 20,
+    "intermediate_size": 34,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 6,
+}
+CONFIG = decoder_config(FIELDS, "config.json")
 # Dropout is on in the settings, and must be off in the features.
-LORA = LoraConfig(3, 5.0, 0.5, ("q_proj", "k_proj", "v_proj", "o_proj"))
+LORA = LoraConfig(3, 5.0, 0.5, ("q_proj", "k_proj", "v_proj", "o_proj"), rslora=False)
 STEP = 7
 
 
 def random_model(remat: bool = False) -> tuple[Model, dict, dict]:
     """Model, adapter (B is not zero) and base; the same values for every remat."""
-    model = build_model(CONFIG, LORA, "float32", remat)
+    model = build_model(CONFIG, LORA, dataclasses.replace(FLOAT32, remat=remat))
     rng = np.random.default_rng(1)
 
     def weights(shapes):

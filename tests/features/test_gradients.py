@@ -9,7 +9,15 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
-from random_llama import CONFIG, LORA, STEP, random_examples, random_model, random_moments
+from random_llama import (
+    CONFIG,
+    FIELDS,
+    LORA,
+    STEP,
+    random_examples,
+    random_model,
+    random_moments,
+)
 
 from g2is_jax.data.batches import Plan, pad_batch
 from g2is_jax.data.chat import Encoded
@@ -17,6 +25,7 @@ from g2is_jax.features import gradients
 from g2is_jax.features.gradients import KINDS, DirectionConfig, FeatureBatch, extract
 from g2is_jax.features.projection import ProjectionConfig, project
 from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
+from g2is_jax.model.lora import checkpoint_path
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.loss import batch_loss
 
@@ -86,8 +95,7 @@ def flat(leaves: dict) -> np.ndarray:
 
 
 def checkpoint_name(path: str) -> str:
-    name = ".".join(str(int(part)) if part.isdigit() else part for part in path.split("."))
-    return name if name == "lm_head" else "model." + name
+    return path if path == "lm_head" else f"model.{checkpoint_path(path)}"
 
 
 def build_torch_model(torch):
@@ -96,8 +104,7 @@ def build_torch_model(torch):
     import transformers
 
     _, adapter, base = model()
-    fields = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
-    settings = transformers.LlamaConfig(**fields, attn_implementation="eager")
+    settings = transformers.LlamaConfig(**FIELDS, attn_implementation="eager")
     llama = transformers.LlamaForCausalLM(settings)
     named = {checkpoint_name(path): torch.tensor(np.asarray(x)) for path, x in base.items()}
     bare = {"model.embed_tokens", "lm_head"}  # ours carry no ".weight" there

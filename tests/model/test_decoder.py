@@ -1,5 +1,6 @@
-"""The decoder against transformers' Llama, from the rotary table up to the logits."""
+"""The decoder against transformers, family by family, from the rotary table up to the logits."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,24 +8,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_llama import CONFIG, NO_LORA, both, logits, ours, random_llama, random_tokens
-from tiny_llama import torch_logits as oracle_logits
+from tiny_models import (
+    BFLOAT16,
+    FLOAT32,
+    NO_LORA,
+    RAW,
+    both,
+    config_of,
+    logits,
+    oracle,
+    oracle_logits,
+    ours,
+    random_tokens,
+)
 
+from g2is_jax.model.attention import Attention, positions_in, rotary_tables
 from g2is_jax.model.build import load_model
-from g2is_jax.model.decoder import Attention, Block, Mlp, RmsNorm, rotary_tables
+from g2is_jax.model.decoder import Block, Mlp
+from g2is_jax.model.norm import RmsNorm
+from g2is_jax.runs.errors import InputError
 
 T = 512
 TOLERANCE = 2e-4
+LAYER = 1  # without rope in smollm3
+every_family = pytest.mark.parametrize("family", RAW)
 
 
 @pytest.fixture(scope="module")
-def llama(torch):
-    return random_llama(torch)
+def theirs(torch):
+    return functools.cache(functools.partial(oracle, torch))
 
 
 @pytest.fixture(scope="module")
 def hidden_TD():
-    return np.random.default_rng(1).normal(size=(T, CONFIG.hidden_size)).astype(np.float32)
+    return np.random.default_rng(1).normal(size=(T, 42)).astype(np.float32)
 
 
 def filled(module, oracle):
@@ -36,71 +53,113 @@ def filled(module, oracle):
     return module
 
 
-def rotary_of(torch, llama):
-    x = torch.zeros(1, T, CONFIG.hidden_size)
-    return llama.model.rotary_emb(x, torch.arange(T)[None])
+def tables(family):
+    c = config_of(family)
+    return rotary_tables(jnp.arange(T), c.head_dim, c.rope)
+
+
+def rotary_of(torch, model):
+    return model.model.rotary_emb(torch.zeros(1, T, 42), torch.arange(T)[None])
+
+
+def mask_of(torch, family, layer=LAYER):
+    """Additive, 0 where a query sees a key."""
+    window = config_of(family).layers[layer].window
+    unseen = torch.ones(T, T, dtype=torch.bool).triu(1)
+    if window is not None:
+        unseen |= torch.ones(T, T, dtype=torch.bool).tril(-window)
+    return torch.zeros(T, T).masked_fill(unseen, float("-inf"))[None, None]
 
 
 def assert_close(ours, theirs):
     np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=0, atol=TOLERANCE)
 
 
-def causal(torch):
-    return torch.full((T, T), float("-inf")).triu(1)[None, None]
+@every_family
+def test_rotary_tables(torch, theirs, family):
+    for table, expected in zip(tables(family), rotary_of(torch, theirs(family)), strict=True):
+        assert_close(jnp.concatenate([table, table], axis=-1), expected[0])
 
 
-def test_rotary_tables(torch, llama):
-    cosine, sine = rotary_tables(jnp.arange(T), CONFIG.head_dim, CONFIG.rope_theta)
-    for table, theirs in zip((cosine, sine), rotary_of(torch, llama), strict=True):
-        assert_close(jnp.concatenate([table, table], axis=-1), theirs[0])
+def test_llama_3_rope_uses_all_three_bands():
+    """Some frequencies kept, some stretched by the whole factor, some between."""
+    plain, scaled = config_of("llama"), config_of("llama3")
+    angles = [rotary_tables(jnp.arange(2), 10, c.rope)[1][1] for c in (plain, scaled)]
+    ratio = np.arcsin(angles[0]) / np.arcsin(angles[1])
+    assert np.isclose(ratio, 1).any()
+    assert np.isclose(ratio, 5).any()
+    assert ((ratio > 1.1) & (ratio < 4.9)).any()
 
 
-def test_norm(torch, llama, hidden_TD):
-    norm = filled(RmsNorm(CONFIG.hidden_size, CONFIG.rms_norm_eps, jnp.float32), llama.model.norm)
+@every_family
+def test_norm(torch, theirs, family, hidden_TD):
+    norm = filled(RmsNorm(42, config_of(family), jnp.float32), theirs(family).model.norm)
     small_TD = 0.01 * hidden_TD  # of a size at which eps matters
-    assert_close(norm(jnp.asarray(small_TD)), llama.model.norm(torch.tensor(small_TD)))
+    assert_close(norm(jnp.asarray(small_TD)), theirs(family).model.norm(torch.tensor(small_TD)))
 
 
-def test_attention(torch, llama, hidden_TD):
-    theirs = llama.model.layers[1].self_attn
-    attention = filled(Attention(CONFIG, jnp.float32, NO_LORA), theirs)
-    y_TD, _ = attention(jnp.asarray(hidden_TD), 0, None, [None] * 4)
-    expected, _ = theirs(
-        torch.tensor(hidden_TD)[None],
-        position_embeddings=rotary_of(torch, llama),
-        attention_mask=causal(torch),
+@every_family
+def test_attention(torch, theirs, family, hidden_TD):
+    c, expected = config_of(family), theirs(family).model.layers[LAYER].self_attn
+    attention = Attention(c, c.layers[LAYER], "layers.1.self_attn", jnp.float32, "xla", NO_LORA)
+    y_TD, _ = filled(attention, expected)(
+        jnp.asarray(hidden_TD), 0, tables(family), None, None, [None] * 4
     )
-    assert_close(y_TD, expected[0])
-
-
-def test_mlp(torch, llama, hidden_TD):
-    theirs = llama.model.layers[1].mlp
-    mlp = filled(Mlp(CONFIG, jnp.float32, NO_LORA), theirs)
-    assert_close(mlp(jnp.asarray(hidden_TD), [None] * 3), theirs(torch.tensor(hidden_TD)))
-
-
-def test_block(torch, llama, hidden_TD):
-    theirs = llama.model.layers[0]
-    block = filled(Block(CONFIG, jnp.float32, NO_LORA), theirs)
-    y_TD, _ = block(jnp.asarray(hidden_TD), 0, None, None)
-    expected = theirs(
+    expected_BTD, _ = expected(
         torch.tensor(hidden_TD)[None],
-        position_embeddings=rotary_of(torch, llama),
-        attention_mask=causal(torch),
+        position_embeddings=rotary_of(torch, theirs(family)),
+        attention_mask=mask_of(torch, family),
     )
-    assert_close(y_TD, expected[0] if expected.ndim == 3 else expected)
+    assert_close(y_TD, expected_BTD[0])
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_logits(torch, tmp_path, tied):
-    llama, model, base = both(torch, tmp_path, tied)
-    assert ("lm_head" in base) is not tied
-    tokens_T = random_tokens(T)
-    expected_TV = oracle_logits(torch, llama, tokens_T)
+@every_family
+def test_mlp(torch, theirs, family, hidden_TD):
+    expected = theirs(family).model.layers[LAYER].mlp
+    mlp = filled(Mlp(config_of(family), "layers.1.mlp", jnp.float32, NO_LORA), expected)
+    assert_close(mlp(jnp.asarray(hidden_TD), [None] * 3), expected(torch.tensor(hidden_TD)))
+
+
+@every_family
+def test_block(torch, theirs, family, hidden_TD):
+    expected = theirs(family).model.layers[LAYER]
+    block = filled(Block(config_of(family), LAYER, jnp.float32, "xla", NO_LORA), expected)
+    y_TD, _ = block(jnp.asarray(hidden_TD), 0, tables(family), None, None, None)
+    expected_BTD = expected(
+        torch.tensor(hidden_TD)[None],
+        position_embeddings=rotary_of(torch, theirs(family)),
+        attention_mask=mask_of(torch, family),
+    )
+    assert_close(y_TD, expected_BTD[0])
+
+
+def log_softmax(logits_TV):
+    shifted_TV = logits_TV - logits_TV.max(axis=-1, keepdims=True).astype(np.float64)
+    return shifted_TV - np.log(np.exp(shifted_TV).sum(axis=-1, keepdims=True))
+
+
+@every_family
+def test_logits(torch, tmp_path, family):
+    expected, model, base = both(torch, tmp_path, family)
+    assert ("lm_head" in base) is not model.config.tie_word_embeddings
+    tokens_T = random_tokens(600)
+    logits_TV, expected_TV = logits(model, {}, base, tokens_T), None
+    expected_TV = oracle_logits(torch, expected, tokens_T)
     assert expected_TV.std() > 0.5  # else the tolerance would say little
-    logits_TV = logits(model, {}, base, tokens_T)
     assert logits_TV.dtype == np.float32
     np.testing.assert_allclose(logits_TV, expected_TV, rtol=0, atol=TOLERANCE)
+    p_TV, q_TV = log_softmax(expected_TV), log_softmax(logits_TV)
+    assert (np.exp(p_TV) * (p_TV - q_TV)).sum(axis=-1).max() <= 1e-6
+
+
+def test_every_family_differs():
+    """On the same weights, where two have the same: so each test above tests something else."""
+    seen = {}
+    for family in RAW:
+        model, _, base = ours(family)
+        seen[family] = logits(model, {}, base, random_tokens(64))[-1].round(3).tolist()
+    assert seen.pop("mistral_full") == seen["llama"]  # as it should be
+    assert len({tuple(last_V) for last_V in seen.values()}) == len(seen)
 
 
 def test_logits_of_a_trained_model(torch, shared_data):
@@ -108,40 +167,81 @@ def test_logits_of_a_trained_model(torch, shared_data):
 
     folder = shared_data / "stories260K"
     llama = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    model, base = load_model(epath.Path(folder), NO_LORA, "float32", remat=False)
-    tokens_T = np.random.default_rng(2).integers(0, 512, T).astype(np.int32)
+    model, base = load_model(epath.Path(folder), NO_LORA, FLOAT32)
+    tokens_T = random_tokens(T, seed=2, vocabulary=512)
     expected_TV = oracle_logits(torch, llama, tokens_T)
     np.testing.assert_allclose(
         logits(model, {}, base, tokens_T), expected_TV, rtol=0, atol=TOLERANCE
     )
 
 
-def test_bfloat16_base_stays_near_float32(shared_data):
-    """On a trained model: logits in float32 whose error is that of bfloat16, about 2^-8."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+def test_dtypes_on_a_trained_model(shared_data, dtype, activations):
+    """Logits in float32 whose error is that of bfloat16, about 2^-8, or none."""
     folder = epath.Path(shared_data / "stories260K")
     tokens_T = np.asarray([1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395])
-    logits_TV = {}
-    for dtype in ("float32", "bfloat16"):
-        model, base = load_model(folder, NO_LORA, dtype, remat=False)
-        assert {leaf.dtype for leaf in base.values()} == {jnp.dtype(dtype)}
-        logits_TV[dtype] = logits(model, {}, base, tokens_T)
-        assert logits_TV[dtype].dtype == np.float32
-    error_TV = np.abs(logits_TV["bfloat16"] - logits_TV["float32"])
-    assert 0 < error_TV.max() < 0.05 * np.abs(logits_TV["float32"]).max()
+    settings = dataclasses.replace(FLOAT32, dtype=dtype, activations=activations)
+    model, base = load_model(folder, NO_LORA, settings)
+    assert {leaf.dtype for leaf in base.values()} == {jnp.dtype(dtype)}
+    hidden, _ = jax.eval_shape(model.step, {}, base, jnp.zeros(4, int), 0, None)
+    assert hidden.dtype == jnp.dtype(activations)
+    assert {cache.dtype for cache in model.empty_caches(3)[0]} == {jnp.dtype(activations)}
+    exact = load_model(folder, NO_LORA, FLOAT32)
+    exact_TV, logits_TV = (logits(m, {}, b, tokens_T) for m, b in (exact, (model, base)))
+    assert logits_TV.dtype == np.float32
+    error_TV = np.abs(logits_TV - exact_TV)
+    if settings == FLOAT32:
+        assert error_TV.max() == 0
+    else:
+        assert 0 < error_TV.max() < 0.05 * np.abs(exact_TV).max()
 
 
-def test_later_tokens_do_not_matter():
+@every_family
+def test_later_tokens_do_not_matter(family):
     """Causal: exactly, since padding stands behind every example."""
-    model, base = ours()
+    model, _, base = ours(family)
     tokens_T = random_tokens(31)
-    changed_T = np.concatenate([tokens_T[:20], (tokens_T[20:] + 1) % CONFIG.vocab_size])
+    changed_T = np.concatenate([tokens_T[:20], (tokens_T[20:] + 1) % 131])
     logits_TV, changed_TV = (logits(model, {}, base, t) for t in (tokens_T, changed_T))
     np.testing.assert_array_equal(logits_TV[:20], changed_TV[:20])
     assert np.abs(logits_TV[20:] - changed_TV[20:]).min(axis=-1).max() > 0
 
 
+@every_family
+def test_packed_rows_equal_each_alone(family):
+    """Also one longer than the sliding windows, and with padding in a segment of its own."""
+    model, _, base = ours(family)
+    rows = [random_tokens(length, seed=length) for length in (9, 70, 1, 25)]
+    padding_T = random_tokens(7)
+    packed_T = np.concatenate([*rows, padding_T])
+    segments_T = np.repeat(np.arange(5), [*map(len, rows), len(padding_T)])
+    run = jax.jit(functools.partial(model.logits, dropout_key=None))
+    packed_TV = np.asarray(run({}, base, packed_T, segments_T=jnp.asarray(segments_T)))
+    for segment, row in enumerate(rows):
+        np.testing.assert_allclose(
+            packed_TV[segments_T == segment], logits(model, {}, base, row), rtol=0, atol=1e-4
+        )
+    unpacked_TV = logits(model, {}, base, packed_T)
+    assert np.abs(unpacked_TV - packed_TV)[len(rows[0]) :].max() > 0.01
+
+
+def test_positions_in_segments():
+    np.testing.assert_array_equal(
+        positions_in(jnp.asarray([4, 4, 4, 1, 1, 4, 0])), [0, 1, 2, 0, 1, 0, 0]
+    )
+
+
+def test_no_more_positions_than_the_model_has():
+    model, _, base = ours()
+    with pytest.raises(InputError, match=r"1025 tokens are more than .* max_position_embeddings"):
+        jax.eval_shape(model.logits, {}, base, jnp.zeros(1025, int))
+    with pytest.raises(InputError, match=r"1030 tokens are more than .* = 1024"):
+        model.empty_caches(1030)
+
+
 def test_vmap_equals_a_loop():
-    model, base = ours()
+    model, _, base = ours()
     tokens_BT = random_tokens(3 * 17).reshape(3, 17)
     batched = jax.jit(jax.vmap(model.logits, in_axes=(None, None, 0)))
     batched_BTV = batched({}, base, tokens_BT)
@@ -151,7 +251,9 @@ def test_vmap_equals_a_loop():
 
 def test_remat_changes_no_value():
     tokens_T = random_tokens(23)
-    (model, base), (saving, _) = ours(), ours(remat=True)
+    (model, _, base), (saving, _, _) = (
+        ours(settings=dataclasses.replace(FLOAT32, remat=remat)) for remat in (False, True)
+    )
     assert "remat" in str(jax.make_jaxpr(saving.logits)({}, base, tokens_T))
     expected_TV = logits(model, {}, base, tokens_T)
     np.testing.assert_allclose(logits(saving, {}, base, tokens_T), expected_TV, rtol=0, atol=1e-5)
@@ -159,7 +261,26 @@ def test_remat_changes_no_value():
 
 def test_base_is_an_argument():
     """The weights are not baked into the program as constants."""
-    model, base = ours()
+    model, _, base = ours()
     lowered = jax.jit(model.logits).lower({}, base, random_tokens(7))
     values = sum(leaf.size for leaf in base.values())
     assert len(lowered.as_text()) < 4 * values
+
+
+def test_kernel_is_the_one_asked_for(monkeypatch):
+    """cuDNN's kernel gets no mask, which it would not take, but the causal flag and the window."""
+    asked = []
+
+    def attention(q, k, v, **settings):
+        asked.append(settings)
+        return q
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    model, _, base = ours("mistral", settings=dataclasses.replace(BFLOAT16, attention="cudnn"))
+    jax.eval_shape(model.logits, {}, base, jnp.zeros(50, int))
+    assert len(asked) == 3
+    for settings in asked:
+        assert settings["implementation"] == "cudnn"
+        assert settings["is_causal"]
+        assert settings["local_window_size"] == (36, 0)
+        assert "mask" not in settings

@@ -1,38 +1,53 @@
 """Checkpoints: what is read equals what was written, and whatever does not fit is named."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from etils import epath
-from tiny_llama import CONFIG, NO_LORA, logits, ours, random_llama, random_tokens, torch_logits
+from tiny_models import (
+    BFLOAT16,
+    FLOAT32,
+    NO_LORA,
+    RAW,
+    logits,
+    oracle,
+    oracle_logits,
+    ours,
+    random_tokens,
+)
 
+from g2is_jax.model import weights
 from g2is_jax.model.build import load_model
-from g2is_jax.model.weights import checkpoint_files, read_config, tensor_name, write_checkpoint
+from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes, to_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder, family="llama", dtype=jnp.float32, **settings):
+    """A checkpoint of ours."""
+    model, _, base = ours(family)
+    folder = epath.Path(folder)
+    write_checkpoint(folder, RAW[family], model.base_shapes, base.__getitem__, dtype, **settings)
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A checkpoint of ours."""
-    model, base = ours()
-    write_checkpoint(epath.Path(tmp_path), model.config, base, jnp.float32)
-    return epath.Path(tmp_path)
+    return write(tmp_path)
 
 
-def load(folder, dtype="float32"):
-    return load_model(folder, NO_LORA, dtype, remat=False)
-
-
-def edit_config(folder, **changes):
-    """Set fields; a field set to ... is deleted."""
-    raw = json.loads((folder / "config.json").read_text()) | changes
-    kept = {field: value for field, value in raw.items() if value is not ...}
-    (folder / "config.json").write_text(json.dumps(kept))
+def load(folder, settings=FLOAT32):
+    return load_model(folder, NO_LORA, settings)
 
 
 def edit_tensors(folder, change):
@@ -42,37 +57,40 @@ def edit_tensors(folder, change):
     file.write_bytes(to_bytes(tensors))
 
 
-def test_round_trip(folder):
-    model, base = ours()
-    read_model, read_base = load(folder)
+@pytest.mark.parametrize("family", RAW)
+def test_round_trip(tmp_path, family):
+    model, _, base = ours(family)
+    read_model, read_base = load(write(tmp_path, family))
     assert read_model.config == model.config
     assert list(read_base) == sorted(base)
     for path, leaf in base.items():
         np.testing.assert_array_equal(read_base[path], leaf)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_transformers_reads_what_we_write(torch, tmp_path, tied):
-    """Also the rotary base, which is not the default one."""
-    from transformers import LlamaForCausalLM
+@pytest.mark.parametrize("family", RAW)
+def test_transformers_reads_what_we_write(torch, tmp_path, family):
+    """In one file, or in several behind an index."""
+    from transformers import AutoModelForCausalLM
 
-    model, base = ours(tied)
-    write_checkpoint(epath.Path(tmp_path), model.config, base, jnp.float32)
-    llama = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    model, _, base = ours(family)
     tokens_T = random_tokens(64)
-    np.testing.assert_allclose(
-        torch_logits(torch, llama, tokens_T), logits(model, {}, base, tokens_T), rtol=0, atol=2e-4
-    )
+    expected_TV = logits(model, {}, base, tokens_T)
+    for name, settings in (("one", {}), ("several", {"shard_bytes": 60_000})):
+        folder = write(tmp_path / name, family, **settings)
+        assert len(list(folder.glob("*.safetensors"))) > 1 or name == "one"
+        theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        theirs_TV = oracle_logits(torch, theirs, tokens_T)
+        np.testing.assert_allclose(theirs_TV, expected_TV, rtol=0, atol=2e-4)
 
 
 def test_bfloat16_file(folder):
     """Is read into either dtype; written as bfloat16 it is half the size."""
-    model, base = load(folder)
+    _, base = load(folder)
     size = (folder / "model.safetensors").stat().length
-    write_checkpoint(folder, model.config, base, jnp.bfloat16)
+    write(folder, dtype=jnp.bfloat16)
     assert (folder / "model.safetensors").stat().length < 0.6 * size
     _, as_float = load(folder)
-    _, as_bfloat = load(folder, "bfloat16")
+    _, as_bfloat = load(folder, BFLOAT16)
     for path, leaf in base.items():
         expected = np.asarray(leaf).astype(ml_dtypes.bfloat16)
         assert as_bfloat[path].dtype == jnp.bfloat16
@@ -82,7 +100,7 @@ def test_bfloat16_file(folder):
 
 def test_shards_of_transformers(torch, tmp_path):
     """Several files behind an index, as every large checkpoint comes."""
-    llama = random_llama(torch)
+    llama = oracle(torch, "llama")
     llama.save_pretrained(tmp_path / "whole")
     llama.save_pretrained(tmp_path / "parts", max_shard_size="60KB")
     parts = epath.Path(tmp_path / "parts")
@@ -121,9 +139,7 @@ def test_every_problem_in_one_error(folder):
 
 def test_second_copy_of_tied_embedding_and_old_buffers(tmp_path):
     """Some writers store them; they hold nothing of their own."""
-    model, base = ours(tied=True)
-    folder = epath.Path(tmp_path)
-    write_checkpoint(folder, model.config, base, jnp.float32)
+    folder = write(tmp_path, "llama3")
 
     def change(tensors):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
@@ -142,51 +158,6 @@ def test_truncated_file(folder, share):
         load(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"model_type": "mistral"}, "model_type = 'mistral'"),
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"attention_bias": True}, "attention_bias = True"),
-        ({"mlp_bias": True}, "mlp_bias = True"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling 'llama3'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope scaling 'yarn'"),
-        ({"rope_theta": ...}, "has no rope_theta"),
-        ({"hidden_size": ..., "rms_norm_eps": ...}, "has no hidden_size, rms_norm_eps"),
-        ({"num_attention_heads": ..., "head_dim": ...}, "has no num_attention_heads, head_dim"),
-    ],
-)
-def test_unsupported_config(folder, changes, named):
-    edit_config(folder, **changes)
-    with pytest.raises(InputError, match=rf"config\.json: .*{named}"):
-        read_config(folder)
-
-
-@pytest.mark.parametrize("absent", [..., None])
-def test_width_of_a_head_follows_from_the_others(folder, absent):
-    edit_config(folder, head_dim=absent)
-    assert read_config(folder).head_dim == 7
-
-
-@pytest.mark.parametrize("default", [{}, {"rope_scaling": None}, {"rope_parameters": None}])
-def test_rotary_base_of_older_configs(folder, default):
-    edit_config(folder, rope_theta=777.5, **default)
-    assert read_config(folder).rope_theta == 777.5
-    edit_config(
-        folder, rope_theta=..., rope_parameters={"rope_type": "default", "rope_theta": 888.5}
-    )
-    assert read_config(folder).rope_theta == 888.5
-
-
-def test_absent_or_damaged_config(folder, tmp_path):
-    (folder / "config.json").write_text('{"model_type": ')
-    with pytest.raises(InputError, match=r"config\.json: not valid JSON"):
-        read_config(folder)
-    with pytest.raises(InputError, match=r"nowhere/config\.json: no such file"):
-        checkpoint_files(epath.Path(tmp_path / "nowhere"))
-
-
 def test_config_alone_is_not_a_checkpoint(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -200,6 +171,92 @@ def test_tensor_names():
     assert tensor_name("layers.010.mlp.up_proj.weight") == "model.layers.10.mlp.up_proj.weight"
     assert tensor_name("norm.weight") == "model.norm.weight"
     assert tensor_name("lm_head") == "lm_head.weight"
-    model, _ = ours()
+    model, _, _ = ours()
     assert len({tensor_name(path) for path in model.base_shapes}) == len(model.base_shapes)
-    assert len(model.base_shapes) == 9 * CONFIG.num_hidden_layers + 3
+    assert len(model.base_shapes) == 9 * len(model.config.layers) + 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'],
+)
+def test_damaged_index(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(InputError, match=r"index\.json: no weight_map of file names"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "a/b"])
+def test_index_cannot_leave_the_folder(folder, name):
+    index = {"weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="names a file in another folder"):
+        load(folder)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 500, 2000, 10**9])
+def test_blocks_do_not_matter(folder, monkeypatch, block_bytes):
+    """A tensor is read and cast some rows at a time."""
+    monkeypatch.setattr(weights, "BLOCK_BYTES", block_bytes)
+    _, _, base = ours()
+    for path, leaf in load(folder, BFLOAT16)[1].items():
+        np.testing.assert_array_equal(leaf, base[path].astype(jnp.bfloat16))
+
+
+def test_one_tensor_at_a_time(folder, monkeypatch):
+    """No more than a block is read at once, and a tensor is on its device before the next."""
+    largest = []
+    read = weights.read_tensor
+
+    def spy(file, entry, rows):
+        block = read(file, entry, rows)
+        largest.append(block.nbytes)
+        return block
+
+    monkeypatch.setattr(weights, "read_tensor", spy)
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 3000)
+    _, _, base = ours()
+    load(folder)
+    assert max(largest) <= 3000
+    assert sum(largest) == sum(leaf.nbytes for leaf in base.values())
+
+
+SHARDED = """
+import sys
+import jax, numpy as np
+from etils import epath
+from g2is_jax.model.build import ModelConfig, load_model
+from g2is_jax.model.lora import LoraConfig
+
+mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+specs = {"embed_tokens": jax.P(None, "a"), "lm_head": jax.P(), "norm.weight": jax.P("a")}
+
+def sharding(path):
+    spec = jax.P("a", None) if path.endswith("q_proj.weight") else specs.get(path)
+    return None if spec is None else jax.NamedSharding(mesh, spec)
+
+settings = ModelConfig("float32", "float32", "xla", remat=False)
+arguments = epath.Path(sys.argv[1]), LoraConfig(0, 1.0, 0.0, (), False), settings
+_, whole = load_model(*arguments)
+_, parts = load_model(*arguments, sharding)
+for path, leaf in parts.items():
+    np.testing.assert_array_equal(leaf, whole[path])
+    if sharding(path) is not None:
+        assert leaf.sharding == sharding(path), path
+assert parts["embed_tokens"].addressable_shards[0].data.shape == (131, 21)
+assert len(parts["lm_head"].addressable_shards) == 8
+"""
+
+
+def test_straight_to_a_sharding(folder):
+    """Eight virtual devices, for which a process of its own is needed."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(folder)],
+        env=os.environ | flags,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

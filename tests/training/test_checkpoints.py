@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_training import ADAMW, random_leaves
+from tiny_models import random_leaves
+from tiny_training import ADAMW
 
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.optimizer import adam_direction, read_moments

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_training import ADAMW, random_leaves, random_rows, shapes_of, tiny_model
+from tiny_models import random_leaves
+from tiny_training import ADAMW, random_rows, shapes_of, tiny_model
 
 from g2is_jax.data.batches import TrainingShapes, training_batches
 from g2is_jax.runs.metrics import MetricsLog

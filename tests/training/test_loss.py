@@ -5,7 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny_training import VOCABULARY, random_leaves, random_rows, tiny_model
+from tiny_models import random_leaves
+from tiny_training import VOCABULARY, random_rows, tiny_model
 
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.training.loss import batch_loss, example_loss

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_training import ADAMW, random_leaves
+from tiny_models import random_leaves
+from tiny_training import ADAMW
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.fit import update_function

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
+from tiny_models import FLOAT32, config_of, lora_config
 
 from g2is_jax.data.batches import TrainingShapes, training_shapes
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model, build_model
-from g2is_jax.model.decoder import DecoderConfig
-from g2is_jax.model.lora import Leaves, LoraConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
 VOCABULARY = 37
@@ -25,7 +23,8 @@ ADAMW = OptimizerConfig(
 
 
 def tiny_model(dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj")) -> Model:
-    config = DecoderConfig(
+    config = config_of(
+        "llama",
         vocab_size=VOCABULARY,
         hidden_size=14,
         intermediate_size=19,
@@ -33,24 +32,9 @@ def tiny_model(dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=6,
-        rope_theta=1234.5,
-        rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        max_position_embeddings=256,
     )
-    lora = LoraConfig(rank=3, alpha=7.0, dropout=dropout, targets=tuple(targets))
-    return build_model(config, lora, "float32", remat=False)
-
-
-def random_leaves(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Leaves:
-    """Weights of order 1 / sqrt(in), norms near one, and an adapter whose B is not zero."""
-    rng = np.random.default_rng(seed)
-    return {
-        path: jnp.asarray(
-            rng.normal(size=shape) * shape[-1] ** -0.5 + (len(shape) == 1), jnp.float32
-        )
-        for path, shape in sorted(shapes.items())
-    }
+    return build_model(config, lora_config(*targets, dropout=dropout), FLOAT32)
 
 
 def random_rows(lengths: Sequence[int], seed: int = 0) -> list[Encoded]:

@@ -1,0 +1,160 @@
+"""Causal self-attention of one example: rotary tables, masks, and the products."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
+from g2is_jax.model.lora import Linear, LoraConfig
+from g2is_jax.model.norm import RmsNorm
+
+KERNELS = ("xla", "cudnn")  # cudnn: NVIDIA GPUs, bfloat16
+LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each (K, S, width of a head)
+Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
+
+
+def rotary_frequencies(head_dim: int, rope: RopeConfig) -> np.ndarray:
+    """Radians a token of each pair, (head_dim / 2,) float64; Llama 3.1's scaling where asked.
+
+    Waves longer than the old context over `low_freq_factor` are stretched by `factor`, those
+    shorter than it over `high_freq_factor` stay, and between the two the rate is interpolated.
+    """
+    frequencies = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if rope.scaling is None:
+        return frequencies
+    s = rope.scaling
+    waves_in_context = s.original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = (waves_in_context - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    kept = np.clip(kept, 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / s.factor)
+
+
+def rotary_tables(positions_T: jax.Array, head_dim: int, rope: RopeConfig) -> Tables:
+    """Cosine and sine (T, head_dim / 2) of the rotary angles, float32."""
+    frequencies = jnp.asarray(rotary_frequencies(head_dim, rope), jnp.float32)
+    angles = positions_T.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_THD: jax.Array, tables: Tables) -> jax.Array:
+    """Rotate the two halves of each head against each other (Hugging Face's layout)."""
+    first, second = jnp.split(x_THD.astype(jnp.float32), 2, axis=-1)
+    cosine, sine = (table[:, None, :] for table in tables)
+    rotated = (first * cosine - second * sine, second * cosine + first * sine)
+    return jnp.concatenate(rotated, axis=-1).astype(x_THD.dtype)
+
+
+def positions_in(segments_T: jax.Array) -> jax.Array:
+    """Each token's place in its own segment: (T,) -> (T,) int32."""
+    index_T = jnp.arange(segments_T.shape[0])
+    begins_T = jnp.concatenate([jnp.ones(1, bool), segments_T[1:] != segments_T[:-1]])
+    return index_T - jax.lax.cummax(jnp.where(begins_T, index_T, 0))
+
+
+def written(cache: LayerCache, new: LayerCache, start) -> LayerCache:
+    """The cache with the new entries at `start` and after it."""
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=1)
+        for old, part in zip(cache, new, strict=True)
+    )
+    return keys, values
+
+
+def visible(query_T, key_S, window: int | None) -> jax.Array:
+    """Which places S a query at place T sees: none after it, and `window` of them; (T, S) bool."""
+    distance_TS = query_T[:, None] - key_S[None, :]
+    seen_TS = distance_TS >= 0
+    return seen_TS if window is None else seen_TS & (distance_TS < window)
+
+
+def attend_to_past(q_THD, k_THD, v_THD, window: int | None, scale: float, kernel: str):
+    """Causal attention of a whole row, without a mask in memory where the kernel needs none."""
+    return jax.nn.dot_product_attention(
+        q_THD,
+        k_THD,
+        v_THD,
+        scale=scale,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=kernel,
+    )
+
+
+def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | None) -> jax.Array:
+    """Attention under a mask; with a cap the products go through cap * tanh(x / cap) (Gemma 2).
+
+    Keys and values have the heads first, as caches do: a step then copies none of them.
+    """
+    q_TKGD = q_THD.reshape(q_THD.shape[0], k_KSD.shape[0], -1, q_THD.shape[2])
+    products = scale * jnp.einsum(
+        "tkgd,ksd->kgts", q_TKGD, k_KSD, preferred_element_type=jnp.float32
+    )
+    if softcap is not None:
+        products = softcap * jnp.tanh(products / softcap)
+    weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products, -jnp.inf), axis=-1)
+    y_TKGD = jnp.einsum("kgts,ksd->tkgd", weights.astype(v_KSD.dtype), v_KSD)
+    return y_TKGD.reshape(q_THD.shape)
+
+
+class Attention(nnx.Module):
+    """Self-attention with grouped key and value heads."""
+
+    def __init__(
+        self,
+        c: DecoderConfig,
+        layer: LayerConfig,
+        path: str,
+        dtype: jnp.dtype,
+        kernel: str,
+        lora: LoraConfig,
+    ):
+        self.c, self.layer, self.kernel = c, layer, kernel
+        d, q, kv = (
+            c.hidden_size,
+            c.num_attention_heads * c.head_dim,
+            c.num_key_value_heads * c.head_dim,
+        )
+        self.q_proj = Linear(f"{path}.q_proj", d, q, c.qkv_bias, dtype, lora)
+        self.k_proj = Linear(f"{path}.k_proj", d, kv, c.qkv_bias, dtype, lora)
+        self.v_proj = Linear(f"{path}.v_proj", d, kv, c.qkv_bias, dtype, lora)
+        self.o_proj = Linear(f"{path}.o_proj", q, d, c.o_bias, dtype, lora)
+        if c.query_key_norm != "none":
+            one_head = c.query_key_norm == "head"
+            self.q_norm = RmsNorm(c.head_dim if one_head else q, c, dtype)
+            self.k_norm = RmsNorm(c.head_dim if one_head else kv, c, dtype)
+
+    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, keys):
+        """Attend to what is at or before each token; also keys and values, for the next tokens.
+
+        With a cache, T entries are written to it from `start`; without, the T tokens are the whole
+        row. `segments_T`: tokens of different segments do not see each other; None: one segment.
+        """
+        q_THD, k_TKD, v_TKD = self._projections(x_TD, tables, keys)
+        seen = (k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1))
+        window, scale, softcap = self.layer.window, self.c.query_scale, self.c.attention_softcap
+        if cache is None and segments_T is None and softcap is None:
+            y_THD = attend_to_past(q_THD, k_TKD, v_TKD, window, scale, self.kernel)
+        else:
+            seen = seen if cache is None else written(cache, seen, start)
+            places_T = start + jnp.arange(x_TD.shape[0])
+            mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
+            if segments_T is not None:
+                mask_TS &= segments_T[:, None] == segments_T[None, :]
+            y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
+        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), seen
+
+    def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values by heads, normalised and rotated as the family has it."""
+        q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
+        if self.c.query_key_norm == "all":
+            q_TF, k_TF = self.q_norm(q_TF), self.k_norm(k_TF)
+        heads = (x_TD.shape[0], -1, self.c.head_dim)
+        q_THD, k_TKD = q_TF.reshape(heads), k_TF.reshape(heads)
+        if self.c.query_key_norm == "head":
+            q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
+        if self.layer.rotary:
+            q_THD, k_TKD = rotate(q_THD, tables), rotate(k_TKD, tables)
+        return q_THD, k_TKD, self.v_proj(x_TD, keys[2]).reshape(heads)

@@ -1,0 +1,67 @@
+"""What one decoder computes: shapes, constants, and the few ways in which families differ."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of the slow rotary frequencies; lengths in tokens."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding: angles p / theta^(2 i / head_dim), some of them stretched."""
+
+    theta: float
+    scaling: RopeScaling | None
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """`window`: how many tokens a query sees, itself included; None: all before it."""
+
+    rotary: bool
+    window: int | None
+
+
+@dataclass(frozen=True)
+class BlockNorms:
+    """Names in the checkpoint of a block's norms, by where they stand; None: there is none."""
+
+    before_attention: str | None
+    after_attention: str | None
+    before_mlp: str | None
+    after_mlp: str | None
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """One decoder; shapes under the names of Hugging Face's `config.json`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    rope: RopeConfig
+    layers: tuple[LayerConfig, ...]
+    norms: BlockNorms
+    activation: str  # a key of decoder.ACTIVATIONS
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    unit_offset: bool  # norms multiply by 1 + weight
+    query_key_norm: str  # none; head: over each head; all: over all heads at once
+    query_scale: float  # of the products of queries and keys
+    attention_softcap: float | None  # products are squashed into +- this
+    logit_softcap: float | None
+    embedding_scale: float

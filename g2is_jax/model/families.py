@@ -1,0 +1,200 @@
+"""The supported families: what each one's `config.json` asks of the decoder."""
+
+from collections.abc import Callable
+
+from etils import epath
+
+from g2is_jax.model.config import BlockNorms, DecoderConfig, LayerConfig
+from g2is_jax.model.config_file import Fields, listed, read_raw_config, read_rope
+from g2is_jax.model.decoder import ACTIVATIONS
+from g2is_jax.runs.errors import InputError
+
+PRE_NORM = BlockNorms("input_layernorm", None, "post_attention_layernorm", None)
+POST_NORM = BlockNorms(None, "post_attention_layernorm", None, "post_feedforward_layernorm")
+BOTH_NORM = BlockNorms(
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+REQUIRED = (  # whatever transformers would put in their place is a guess about the weights
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
+
+
+def _biases(f: Fields) -> dict:
+    return {"qkv_bias": f["attention_bias"], "o_bias": f["attention_bias"]}
+
+
+def _llama(f: Fields) -> dict:
+    f.only("rope_interleaved", False)
+    return _biases(f) | {"mlp_bias": f["mlp_bias"]}
+
+
+def _mistral(f: Fields) -> dict:
+    return {"layers": _layers(f, [f["sliding_window"]] * f["num_hidden_layers"])}
+
+
+def _gemma(f: Fields) -> dict:
+    f.only("use_bidirectional_attention", None, False)
+    f.only("hidden_activation", None, "gelu_pytorch_tanh")
+    scale = f["hidden_size"] ** 0.5
+    return _biases(f) | {"unit_offset": True, "embedding_scale": scale}
+
+
+def _gemma2(f: Fields) -> dict:
+    f.only("hidden_act", None, f["hidden_activation"])  # older names of the same
+    f.only("sliding_window_size", None, f["sliding_window"])
+    return _gemma(f) | {
+        "activation": f["hidden_activation"],
+        "norms": BOTH_NORM,
+        "layers": _layers(f, _windows(f)),
+        "query_scale": f["query_pre_attn_scalar"] ** -0.5,
+        "attention_softcap": f["attn_logit_softcapping"],
+        "logit_softcap": f["final_logit_softcapping"],
+    }
+
+
+def _qwen2(f: Fields) -> dict:
+    f.only("use_mrope", False)
+    _ = f["use_sliding_window"], f["max_window_layers"]  # transformers makes layer_types of them
+    return {"qkv_bias": True, "layers": _layers(f, _windows(f))}
+
+
+def _qwen3(f: Fields) -> dict:
+    return _qwen2(f) | _biases(f) | {"query_key_norm": "head"}
+
+
+def _smollm3(f: Fields) -> dict:
+    _ = f["no_rope_layer_interval"]  # transformers makes no_rope_layers of it
+    _ = f["use_sliding_window"]  # and layer_types of this
+    f.used.add("max_window_layers")  # in the published file; transformers does not know it
+    rotary = [bool(flag) for flag in f["no_rope_layers"]]
+    return _llama(f) | {"layers": _layers(f, _windows(f), rotary)}
+
+
+def _olmo2(f: Fields) -> dict:
+    return _biases(f) | {"norms": POST_NORM, "query_key_norm": "all"}
+
+
+# model_type -> the architecture it must name, and where it is not what Llama is.
+FAMILIES: dict[str, tuple[str, Callable[[Fields], dict]]] = {
+    "llama": ("LlamaForCausalLM", _llama),
+    "mistral": ("MistralForCausalLM", _mistral),
+    "gemma": ("GemmaForCausalLM", _gemma),
+    "gemma2": ("Gemma2ForCausalLM", _gemma2),
+    "qwen2": ("Qwen2ForCausalLM", _qwen2),
+    "qwen3": ("Qwen3ForCausalLM", _qwen3),
+    "smollm3": ("SmolLM3ForCausalLM", _smollm3),
+    "olmo2": ("Olmo2ForCausalLM", _olmo2),
+}
+
+
+def read_config(folder: epath.Path) -> DecoderConfig:
+    """Read `config.json`; InputError names a field that is absent or not supported."""
+    return decoder_config(read_raw_config(folder), str(folder / "config.json"))
+
+
+def decoder_config(raw: dict, file: str) -> DecoderConfig:
+    """The decoder that the fields of a `config.json` ask for; `file` is for the errors."""
+    kind = raw.get("model_type")
+    if kind not in FAMILIES:
+        raise InputError(f"{file}: model_type = {kind!r} is not supported; {listed(FAMILIES)} are")
+    architecture, special = FAMILIES[kind]
+    if architecture not in (raw.get("architectures") or [architecture]):
+        raise InputError(
+            f"{file}: architectures = {raw['architectures']!r} is not supported; "
+            f"only {architecture!r} is"
+        )
+    missing = [name for name in REQUIRED if raw.get(name) is None]
+    if missing:
+        raise InputError(f"{file}: has no {', '.join(missing)}; the decoder needs every one")
+    f = Fields(raw, file)
+    f.only("attention_dropout", 0, None)
+    f.only("is_encoder_decoder", False)
+    f.only("neftune_noise_alpha", 0, None)
+    config = DecoderConfig(**_shapes(f) | _like_llama(f) | special(f))
+    f.check_all_used()
+    _check(config, f)
+    return config
+
+
+def _shapes(f: Fields) -> dict:
+    same = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+    f.used.add("head_dim")
+    head_dim = getattr(f.config, "head_dim", None) or f["hidden_size"] // f["num_attention_heads"]
+    return {name: f[name] for name in same} | {
+        "head_dim": head_dim,
+        "query_scale": head_dim**-0.5,
+        "tie_word_embeddings": f["tie_word_embeddings"],
+        "rope": read_rope(f),
+    }
+
+
+def _like_llama(f: Fields) -> dict:
+    """What holds for every family that does not say otherwise."""
+    activation = {} if f.raw["model_type"] == "gemma2" else {"activation": f["hidden_act"]}
+    return activation | {
+        "layers": _layers(f, [None] * f["num_hidden_layers"]),
+        "norms": PRE_NORM,
+        "qkv_bias": False,
+        "o_bias": False,
+        "mlp_bias": False,
+        "unit_offset": False,
+        "query_key_norm": "none",
+        "attention_softcap": None,
+        "logit_softcap": None,
+        "embedding_scale": 1.0,
+    }
+
+
+def _layers(
+    f: Fields, windows: list[int | None], rotary: list[bool] | None = None
+) -> tuple[LayerConfig, ...]:
+    count = f["num_hidden_layers"]
+    rotary = [True] * count if rotary is None else rotary
+    for name, values in (("layer_types", windows), ("no_rope_layers", rotary)):
+        if len(values) != count:
+            raise f.error(f"{name} of {len(values)} layers", f"num_hidden_layers is {count}")
+    return tuple(LayerConfig(r, w) for r, w in zip(rotary, windows, strict=True))
+
+
+def _windows(f: Fields) -> list[int | None]:
+    """The sliding window of each layer, from its type."""
+    windows = {"full_attention": None, "sliding_attention": f["sliding_window"]}
+    for kind in f["layer_types"]:
+        if kind not in windows or (kind == "sliding_attention" and not f["sliding_window"]):
+            raise f.error(
+                f"layer_types with {kind!r} and sliding_window = {f['sliding_window']!r}",
+                "full_attention, or sliding_attention with a window, is",
+            )
+    return [windows[kind] for kind in f["layer_types"]]
+
+
+def _check(c: DecoderConfig, f: Fields) -> None:
+    """What would otherwise fail inside the model, or not at all."""
+    if c.activation not in ACTIVATIONS:
+        raise f.error(f"hidden_act = {c.activation!r}", f"only {listed(ACTIVATIONS)} are")
+    sizes = {name: getattr(c, name) for name in REQUIRED if hasattr(c, name)}
+    sizes |= {"num_hidden_layers": len(c.layers), "num_key_value_heads": c.num_key_value_heads}
+    sizes |= {
+        f"sliding_window of layer {i}": 1 if x.window is None else x.window
+        for i, x in enumerate(c.layers)
+    }
+    for name, value in sizes.items():
+        if not value > 0:
+            raise f.error(f"{name} = {value}", "it must be above 0")
+    if c.num_attention_heads % c.num_key_value_heads:
+        raise f.error(
+            f"num_key_value_heads = {c.num_key_value_heads}",
+            f"it must divide num_attention_heads = {c.num_attention_heads}",
+        )
+    if c.head_dim % 2:
+        raise f.error(f"head_dim = {c.head_dim}", "it must be even, for the rotary embedding")

@@ -1,0 +1,350 @@
+"""Configs: no field of a `config.json` is passed over, and no setting of the decoder is idle."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tiny_models import (
+    FLOAT32,
+    FULL,
+    LLAMA_3_ROPE,
+    NO_LORA,
+    RAW,
+    SLIDING,
+    config_of,
+    oracle,
+    oracle_logits,
+    ours,
+    random_tokens,
+    raw_of,
+)
+
+from g2is_jax.model.build import build_model
+from g2is_jax.model.config import BlockNorms, LayerConfig, RopeConfig
+from g2is_jax.model.config_file import NO_EFFECT
+from g2is_jax.model.families import FAMILIES, decoder_config, read_config
+from g2is_jax.runs.errors import InputError
+
+FILE = "config.json"
+
+
+def as_written(family: str) -> dict:
+    """The config with every field that transformers writes."""
+    from transformers import CONFIG_MAPPING
+
+    return json.loads(CONFIG_MAPPING[RAW[family]["model_type"]](**RAW[family]).to_json_string())
+
+
+def perturbed(name: str, value):
+    """Another value that the field could have."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 2
+    if isinstance(value, float):
+        return 1.25 * value + 0.25
+    if isinstance(value, list):
+        others = {FULL: SLIDING, SLIDING: FULL, 0: 1, 1: 0}
+        return [others.get(value[0], "Other"), *value[1:]]
+    if value is None:
+        return True if name.startswith("use_") else 11
+    if "act" in name:
+        return "silu" if value != "silu" else "gelu"
+    return "other"
+
+
+def effect(family: str, raw: dict) -> str:
+    """What a changed config comes to: an error, another decoder, or nothing."""
+    try:
+        changed = decoder_config(raw, FILE)
+    except InputError:
+        return "error"
+    return "nothing" if changed == config_of(family) else "another"
+
+
+@pytest.mark.parametrize("family", RAW)
+def test_no_field_is_passed_over(family):
+    raw = as_written(family)
+    assert effect(family, raw) == "nothing"
+    effects = {}
+    for name, value in raw.items():
+        if name != "rope_parameters":
+            effects[name] = effect(family, raw | {name: perturbed(name, value)})
+    for name, value in raw["rope_parameters"].items():
+        rope = raw["rope_parameters"] | {name: perturbed(name, value)}
+        effects[name] = effect(family, raw | {"rope_parameters": rope})
+    idle = {name for name, what in effects.items() if what == "nothing"}
+    # transformers reads these two only where the lists made of them are not in the file.
+    made = {"max_window_layers", "no_rope_layer_interval"} & set(raw)
+    # A window is of no use where no layer slides; nor does the flag do more than make the list.
+    spare = (
+        {"sliding_window", "use_sliding_window"} if FULL in raw.get("layer_types", []) else set()
+    )
+    assert idle <= NO_EFFECT | made | spare
+    assert {"another", "error"} <= set(effects.values())
+
+
+@pytest.mark.parametrize("family", RAW)
+def test_fields_without_effect_have_none_in_transformers(torch, family):
+    changes = {
+        "bos_token_id": 5,
+        "eos_token_id": 6,
+        "pad_token_id": 7,
+        "initializer_range": 0.5,
+        "use_cache": False,
+        "pretraining_tp": 2,
+        "cache_implementation": "hybrid",
+    }
+    assert changes.keys() <= NO_EFFECT
+    plain, changed = oracle(torch, family), oracle(torch, family, **changes)
+    changed.load_state_dict(plain.state_dict())
+    tokens_T = random_tokens(50)
+    expected_TV = oracle_logits(torch, plain, tokens_T)
+    np.testing.assert_array_equal(oracle_logits(torch, changed, tokens_T), expected_TV)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("qwen2_sliding", {"max_window_layers": 2}),
+        ("qwen2_sliding", {"use_sliding_window": False}),
+        ("smollm3", {"no_rope_layers": ...}),
+        ("smollm3", {"no_rope_layers": ..., "no_rope_layer_interval": 3}),
+        ("gemma2", {"layer_types": ...}),
+        ("gemma2", {"sliding_window": 11}),
+        ("llama", {"num_key_value_heads": ...}),
+        ("llama", {"rope_theta": ...}),
+        ("mistral", {"sliding_window": None}),
+    ],
+)
+def test_what_the_file_leaves_out_is_as_in_transformers(torch, family, changes):
+    """The lists that transformers makes of other fields, and its defaults."""
+    theirs = oracle(torch, family, **changes)
+    config, written = config_of(family, **changes), theirs.config.to_dict()
+    assert config == decoder_config(json.loads(theirs.config.to_json_string()), FILE)
+    assert config != config_of(family)
+    assert config.rope.theta == written["rope_parameters"]["rope_theta"]
+    assert config.num_key_value_heads == written["num_key_value_heads"]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        (
+            "llama",
+            {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+        ),
+        ("llama", {"pretraining_tp": 1, "neftune_noise_alpha": 0.0}),
+        ("gemma", {"hidden_activation": None, "_name_or_path": "x", "torch_dtype": "bfloat16"}),
+        ("gemma", {"hidden_activation": "gelu_pytorch_tanh"}),
+        ("gemma2", {"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
+        ("gemma2", {"sliding_window_size": 41}),
+        ("qwen2", {"sliding_window": 131072, "max_window_layers": 28, "use_mrope": False}),
+        ("qwen3", {"rope_scaling": None, "sliding_window": None, "max_window_layers": 36}),
+        ("smollm3", {"pretraining_tp": 2, "max_window_layers": 28, "sliding_window": None}),
+        ("smollm3", {"layer_types": [FULL] * 3, "use_sliding_window": False}),
+    ],
+)
+def test_published_fields_are_known(family, fields):
+    """What files on the hub have beside the fields of their class changes nothing."""
+    assert config_of(family, **fields) == config_of(family)
+
+
+def changed_settings(config) -> dict[str, object]:
+    """Another value for every field of a decoder's settings that keeps the shapes."""
+    full = LayerConfig(rotary=True, window=None)
+    return {
+        "rms_norm_eps": 0.1,
+        "rope": RopeConfig(99.0, None),
+        "layers": (full, LayerConfig(rotary=False, window=None), full),
+        "activation": "gelu",
+        "unit_offset": True,
+        "query_scale": 2 * config.query_scale,
+        "attention_softcap": 1.0,
+        "logit_softcap": 1.0,
+        "embedding_scale": 2.0,
+    }
+
+
+def test_no_setting_of_the_decoder_is_idle():
+    """Those that keep the weights' shapes change the logits, all others change the shapes."""
+    model, _, base = ours()
+    tokens_T = random_tokens(40)
+
+    def logits(config):
+        return np.asarray(build_model(config, NO_LORA, FLOAT32).logits({}, base, tokens_T))
+
+    expected_TV, settings = logits(model.config), changed_settings(model.config)
+    for name, value in settings.items():
+        changed_TV = logits(dataclasses.replace(model.config, **{name: value}))
+        assert np.abs(changed_TV - expected_TV).max() > 1e-3, name
+    windowed = tuple(LayerConfig(rotary=True, window=5) for _ in range(3))
+    changed_TV = logits(dataclasses.replace(model.config, layers=windowed))
+    assert np.abs(changed_TV - expected_TV)[5:].max() > 1e-3
+    np.testing.assert_allclose(changed_TV[:5], expected_TV[:5], atol=1e-5)
+    shaping = {
+        "norms": BlockNorms(None, None, "post_attention_layernorm", None),
+        "query_key_norm": "head",
+        **{name: True for name in ("qkv_bias", "o_bias", "mlp_bias", "tie_word_embeddings")},
+        **{name: 12 for name in ("vocab_size", "hidden_size", "intermediate_size", "head_dim")},
+        **{name: 3 for name in ("num_attention_heads", "num_key_value_heads")},
+    }
+    for name, value in shaping.items():
+        changed = build_model(dataclasses.replace(model.config, **{name: value}), NO_LORA, FLOAT32)
+        assert changed.base_shapes != model.base_shapes, name
+    tested = {*settings, *shaping, "max_position_embeddings"}  # of the last: test_decoder
+    assert tested == set(model.config.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "named"),
+    [
+        ("llama", {"model_type": "gpt2"}, r"model_type = 'gpt2' is not supported; gemma, gemma2,"),
+        ("llama", {"model_type": ...}, "model_type = None is not supported"),
+        ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "architectures = "),
+        ("llama", {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported; only gelu,"),
+        ("llama", {"attention_dropout": 0.1}, "attention_dropout = 0.1 is not supported"),
+        ("llama", {"rope_interleaved": True}, "rope_interleaved = True"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "Missing .*low_freq"),
+        ("llama", {"rope_scaling": {"rope_type": "default", "factor": 2.0}}, "factor of rope type"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+            r"rope_theta = 1234.5 beside 5.0 in rope_parameters",
+        ),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config: not known for"),
+        ("llama", {"auto_map": {}, "sliding_window": 4}, "auto_map, sliding_window: not known"),
+        ("llama", {"hidden_size": ..., "rms_norm_eps": None}, "has no hidden_size, rms_norm_eps"),
+        ("llama", {"hidden_size": "many"}, "not a valid llama config .*hidden_size"),
+        ("llama", {"num_key_value_heads": 4}, "num_key_value_heads = 4 .*it must divide"),
+        ("llama", {"head_dim": 7}, "even"),
+        ("llama", {"vocab_size": 0}, "vocab_size = 0 .*it must be above 0"),
+        ("mistral", {"sliding_window": 0}, "sliding_window of layer 0 = 0|must be above 0"),
+        ("mistral", {"attention_bias": True}, "attention_bias: not known for .*'mistral'"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ("gemma", {"hidden_activation": "silu"}, "hidden_activation = 'silu'"),
+        ("gemma2", {"hidden_act": "silu"}, "hidden_act = 'silu'"),
+        ("gemma2", {"sliding_window_size": 7}, "sliding_window_size = 7 is not supported; only"),
+        ("qwen2", {"use_mrope": True}, "use_mrope = True"),
+        ("gemma2", {"layer_types": [SLIDING, FULL]}, "layer_types|num_hidden_layers"),
+        ("qwen2", {"layer_types": [SLIDING, FULL, FULL]}, "layer_types with 'sliding_attention'"),
+        ("qwen3", {"layer_types": ["chunked_attention", FULL, FULL]}, "chunked_attention"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers|list index"),
+    ],
+)
+def test_unsupported_config(family, changes, named):
+    with pytest.raises(InputError, match=rf"^config\.json: .*({named})"):
+        config_of(family, **changes)
+
+
+@pytest.mark.parametrize("absent", [..., None])
+def test_width_of_a_head_follows_from_the_others(absent):
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    assert config_of("llama", head_dim=absent, **heads).head_dim == 14
+
+
+def test_rotary_base_of_either_version():
+    older = raw_of("llama", rope_theta=...)
+    for fields in (
+        {"rope_theta": 777.5},
+        {"rope_theta": 777.5, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 777.5}},
+        {"rope_theta": 777.5, "rope_scaling": {"type": "default"}},
+    ):
+        assert decoder_config(older | fields, FILE).rope == RopeConfig(777.5, None)
+    newer = older | {"rope_parameters": LLAMA_3_ROPE | {"rope_theta": 1234.5}}
+    assert decoder_config(newer, FILE).rope == config_of("llama3").rope
+
+
+def test_absent_or_damaged_config(tmp_path):
+    folder = epath.Path(tmp_path)
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        read_config(folder)
+    for text, named in (('{"model_type": ', "not valid JSON"), ("[]", "holds no JSON object")):
+        (folder / FILE).write_text(text)
+        with pytest.raises(InputError, match=rf"config\.json: {named}"):
+            read_config(folder)
+
+
+def test_every_family_is_tested():
+    assert {raw["model_type"] for raw in RAW.values()} == set(FAMILIES)
+
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 131072,
+    "rope_scaling": {
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+}
+MISTRAL_7B = {
+    "model_type": "mistral",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "max_position_embeddings": 32768,
+}
+GEMMA_7B = {
+    "model_type": "gemma",
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 8192,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "parameters", "adapter"),
+    [
+        (LLAMA_8B, 8_030_261_248, 109_051_904),
+        (MISTRAL_7B, 7_241_732_096, 109_051_904),
+        (MISTRAL_7B | {"vocab_size": 32768, "sliding_window": None}, 7_248_023_552, 109_051_904),
+        (GEMMA_7B, 8_537_680_896, 102_760_448),
+    ],
+)
+def test_shapes_of_the_papers_models(raw, parameters, adapter):
+    """Nothing is allocated; the published counts of parameters, and those of LoRA at rank 128."""
+    lora = dataclasses.replace(
+        NO_LORA, rank=128, alpha=512.0, targets=("q_proj", "k_proj", "v_proj", "o_proj")
+    )
+    model = build_model(decoder_config(raw, FILE), lora, FLOAT32)
+    assert sum(int(np.prod(shape)) for shape in model.base_shapes.values()) == parameters
+    assert sum(int(np.prod(shape)) for shape in model.adapter_shapes.values()) == adapter
+    as_leaves = {
+        path: jax.ShapeDtypeStruct(shape, "float32")
+        for path, shape in (model.base_shapes | model.adapter_shapes).items()
+    }
+    base = {path: as_leaves[path] for path in model.base_shapes}
+    lora_leaves = {path: as_leaves[path] for path in model.adapter_shapes}
+    logits = jax.eval_shape(model.logits, lora_leaves, base, jax.ShapeDtypeStruct((2048,), "int32"))
+    assert logits.shape == (2048, raw["vocab_size"])
