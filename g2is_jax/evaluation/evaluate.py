@@ -1,22 +1,19 @@
 """Answer loss and exact match of a model on test rows."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from g2is_jax.data.batches import lay_out, length_batches
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.records import Record
+from g2is_jax.evaluation.likelihood import batches, likelihoods
 from g2is_jax.evaluation.tasks import extract_answer, is_correct
 from g2is_jax.model.build import Model
-from g2is_jax.model.generate import greedy_function, until_end
+from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.lora import Leaves
+from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
-from g2is_jax.training.loss import example_loss
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,8 @@ def answer_losses(
     model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
 ) -> np.ndarray:
     """Mean negative log-likelihood of each example's supervised tokens, in nats, float64 (M,)."""
-    losses_M = np.full(len(encoded), np.nan)
-    for plan in length_batches(encoded, batch_tokens):
-        batch = lay_out(encoded, plan)
-        sums_B, counts_B = _loss_function(model)(
-            adapter, base, batch.tokens_BT, batch.supervised_BT
-        )
-        count = len(plan.rows)
-        means_B = np.asarray(sums_B, np.float64) / np.maximum(counts_B, 1)
-        losses_M[plan.rows] = means_B[:count]
-    return losses_M
-
-
-@functools.cache
-def _loss_function(model: Model) -> Callable:
-    one = functools.partial(example_loss, model)
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))
+    found = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return -found.sums_M / np.maximum(found.counts_M, 1)
 
 
 def greedy_replies(
@@ -74,19 +57,22 @@ def greedy_replies(
             f"model.max_length = {max_length}; lower the one or raise the other"
         )
     prompts = [chat.encode_prompt(record.messages, room) for record in records]
-    encoded = [Encoded(prompt, np.zeros(len(prompt), bool), False) for prompt in prompts]
-    ends = chat.end_tokens()
-    run = greedy_function(model, config.new_tokens, ends)
-    replies = [""] * len(records)
-    for plan in length_batches(encoded, config.batch_tokens):
-        batch = lay_out(encoded, plan)
-        lengths_B = np.ones(plan.size_B, np.int32)
-        lengths_B[: len(plan.rows)] = [len(prompts[row]) for row in plan.rows]
-        out_BT = np.asarray(run(adapter, base, batch.tokens_BT, jnp.asarray(lengths_B)))
-        for row, tokens_T in zip(plan.rows, out_BT, strict=False):
-            text = chat.tokenizer.decode(until_end(tokens_T, ends), skip_special_tokens=True)
-            replies[row] = text
-    return replies
+    # Every token supervised: the mask then tells prompts from padding.
+    encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
+    greedy = GenerateConfig(config.new_tokens, temperature=0.0, top_p=1.0, seed=0)
+    stops = Stops(chat.end_tokens(), chat.stop_strings())
+
+    def decode(tokens: list[int]) -> str:
+        return str(chat.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    texts = [""] * len(records)
+    for batch in batches(encoded, config.batch_tokens, room):
+        rows = Prompts(batch.tokens_BT, batch.supervised_BT, batch.rows_B)
+        replies = generate(model, adapter, base, rows, greedy, stops, decode)
+        for row, reply in zip(batch.rows_B, replies, strict=True):
+            if row >= 0:
+                texts[row] = reply.text
+    return texts
 
 
 def evaluate(

@@ -1,65 +1,224 @@
-"""Batched greedy decoding with a key/value cache of fixed shape."""
+"""Batched decoding with a key/value cache of fixed shape, greedy or sampled.
+
+How rows are padded, batched, ordered and cut into chunks of steps does not change their replies.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g2is_jax.model.attention import LayerCache
 from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+from g2is_jax.model.sampling import GenerateConfig, choose, row_keys
+from g2is_jax.runs.errors import InputError
+
+CHUNK = 32  # tokens between two looks at the text, where there are stop strings
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Rows to continue: `mask_BT` as Hugging Face's attention mask, padding left or right or both.
+
+    `row_ids_B` name the rows for sampling: a prompt under the same id and seed gets the same reply.
+    A row without any token only fills the batch; its reply is empty.
+    """
+
+    tokens_BT: np.ndarray  # int32
+    mask_BT: np.ndarray  # bool
+    row_ids_B: np.ndarray  # int32
+
+
+@dataclass(frozen=True)
+class Stops:
+    """A reply ends at any of these token ids, or where its text first holds one of the strings."""
+
+    tokens: tuple[int, ...]
+    strings: tuple[str, ...]
+
+    def __post_init__(self):
+        if "" in self.strings:
+            raise InputError("a stop string is empty, so no reply could begin; leave it away")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What follows a prompt.
+
+    `tokens`: without the stop token, but with the token that completed a stop string; `text`: up
+    to the stop string. `ended`: by a stop; otherwise the reply reached its longest length.
+    """
+
+    tokens: list[int]
+    text: str
+    ended: bool
+
+
+class State(NamedTuple):
+    """Rows on their way: after `step` tokens, the last of them still to go through the model."""
+
+    step: jax.Array
+    tokens_B: jax.Array
+    ended_B: jax.Array
+    lengths_B: jax.Array  # of the prompts
+    keys_B: jax.Array
+    caches: list[LayerCache]  # each (B, K, S, width of a head)
+
+
+def generate(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    prompts: Prompts,
+    config: GenerateConfig,
+    stops: Stops,
+    decode: Callable[[list[int]], str],
+    chunk: int = CHUNK,
+) -> list[Reply]:
+    """The reply to each row; `decode` gives the text of a reply's tokens.
+
+    The text of a longer reply has to begin like that of a shorter one, as it does for all
+    tokenizers but for letters of which only some bytes are there yet.
+    """
+    tokens_BT, lengths_B = left_aligned(prompts.tokens_BT, prompts.mask_BT)
+    most = model.config.max_position_embeddings
+    if lengths_B.max() + config.new_tokens > most:
+        raise InputError(
+            f"a prompt of {lengths_B.max()} tokens leaves no room for {config.new_tokens} more "
+            f"within the model's max_position_embeddings = {most}; cut the prompt or lower "
+            "new_tokens"
+        )
+    room = min(tokens_BT.shape[1] + config.new_tokens, most)
+    steps = min(chunk, config.new_tokens) if stops.strings else config.new_tokens
+    prefill, advance = decoding_functions(model, config.temperature, config.top_p, stops.tokens)
+    keys_B = row_keys(config.seed, jnp.asarray(prompts.row_ids_B, jnp.uint32))
+    state = prefill(adapter, base, tokens_BT[:, :most], lengths_B, keys_B, room=room)
+    new_BT = np.asarray(state.tokens_B)[:, None]
+    replies: list[Reply | None] = [Reply([], "", True) if n == 0 else None for n in lengths_B]
+    while True:
+        done = new_BT.shape[1] == config.new_tokens
+        for row in [row for row, reply in enumerate(replies) if reply is None]:
+            replies[row] = _finished(new_BT[row], stops, decode, done)
+        if all(reply is not None for reply in replies):
+            return [reply for reply in replies if reply is not None]
+        ended_B = np.array([reply is not None for reply in replies])
+        state, new_BC, count = advance(
+            adapter, base, state, ended_B, config.new_tokens, chunk=steps
+        )
+        new_BT = np.concatenate([new_BT, np.asarray(new_BC)[:, : int(count)]], axis=1)
+
+
+def left_aligned(tokens_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The real tokens of each row moved to its beginning, and their number; (B, T) and (B,)."""
+    mask_BT = np.asarray(mask_BT, bool)
+    order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
+    aligned_BT = np.take_along_axis(np.asarray(tokens_BT, np.int32), order_BT, axis=1)
+    return aligned_BT, mask_BT.sum(axis=1, dtype=np.int32)
+
+
+def _finished(
+    tokens_T: np.ndarray, stops: Stops, decode: Callable[[list[int]], str], done: bool
+) -> Reply | None:
+    """The reply, if a stop is in these tokens or none may follow."""
+    hits = np.flatnonzero(np.isin(tokens_T, stops.tokens))
+    tokens = tokens_T[: hits[0] if len(hits) else None].tolist()
+    if not (stops.strings or len(hits) or done):
+        return None
+    text = decode(tokens)
+    if any(string in text for string in stops.strings):
+        return _cut(tokens, stops.strings, decode)
+    return Reply(tokens, text, len(hits) > 0) if len(hits) or done else None
+
+
+def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]], str]) -> Reply:
+    """The fewest tokens whose text holds a stop string, and the text before it; by bisection."""
+    short, long = 0, len(tokens)  # the text of the shorter holds none
+    while long - short > 1:
+        middle = (short + long) // 2
+        text = decode(tokens[:middle])
+        short, long = (short, middle) if any(s in text for s in strings) else (middle, long)
+    text = decode(tokens[:long])
+    return Reply(tokens[:long], text[: min(text.find(s) for s in strings if s in text)], True)
 
 
 @functools.cache
-def greedy_function(model: Model, new_tokens: int, ends: tuple[int, ...]) -> Callable:
-    """Jitted (adapter, base, prompts_BT, lengths_B) -> continuation (B, new_tokens) int32.
+def decoding_functions(
+    model: Model, temperature: float, top_p: float, ends: tuple[int, ...]
+) -> tuple[Callable, Callable]:
+    """Jitted `prefill`, prompts to a state with one new token; `advance`, up to `chunk` more.
 
-    Prompts are padded on the right. After one of `ends` a row repeats that token; decoding stops
-    once every row has ended.
+    prefill(adapter, base, prompts_BT, lengths_B, keys_B, room), with `room` the cache's length;
+    advance(adapter, base, state, ended_B, new_tokens, chunk) -> state, new tokens (B, chunk) and
+    how many of them were made: fewer once all rows have ended. It uses the state up.
     """
 
-    def has_ended(tokens_B):
-        return jnp.isin(tokens_B, jnp.asarray(ends, jnp.int32))
+    def follow(base, hidden_BTD, keys_B, step):
+        logits_BV = jax.vmap(functools.partial(model.head, base))(hidden_BTD)[:, 0]
+        tokens_B = choose(logits_BV, keys_B, step, temperature, top_p)
+        return tokens_B, jnp.isin(tokens_B, jnp.asarray(ends, jnp.int32))
 
-    def greedy(adapter, base, prompts_BT, lengths_B):
-        batch, width = prompts_BT.shape
-        caches = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf[None], (batch, *leaf.shape)),
-            model.empty_caches(width + new_tokens),
-        )
-        step = jax.vmap(functools.partial(model.step, adapter, base))
-        starts_B = jnp.zeros(batch, jnp.int32)
-        hidden_BTD, caches = step(prompts_BT, starts_B, caches)
-        last_BTD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)
-
-        def choose(hidden_BTD):
-            return jnp.argmax(model.head(base, hidden_BTD[:, 0]), axis=-1).astype(jnp.int32)
-
-        def advance(state):
-            index, current_B, caches, out_BT = state
-            hidden_BTD, caches = step(current_B[:, None], lengths_B + index - 1, caches)
-            next_B = jnp.where(has_ended(current_B), current_B, choose(hidden_BTD))
-            return index + 1, next_B, caches, out_BT.at[:, index].set(next_B)
-
-        def unfinished(state):
-            index, current_B, _, _ = state
-            return (index < new_tokens) & ~jnp.all(has_ended(current_B))
-
-        first_B = choose(last_BTD)
-        out_BT = jnp.zeros((batch, new_tokens), jnp.int32).at[:, 0].set(first_B)
-        state = (jnp.int32(1), first_B, caches, out_BT)
-        index, current_B, _, out_BT = jax.lax.while_loop(unfinished, advance, state)
-        unset_T = jnp.arange(new_tokens) >= index
-        return jnp.where(unset_T[None, :], current_B[:, None], out_BT)
-
-    return jax.jit(greedy)
+    return (
+        jax.jit(functools.partial(_prefill, model, follow), static_argnames="room"),
+        jax.jit(
+            functools.partial(_advance, model, follow),
+            static_argnames="chunk",
+            donate_argnames="state",
+        ),
+    )
 
 
-def until_end(tokens_T: Sequence[int] | np.ndarray, ends: tuple[int, ...]) -> list[int]:
-    """The tokens before the first of `ends`."""
-    kept = []
-    for token in tokens_T:
-        if int(token) in ends:
-            break
-        kept.append(int(token))
-    return kept
+def _prefill(
+    model: Model, follow: Callable, adapter, base, prompts_BT, lengths_B, keys_B, room: int
+) -> State:
+    """The prompts through the model at once; `follow`: last hidden states to tokens and ends."""
+    begin = jax.vmap(lambda tokens_T: model.step(adapter, base, tokens_T, 0, None))
+    hidden_BTD, caches = begin(prompts_BT)
+    last_B = jnp.maximum(lengths_B - 1, 0)
+    last_BTD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+    tokens_B, ended_B = follow(base, last_BTD, keys_B, 0)
+    # The room for what follows is added only here: the prompt attends over its own width.
+    caches = jax.tree.map(
+        lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * 4),
+        _copies(model.empty_caches(room), prompts_BT.shape[0]),
+        caches,
+    )
+    ended_B |= lengths_B == 0
+    return State(jnp.int32(1), tokens_B, ended_B, lengths_B, keys_B, caches)
+
+
+def _advance(
+    model: Model, follow: Callable, adapter, base, state: State, ended_B, new_tokens, chunk: int
+) -> tuple[State, jax.Array, jax.Array]:
+    """Token after token, until all rows have ended, `chunk` more are made, or `new_tokens` in all.
+
+    `ended_B`: rows that have ended for another reason than a stop token.
+    """
+    model_step = jax.vmap(functools.partial(model.step, adapter, base))
+    first = state.step
+
+    def unfinished(carry):
+        s, _ = carry
+        return (s.step < new_tokens) & (s.step - first < chunk) & ~jnp.all(s.ended_B)
+
+    def one(carry):
+        s, new_BC = carry
+        places_B = jnp.maximum(s.lengths_B, 1) + s.step - 1
+        hidden_BTD, caches = model_step(s.tokens_B[:, None], places_B, s.caches)
+        tokens_B, ends_B = follow(base, hidden_BTD, s.keys_B, s.step)
+        new_BC = new_BC.at[:, s.step - first].set(tokens_B)
+        s = s._replace(step=s.step + 1, tokens_B=tokens_B, caches=caches)
+        return s._replace(ended_B=s.ended_B | ends_B), new_BC
+
+    new_BC = jnp.zeros((state.tokens_B.shape[0], chunk), jnp.int32)
+    state = state._replace(ended_B=state.ended_B | ended_B)
+    state, new_BC = jax.lax.while_loop(unfinished, one, (state, new_BC))
+    return state, new_BC, state.step - first
+
+
+def _copies(caches: list[LayerCache], batch: int) -> list[LayerCache]:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (batch, *leaf.shape)), caches)

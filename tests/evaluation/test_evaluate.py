@@ -1,21 +1,22 @@
 """Answer losses and exact match: equal to a plain loop, whatever the batches."""
 
+import copy
 import math
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from tiny_models import FLOAT32, lora_config, random_leaves
 
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Message, Record, read_records
 from g2is_jax.evaluation import evaluate as room
 from g2is_jax.evaluation.evaluate import EvaluateConfig, answer_losses, evaluate, greedy_replies
 from g2is_jax.model.build import load_model
-from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
 
-LORA = LoraConfig(rank=3, alpha=7.0, dropout=0.1, targets=("q_proj", "v_proj"))
+LORA = lora_config("q_proj", "v_proj", dropout=0.1)
 MAX_LENGTH = 512
 
 
@@ -23,13 +24,13 @@ MAX_LENGTH = 512
 def stories(shared_data):
     """The trained model with an adapter away from zero: model, adapter, base, chat format."""
     folder = epath.Path(shared_data / "stories260K")
-    model, base = load_model(folder, LORA, "float32", remat=False)
-    rng = np.random.default_rng(0)
-    adapter = {
-        path: (0.1 * rng.normal(size=shape)).astype(np.float32)
-        for path, shape in model.adapter_shapes.items()
-    }
-    return model, adapter, base, ChatFormat(load_tokenizer(folder), "auto")
+    model, base = load_model(folder, LORA, FLOAT32)
+    return (
+        model,
+        random_leaves(model.adapter_shapes),
+        base,
+        ChatFormat(load_tokenizer(folder), "auto"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,30 @@ def test_reply_continues_a_story(stories):
     (reply,) = greedy_replies(model, model.zero_adapter(), base, chat, [record], MAX_LENGTH, config)
     assert len(reply.split()) > 5
     assert "<|" not in reply
+
+
+def test_replies_stop_at_the_chat_formats_strings(stories, records):
+    """As where an end-of-turn mark is plain text to the tokenizer."""
+    model, adapter, base, chat = stories
+    arguments = (records[:5], MAX_LENGTH, EvaluateConfig(10_000, 40))
+    free = greedy_replies(model, adapter, base, chat, *arguments)
+    marked = copy.copy(chat)
+    mark = free[0][9:12]
+    marked.stop_strings = lambda: (mark,)
+    stopped = greedy_replies(model, adapter, base, marked, *arguments)
+    assert stopped == [reply.partition(mark)[0] for reply in free]
+    assert len(stopped[0]) <= 9 < len(free[0])
+
+
+def test_replies_up_to_the_last_position(stories, records):
+    """Prompts that fill the room, of no width that is a multiple of eight."""
+    model, adapter, base, chat = stories
+    most = model.config.max_position_embeddings
+    messages = (Message("user", "Once upon a time. " * most),)
+    record = Record(0, "long", "", "", "", None, messages, "")
+    config = EvaluateConfig(2 * most, 11)
+    (reply,) = greedy_replies(model, adapter, base, chat, [record], most, config)
+    assert reply
 
 
 def test_no_room_for_the_prompt(stories, records):

@@ -1,0 +1,104 @@
+"""Log-likelihood of given continuations, and whether greedy decoding would have written them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g2is_jax.data.batches import Batch, lay_out, length_batches
+from g2is_jax.data.chat import Encoded
+from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.errors import InputError
+
+Tokens = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Of each row's supervised tokens, given all tokens before each of them.
+
+    sums_M: summed log-probability in nats, float64; counts_M: how many tokens; greedy_M: each of
+    them is the likeliest, so that greedy decoding writes them. A row without any: 0, 0, True.
+    """
+
+    sums_M: np.ndarray
+    counts_M: np.ndarray
+    greedy_M: np.ndarray
+
+
+def likelihoods(
+    model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
+) -> Likelihoods:
+    """In order, whatever the batches; `batch_tokens` go through the model at once."""
+    found = Likelihoods(
+        np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
+    )
+    run = _likelihood_function(model)
+    for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings):
+        filled_B = batch.rows_B >= 0
+        rows = batch.rows_B[filled_B]
+        results = run(adapter, base, batch.tokens_BT, batch.supervised_BT)
+        for found_M, result_B in zip(vars(found).values(), results, strict=True):
+            found_M[rows] = np.asarray(result_B)[filled_B]
+    return found
+
+
+def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> list[Encoded]:
+    """Rows of (prompt, continuation) whose continuation is supervised, for `likelihoods`.
+
+    A row longer than `max_length` tokens loses the beginning of its prompt. Raises InputError for
+    an empty prompt or continuation, or one that leaves no room for a token of its prompt. Differs
+    from lm-eval, which keeps one token of the prompt more: the row's last is not put in there.
+    """
+    rows = []
+    for place, (prompt, continuation) in enumerate(pairs):
+        prompt_T, continuation_T = (np.asarray(part, np.int32) for part in (prompt, continuation))
+        if not len(prompt_T):
+            raise InputError(
+                f"pair {place}: the prompt is empty, so nothing predicts the continuation's first "
+                "token; begin it with the tokenizer's bos or eos token"
+            )
+        if not len(continuation_T):
+            raise InputError(f"pair {place}: the continuation is empty; leave the pair away")
+        if len(continuation_T) >= max_length:
+            raise InputError(
+                f"pair {place}: a continuation of {len(continuation_T)} tokens leaves no room for "
+                f"a prompt within {max_length}; shorten it or raise model.max_length"
+            )
+        whole_T = np.concatenate([prompt_T, continuation_T])
+        tokens_T = whole_T[-max_length:]
+        supervised_T = np.arange(len(tokens_T)) >= len(tokens_T) - len(continuation_T)
+        rows.append(Encoded(tokens_T, supervised_T, len(tokens_T) < len(whole_T)))
+    return rows
+
+
+def batches(encoded: Sequence[Encoded], batch_tokens: int, most: int) -> Iterator[Batch]:
+    """Every row once, by length; not padded beyond `most` tokens, the longest the model takes."""
+    for plan in length_batches(encoded, batch_tokens):
+        longest = max(len(encoded[row].tokens_T) for row in plan.rows)
+        width_T = max(min(plan.width_T, most), longest)
+        yield lay_out(encoded, dataclasses.replace(plan, width_T=width_T))
+
+
+@functools.cache
+def _likelihood_function(model: Model) -> Callable:
+    """Jitted (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
+
+    def one(adapter, base, tokens_T, supervised_T):
+        logits_TV = model.logits(adapter, base, tokens_T)[:-1]
+        next_T, counted_T = tokens_T[1:], supervised_T[1:]
+        chosen_T = jnp.take_along_axis(logits_TV, next_T[:, None], axis=-1)[:, 0]
+        log_likelihood_T = chosen_T - jax.nn.logsumexp(logits_TV, axis=-1)
+        likeliest_T = jnp.argmax(logits_TV, axis=-1) == next_T
+        return (
+            jnp.sum(jnp.where(counted_T, log_likelihood_T, 0.0)),
+            jnp.sum(counted_T),
+            jnp.all(likeliest_T | ~counted_T),
+        )
+
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))

@@ -1,0 +1,74 @@
+"""Which token follows: the likeliest, or one drawn at a temperature from the likeliest few."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from g2is_jax.runs.errors import InputError
+
+LOWEST_TEMPERATURE = 1e-6  # below it logits over temperature leave float32
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """new_tokens: the longest reply. temperature: 0 takes the likeliest token, draws nothing.
+
+    top_p: draw from the fewest tokens that hold this share of the probability; 1: from all.
+    """
+
+    new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+    def __post_init__(self):
+        if self.new_tokens < 1:
+            raise InputError(f"new_tokens = {self.new_tokens}; it must be at least 1")
+        warm = LOWEST_TEMPERATURE <= self.temperature < math.inf
+        if self.temperature != 0 and not warm:
+            raise InputError(
+                f"temperature = {self.temperature}; it must be 0 (the likeliest token) "
+                f"or at least {LOWEST_TEMPERATURE}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p = {self.top_p}; it must be above 0 and at most 1")
+
+
+def row_keys(seed: int, row_ids_B: jax.Array) -> jax.Array:
+    """A random key for each row, by its id alone; one bit generator whatever the backend's own."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(row_ids_B)
+
+
+def choose(
+    logits_BV: jax.Array, keys_B: jax.Array, step: jax.Array, temperature: float, top_p: float
+) -> jax.Array:
+    """The next token (B,) int32; what is drawn depends on the row's key, the step and its logits.
+
+    As transformers' TemperatureLogitsWarper and then TopPLogitsWarper, in float32.
+    """
+    if temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+    def draw(logits_V, key):
+        scaled_V = logits_V / temperature
+        if top_p < 1:
+            scaled_V = jnp.where(nucleus(scaled_V, top_p), scaled_V, -jnp.inf)
+        return jax.random.categorical(jax.random.fold_in(key, step), scaled_V)
+
+    return jax.vmap(draw)(logits_BV.astype(jnp.float32), keys_B).astype(jnp.int32)
+
+
+def nucleus(logits_V: jax.Array, top_p: float) -> jax.Array:
+    """Which tokens are the fewest, likeliest first, whose probabilities reach `top_p`; (V,) bool.
+
+    Never empty. Differs from the reference (transformers' TopPLogitsWarper): tokens as likely as
+    the last one kept are kept too, where it breaks the tie by an unstable sort.
+    """
+    sorted_V = jnp.sort(logits_V, descending=True)
+    weights_V = jax.nn.softmax(sorted_V)
+    before_V = jnp.cumsum(weights_V) - weights_V
+    kept_V = (before_V < top_p).at[0].set(True)
+    return logits_V >= jnp.min(jnp.where(kept_V, sorted_V, jnp.inf))

@@ -1,0 +1,146 @@
+"""Likelihoods of continuations: equal to the full softmax in float64, whatever the batches."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from tiny_models import NO_LORA, both, lora_config, oracle_logits, ours, random_tokens
+
+from g2is_jax.data.batches import pad_batch
+from g2is_jax.data.chat import Encoded
+from g2is_jax.evaluation.likelihood import continuations, likelihoods
+from g2is_jax.model.generate import Prompts, Stops, generate
+from g2is_jax.model.sampling import GenerateConfig
+from g2is_jax.runs.errors import InputError
+from g2is_jax.training.loss import example_loss
+
+LENGTHS = (14, 2, 24, 9, 15, 24, 31)
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A random model with an adapter that matters: model, adapter, base."""
+    return ours("llama", lora_config(dropout=0.1))
+
+
+def random_rows(lengths, seed: int = 0) -> list[Encoded]:
+    """Random tokens, of which the later half is supervised."""
+    tokens = [random_tokens(length, seed + length) for length in lengths]
+    return [Encoded(t, np.arange(len(t)) >= max(len(t) // 2, 1), False) for t in tokens]
+
+
+def likelihood_of(logits_TV, row: Encoded) -> tuple[float, int, bool]:
+    """From all logits of a row, in float64, a token at a time."""
+    logits_TV = np.asarray(logits_TV, np.float64)
+    total, count, greedy = 0.0, 0, True
+    for place in np.flatnonzero(row.supervised_T):
+        logits_V, token = logits_TV[place - 1], row.tokens_T[place]
+        total += logits_V[token] - np.log(np.exp(logits_V).sum())
+        count += 1
+        greedy &= bool(logits_V[token] == logits_V.max())
+    return total, count, greedy
+
+
+def greedy_continuation(adapted, prompt, count: int) -> np.ndarray:
+    prompts = Prompts(prompt[None], np.ones((1, len(prompt)), bool), np.zeros(1, np.int32))
+    config = GenerateConfig(count, temperature=0.0, top_p=1.0, seed=0)
+    (reply,) = generate(*adapted, prompts, config, Stops((), ()), str)
+    return np.array(reply.tokens, np.int32)
+
+
+@pytest.fixture(scope="module")
+def rows(adapted):
+    """Random rows, one continued greedily, one greedily but for its last token, one unasked."""
+    rows = random_rows(LENGTHS)
+    prompt = random_tokens(7)
+    followed = greedy_continuation(adapted, prompt, 5)
+    missed = followed + np.array([0, 0, 0, 0, 1], np.int32)
+    rows += continuations([(prompt, followed), (prompt, missed)], 64)
+    return [*rows, Encoded(prompt, np.zeros(7, bool), True)]
+
+
+@pytest.fixture(scope="module")
+def expected(adapted, rows):
+    model, adapter, base = adapted
+    run = jax.jit(model.logits)
+    return [
+        likelihood_of(run(adapter, base, np.pad(row.tokens_T, (0, 31 - len(row.tokens_T)))), row)
+        for row in rows
+    ]
+
+
+def assert_equal(found, expected):
+    sums_M, counts_M, greedy_M = zip(*expected, strict=True)
+    assert found.sums_M.dtype == np.float64
+    np.testing.assert_allclose(found.sums_M, sums_M, rtol=1e-5)
+    np.testing.assert_array_equal(found.counts_M, counts_M)
+    np.testing.assert_array_equal(found.greedy_M, greedy_M)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 80, 10_000])
+def test_equals_full_softmax(adapted, rows, expected, batch_tokens):
+    assert [greedy for _, _, greedy in expected] == [False] * len(LENGTHS) + [True, False, True]
+    assert_equal(likelihoods(*adapted, rows, batch_tokens), expected)
+
+
+def test_order_does_not_matter(adapted, rows, expected):
+    assert_equal(likelihoods(*adapted, rows[::-1], 80), expected[::-1])
+
+
+def test_equals_the_loss_of_training(adapted, rows):
+    """Without its dropout: the same sum, with the other sign, and the same count."""
+    model, adapter, base = adapted
+    found = likelihoods(model, adapter, base, rows, 80)
+    batch = pad_batch(rows, range(len(rows)), len(rows), max(len(row.tokens_T) for row in rows))
+    loss = jax.jit(jax.vmap(functools.partial(example_loss, model, adapter, base)))
+    sums_B, counts_B = loss(batch.tokens_BT, batch.supervised_BT)
+    np.testing.assert_allclose(-found.sums_M, sums_B, rtol=1e-5)
+    np.testing.assert_array_equal(found.counts_M, counts_B)
+
+
+def test_equals_transformers(torch, tmp_path):
+    theirs, model, base = both(torch, tmp_path, "gemma2")
+    rows = random_rows(LENGTHS, seed=3)
+    expected = [likelihood_of(oracle_logits(torch, theirs, row.tokens_T), row) for row in rows]
+    assert_equal(likelihoods(model, {}, base, rows, 100), expected)
+
+
+def test_rows_as_long_as_the_model_takes(torch, tmp_path):
+    """Their width is no multiple of eight, and they are not padded to one."""
+    theirs, model, base = both(torch, tmp_path, "llama", NO_LORA, max_position_embeddings=27)
+    rows = random_rows((27, 26, 11))
+    expected = [likelihood_of(oracle_logits(torch, theirs, row.tokens_T), row) for row in rows]
+    assert_equal(likelihoods(model, {}, base, rows, 54), expected)
+    with pytest.raises(InputError, match="28 tokens are more than the model's max_position"):
+        likelihoods(model, {}, base, random_rows((28, 3)), 54)
+
+
+def test_long_prompts_lose_their_beginning():
+    prompt, continuation = np.arange(10, 20), [7, 8, 9]
+    whole, cut, bare = (continuations([(prompt, continuation)], n)[0] for n in (13, 12, 4))
+    assert whole.tokens_T.tolist() == [*range(10, 20), 7, 8, 9]
+    assert not whole.truncated
+    assert cut.tokens_T.tolist() == [*range(11, 20), 7, 8, 9]
+    assert cut.truncated
+    assert bare.tokens_T.tolist() == [19, 7, 8, 9]
+    for row in (whole, cut, bare):
+        assert row.tokens_T.dtype == np.int32
+        assert row.tokens_T[row.supervised_T].tolist() == continuation
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (([], [3]), "pair 1: the prompt is empty, .*; begin it with"),
+        (([3], []), "pair 1: the continuation is empty; leave"),
+        (([3], [3] * 6), "pair 1: a continuation of 6 tokens .* within 6; shorten"),
+    ],
+)
+def test_wrong_pairs(pair, message):
+    with pytest.raises(InputError, match=message):
+        continuations([([1], [2]), pair], 6)
+
+
+def test_no_rows(adapted):
+    assert likelihoods(*adapted, [], 80).sums_M.shape == (0,)
