@@ -53,7 +53,7 @@ SUPPORTED: dict[str, tuple] = {
 
 
 def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: str) -> None:
-    """Write the model's adapter as PEFT does: `adapter_model.safetensors`, `adapter_config.json`."""
+    """Write the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
     tensors = {_tensor_name(path): np.asarray(leaf) for path, leaf in adapter.items()}
     lora = model.lora
     settings = {

@@ -1,6 +1,7 @@
 """Causal self-attention of one example: rotary tables, masks, and the products."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +18,26 @@ Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a hea
 
 
 def rotary_frequencies(head_dim: int, rope: RopeConfig) -> np.ndarray:
-    """Radians a token of each pair, (head_dim / 2,) float64; Llama 3.1's scaling where asked.
+    """Radians a token of each pair, (head_dim / 2,); Llama 3.1's scaling where asked.
 
     Waves longer than the old context over `low_freq_factor` are stretched by `factor`, those
     shorter than it over `high_freq_factor` stay, and between the two the rate is interpolated.
+    Rounded to float32 after each operation, as the models were trained with it.
     """
-    frequencies = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = 1 / np.float32(rope.theta) ** exponents
     if rope.scaling is None:
         return frequencies
     s = rope.scaling
-    waves_in_context = s.original_max_position_embeddings * frequencies / (2 * math.pi)
+    waves_in_context = s.original_max_position_embeddings / (2 * math.pi / frequencies)
     kept = (waves_in_context - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-    kept = np.clip(kept, 0.0, 1.0)
-    return frequencies * (kept + (1 - kept) / s.factor)
+    kept = np.clip(kept, 0, 1)
+    return (1 - kept) * frequencies / s.factor + kept * frequencies
 
 
 def rotary_tables(positions_T: jax.Array, head_dim: int, rope: RopeConfig) -> Tables:
     """Cosine and sine (T, head_dim / 2) of the rotary angles, float32."""
-    frequencies = jnp.asarray(rotary_frequencies(head_dim, rope), jnp.float32)
+    frequencies = jnp.asarray(rotary_frequencies(head_dim, rope))
     angles = positions_T.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -70,7 +73,7 @@ def visible(query_T, key_S, window: int | None) -> jax.Array:
     return seen_TS if window is None else seen_TS & (distance_TS < window)
 
 
-def attend_to_past(q_THD, k_THD, v_THD, window: int | None, scale: float, kernel: str):
+def attend_to_past(q_THD, k_THD, v_THD, window: int | None, scale: float, kernel: Any):
     """Causal attention of a whole row, without a mask in memory where the kernel needs none."""
     return jax.nn.dot_product_attention(
         q_THD,

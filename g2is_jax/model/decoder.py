@@ -5,6 +5,7 @@ else in the dtype of the activations.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),

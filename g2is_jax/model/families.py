@@ -126,8 +126,7 @@ def decoder_config(raw: dict, file: str) -> DecoderConfig:
 
 
 def _shapes(f: Fields) -> dict:
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
-    same += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+    same = [name for name in REQUIRED if name != "num_hidden_layers"] + ["num_key_value_heads"]
     f.used.add("head_dim")
     head_dim = getattr(f.config, "head_dim", None) or f["hidden_size"] // f["num_attention_heads"]
     return {name: f[name] for name in same} | {

@@ -1,5 +1,6 @@
 """Hugging Face checkpoints to parameters and back, one tensor at a time, checked both ways."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -63,9 +64,8 @@ def _to_devices(
     if sharding is None:
         leaf = jax.device_put(_read_as(file, entry, dtype, (slice(None),) * len(entry.shape)))
     else:
-        leaf = jax.make_array_from_callback(
-            entry.shape, sharding, lambda index: _read_as(file, entry, dtype, index)
-        )
+        read = functools.partial(_read_as, file, entry, dtype)
+        leaf = jax.make_array_from_callback(entry.shape, sharding, read)
     return leaf.block_until_ready()  # else the host copies of several tensors pile up
 
 

@@ -11,6 +11,7 @@ from etils import epath
 from tiny_models import (
     BFLOAT16,
     FLOAT32,
+    LLAMA_3_ROPE,
     NO_LORA,
     RAW,
     both,
@@ -22,7 +23,7 @@ from tiny_models import (
     random_tokens,
 )
 
-from g2is_jax.model.attention import Attention, positions_in, rotary_tables
+from g2is_jax.model.attention import Attention, positions_in, rotary_frequencies, rotary_tables
 from g2is_jax.model.build import load_model
 from g2is_jax.model.decoder import Block, Mlp
 from g2is_jax.model.norm import RmsNorm
@@ -79,6 +80,21 @@ def assert_close(ours, theirs):
 def test_rotary_tables(torch, theirs, family):
     for table, expected in zip(tables(family), rotary_of(torch, theirs(family)), strict=True):
         assert_close(jnp.concatenate([table, table], axis=-1), expected[0])
+
+
+@pytest.mark.parametrize("scaling", [None, LLAMA_3_ROPE])
+@pytest.mark.parametrize("theta", [1e4, 5e5, 5e6])
+def test_frequencies_to_two_last_places(torch, theta, scaling):
+    """At the width of real heads: far positions multiply every rounding by some thousands."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rope = (scaling or {"rope_type": "default"}) | {"rope_theta": theta}
+    expected = LlamaRotaryEmbedding(LlamaConfig(head_dim=128, rope_parameters=rope)).inv_freq
+    c = config_of("llama", rope_theta=..., rope_parameters=rope)
+    frequencies = rotary_frequencies(128, c.rope)
+    assert frequencies.dtype == np.float32
+    np.testing.assert_allclose(frequencies, expected.numpy(), rtol=3e-7)
 
 
 def test_llama_3_rope_uses_all_three_bands():

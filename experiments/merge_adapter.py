@@ -1,0 +1,73 @@
+"""Merges an adapter into its base: a checkpoint in Hugging Face layout, for any inference engine.
+
+python -m experiments.merge_adapter --checkpoint=FOLDER --adapter=FOLDER --output=FOLDER
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
+
+import jax
+from absl import app, flags
+from etils import epath
+
+from g2is_jax.model.adapters import read_adapter, read_lora_config
+from g2is_jax.model.build import DTYPES, ModelConfig, load_model
+from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.lora import match_report
+from g2is_jax.model.merge import write_merged
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import naming_full_disk
+
+FAILED = 2  # exit status after an error that the user can act on
+USAGE = "--checkpoint=FOLDER --adapter=FOLDER --output=FOLDER"
+
+
+def run(checkpoint: str, adapter: epath.Path, output: epath.Path, dtype: str) -> str:
+    """Merge, and say what was merged; InputError if there is already something at `output`."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: is not empty; give another --output, or delete it")
+    lora = read_lora_config(adapter)
+    source = resolve_checkpoint(checkpoint, None)
+    model, base = load_model(source, lora, ModelConfig(dtype, dtype, "xla", remat=False))
+    leaves = read_adapter(adapter, model)
+    with naming_full_disk(output):
+        write_merged(output, source, model, leaves, base)
+    return match_report(lora, model.base_shapes)
+
+
+def main() -> None:
+    """Parse the flags and merge on the host; a user's mistake ends in one line."""
+    text = flags.DEFINE_string
+    checkpoint = text("checkpoint", None, "Hugging Face folder or hub id of the base.")
+    adapter = text("adapter", None, "Folder of the adapter, as PEFT or a fine-tune writes it.")
+    output = text("output", None, "Folder to write.")
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", list(DTYPES), "Of the weights written.")
+    flags.mark_flags_as_required([checkpoint, adapter, output])
+    jax.config.update("jax_platforms", "cpu")
+
+    def merge(_) -> None:
+        place, target = epath.Path(adapter.value), epath.Path(output.value)
+        print(run(str(checkpoint.value), place, target, str(dtype.value)))
+
+    try:
+        app.run(merge, flags_parser=_parse)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        left = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise InputError(f"{' '.join(str(error).split())}; the flags are {USAGE}") from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; the flags are {USAGE}")
+    return left
+
+
+if __name__ == "__main__":
+    main()
