@@ -18,6 +18,7 @@ from g2is_jax.model.lora import Leaves, LoraConfig
 
 FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False)
 BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "xla", remat=False)
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 NO_LORA = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 SIZES = {
     "vocab_size": 131,
@@ -161,7 +162,8 @@ def random_tokens(length: int, seed: int = 0, vocabulary: int = SIZES["vocab_siz
 
 
 def logits(model: Model, adapter: Leaves, base: Leaves, tokens_T) -> np.ndarray:
-    return np.asarray(jax.jit(model.logits)(adapter, base, jnp.asarray(tokens_T)))
+    run = jax.jit(model.logits, compiler_options=QUICK)
+    return np.asarray(run(adapter, base, jnp.asarray(tokens_T)))
 
 
 def oracle_logits(torch, theirs, tokens_T) -> np.ndarray:

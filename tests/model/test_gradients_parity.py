@@ -10,6 +10,7 @@ from etils import epath
 from tiny_models import (
     BFLOAT16,
     FLOAT32,
+    QUICK,
     RAW,
     both,
     config_of,
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
 WIDTH, LENGTHS_B = 50, (47, 31)
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
 @functools.cache
