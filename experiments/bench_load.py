@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -52,7 +53,7 @@ def load(folder: epath.Path, reader: str) -> dict[str, float]:
     """Seconds, and bytes: of the weights, of the largest tensor, of the peak above both."""
     shapes = model_of(read_raw_config(folder)).base_shapes
     jax.devices()  # starts the backend
-    before, start = _peak_bytes(), time.perf_counter()
+    before, start = _resident_bytes(), time.perf_counter()
     if reader == "safetensors":
         leaves: dict = {}
         for file in sorted(folder.glob("*.safetensors")):
@@ -63,6 +64,14 @@ def load(folder: epath.Path, reader: str) -> dict[str, float]:
     sizes = [leaf.nbytes for leaf in leaves.values()]
     above = _peak_bytes() - before - sum(sizes)
     return {"seconds": seconds, "weights": sum(sizes), "largest": max(sizes), "above": above}
+
+
+def _resident_bytes() -> int:
+    """Now; where the system does not tell, the peak so far."""
+    file = Path("/proc/self/statm")
+    if not file.exists():
+        return _peak_bytes()
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _peak_bytes() -> int:
@@ -94,10 +103,11 @@ def write(folder: epath.Path, layers: int) -> None:
 
 
 def measure(folder: epath.Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Every reader once for the file cache, then all in turns."""
+    """Every reader once for the file cache, then all in turns, another one first each time."""
     results: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
     for turn in range(repeats + 1):
-        for reader in READERS:
+        for place in range(len(READERS)):
+            reader = READERS[(turn + place) % len(READERS)]
             command = [sys.executable, "-m", "experiments.bench_load", f"--load={reader}"]
             command.append(f"--folder={folder}")
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

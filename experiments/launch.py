@@ -38,8 +38,13 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
         with naming_full_disk(place):
             run(config_flag.value, place)
 
+    run_or_tell(main, _parse)
+
+
+def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
+    """absl's `run`, where a user's mistake ends in one line and in status 2."""
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=parse)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)

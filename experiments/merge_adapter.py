@@ -3,16 +3,13 @@
 python -m experiments.merge_adapter --checkpoint=FOLDER --adapter=FOLDER --output=FOLDER
 """
 
-import os
-import sys
 from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
-
 import jax
-from absl import app, flags
+from absl import flags
 from etils import epath
 
+from experiments.launch import run_or_tell
 from g2is_jax.model.adapters import read_adapter, read_lora_config
 from g2is_jax.model.build import DTYPES, ModelConfig, load_model
 from g2is_jax.model.hub import resolve_checkpoint
@@ -21,7 +18,6 @@ from g2is_jax.model.merge import write_merged
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import naming_full_disk
 
-FAILED = 2  # exit status after an error that the user can act on
 USAGE = "--checkpoint=FOLDER --adapter=FOLDER --output=FOLDER"
 
 
@@ -52,11 +48,7 @@ def main() -> None:
         place, target = epath.Path(adapter.value), epath.Path(output.value)
         print(run(str(checkpoint.value), place, target, str(dtype.value)))
 
-    try:
-        app.run(merge, flags_parser=_parse)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
+    run_or_tell(merge, _parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,13 @@ from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves, checkpoint_path
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, write_tensors
+from g2is_jax.runs.tensors import (
+    TensorEntry,
+    aligned_array,
+    read_tensor,
+    tensor_table,
+    write_tensors,
+)
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCK_BYTES = 64 * 2**20  # read and cast at once
@@ -76,7 +82,7 @@ def _read_as(
     if entry.dtype == dtype and index[1:] == (slice(None),) * len(index[1:]):
         return read_tensor(file, entry, index[0])
     ranges = [range(*one.indices(size)) for one, size in zip(index, entry.shape, strict=True)]
-    part = np.empty([len(one) for one in ranges], dtype)
+    part = aligned_array(tuple(len(one) for one in ranges), dtype)
     rows, row_bytes = ranges[0], (entry.end - entry.begin) // entry.shape[0]
     step = max(BLOCK_BYTES // row_bytes, 1)
     for first in range(rows.start, rows.stop, step):

@@ -71,7 +71,7 @@ def read_tensor(file: epath.Path, entry: TensorEntry, rows: slice | None = None)
             raise ValueError(f"{rows} is not contiguous")
         begin += start * math.prod(shape[1:]) * entry.dtype.itemsize
         shape = (max(stop - start, 0), *shape[1:])
-    array = _aligned(shape, entry.dtype)
+    array = aligned_array(shape, entry.dtype)
     with file.open("rb") as stream:
         stream.seek(begin)
         _fill(stream, _bytes_of(array).data, str(file))
@@ -154,10 +154,13 @@ def _as_announced(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: n
     return _bytes_of(array)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array that jax can take over on a CPU without a copy: at 64 bytes."""
+def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that jax can take over on a CPU without a copy: it begins at a multiple of 64 bytes.
+
+    Not of np.empty, which asks for huge pages: where memory is in fragments, each of them is slow.
+    """
     size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
+    memory = np.frombuffer(bytearray(size + 64), np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
 
