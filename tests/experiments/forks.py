@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401  (this and transformers: imported late, and slowly)
-from transformers import AutoTokenizer  # noqa: F401
+from transformers import AutoTokenizer  # noqa: F401  (as above)
 
 from experiments import run_all
 from experiments.launch import launch
