@@ -1,7 +1,6 @@
 """Causal self-attention of one example: rotary tables, masks, and the products."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
 KERNELS = ("xla", "cudnn")  # cudnn: NVIDIA GPUs, bfloat16
+SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # of queries that attend at a time
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each (K, S, width of a head)
 Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
 
@@ -73,16 +73,35 @@ def visible(query_T, key_S, window: int | None) -> jax.Array:
     return seen_TS if window is None else seen_TS & (distance_TS < window)
 
 
-def attend_to_past(q_THD, k_THD, v_THD, window: int | None, scale: float, kernel: Any):
-    """Causal attention of a whole row, without a mask in memory where the kernel needs none."""
+def attend_in_row(
+    q_THD, k_KTD, v_KTD, segments_T, window: int | None, scale: float, softcap: float | None
+) -> jax.Array:
+    """Causal attention of a whole row, a block of queries at a time: what no query of the block
+    sees is not computed. `segments_T` as in `Attention`."""
+    tokens = len(q_THD)
+    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
+    outputs = []
+    for begin in range(0, tokens, size):
+        end = min(begin + size, tokens)
+        first = 0 if window is None else max(begin - window + 1, 0)
+        mask_TS = visible(jnp.arange(begin, end), jnp.arange(first, end), window)
+        if segments_T is not None:
+            mask_TS &= segments_T[begin:end, None] == segments_T[None, first:end]
+        seen = k_KTD[:, first:end], v_KTD[:, first:end]
+        outputs.append(attend_masked(q_THD[begin:end], *seen, mask_TS, scale, softcap))
+    return jnp.concatenate(outputs)
+
+
+def attend_fused(q_THD, k_TKD, v_TKD, window: int | None, scale: float) -> jax.Array:
+    """Causal attention of a whole row by NVIDIA's fused kernel, which holds no mask."""
     return jax.nn.dot_product_attention(
         q_THD,
-        k_THD,
-        v_THD,
+        k_TKD,
+        v_TKD,
         scale=scale,
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
-        implementation=kernel,
+        implementation="cudnn",
     )
 
 
@@ -91,15 +110,19 @@ def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | N
 
     Keys and values have the heads first, as caches do: a step then copies none of them.
     """
-    q_TKGD = q_THD.reshape(q_THD.shape[0], k_KSD.shape[0], -1, q_THD.shape[2])
-    products = scale * jnp.einsum(
-        "tkgd,ksd->kgts", q_TKGD, k_KSD, preferred_element_type=jnp.float32
+    kv_heads, places, head_dim = k_KSD.shape
+    q_KGTD = q_THD.reshape(len(q_THD), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
+    q_KXD = q_KGTD.reshape(kv_heads, -1, head_dim)  # X: queries of all heads that share keys
+    products_KXS = scale * jnp.matmul(
+        q_KXD, k_KSD.swapaxes(1, 2), preferred_element_type=jnp.float32
     )
     if softcap is not None:
-        products = softcap * jnp.tanh(products / softcap)
-    weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products, -jnp.inf), axis=-1)
-    y_TKGD = jnp.einsum("kgts,ksd->tkgd", weights.astype(v_KSD.dtype), v_KSD)
-    return y_TKGD.reshape(q_THD.shape)
+        products_KXS = softcap * jnp.tanh(products_KXS / softcap)
+    products_KGTS = products_KXS.reshape(*q_KGTD.shape[:3], places)
+    weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products_KGTS, -jnp.inf), axis=-1)
+    weights_KXS = weights.astype(v_KSD.dtype).reshape(products_KXS.shape)
+    y_KGTD = jnp.matmul(weights_KXS, v_KSD).reshape(q_KGTD.shape)
+    return y_KGTD.transpose(2, 0, 1, 3).reshape(q_THD.shape)
 
 
 class Attention(nnx.Module):
@@ -138,15 +161,15 @@ class Attention(nnx.Module):
         q_THD, k_TKD, v_TKD = self._projections(x_TD, tables, keys)
         seen = (k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1))
         window, scale, softcap = self.layer.window, self.c.query_scale, self.c.attention_softcap
-        if cache is None and segments_T is None and softcap is None:
-            y_THD = attend_to_past(q_THD, k_TKD, v_TKD, window, scale, self.kernel)
-        else:
-            seen = seen if cache is None else written(cache, seen, start)
+        if cache is not None:
+            seen = written(cache, seen, start)
             places_T = start + jnp.arange(x_TD.shape[0])
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
-            if segments_T is not None:
-                mask_TS &= segments_T[:, None] == segments_T[None, :]
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
+        elif self.kernel == "cudnn" and segments_T is None and softcap is None:
+            y_THD = attend_fused(q_THD, k_TKD, v_TKD, window, scale)
+        else:
+            y_THD = attend_in_row(q_THD, *seen, segments_T, window, scale, softcap)
         return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), seen
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
