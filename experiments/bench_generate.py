@@ -9,28 +9,23 @@ first call, which is reported apart.
 """
 
 import dataclasses
+import functools
 import importlib.util
-import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
-
-from absl import app, flags, logging
 from etils import epath
 
+from experiments.bench import alternate, launch, machine, paired_ratio, pin, timed, versions
 from g2is_jax.runs.errors import InputError
 
-FAILED = 2  # exit status after an error that the user can act on
 KV_SHARE = 2  # query heads to a key/value head of the random model
 PREFILL, WHOLE = "prefill", "whole"
+SIDES = ("ours", "theirs")
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,9 @@ def run(config: BenchConfig) -> dict:
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch is not installed: pip install -r requirements-parity.txt")
     cores = pin(config.threads)
+    import jax
     import torch
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(config.threads)
@@ -76,20 +73,9 @@ def run(config: BenchConfig) -> dict:
     return {
         "settings": dataclasses.asdict(config),
         "machine": machine(cores),
-        "versions": versions(),
+        "versions": versions(jax, torch, transformers),
         "models": models,
     }
-
-
-def pin(threads: int) -> list[int]:
-    """Keep this process to so many cores; XLA makes a thread for each core it may use."""
-    if not hasattr(os, "sched_setaffinity"):
-        raise InputError("this system cannot pin a process to cores; run on Linux")
-    cores = sorted(os.sched_getaffinity(0))
-    if threads > len(cores):
-        raise InputError(f"--threads={threads}, but there are {len(cores)} cores; lower it")
-    os.sched_setaffinity(0, cores[:threads])
-    return cores[:threads]
 
 
 def write_random_model(folder: str, config: BenchConfig) -> None:
@@ -115,50 +101,49 @@ def measure(name: str, folder: epath.Path, config: BenchConfig) -> dict:
     import numpy as np
 
     ours, parameters, vocabulary = our_generate(folder, config)
-    theirs = their_generate(folder)
     shape = (config.batch, config.prompt_tokens)
     prompts_BT = np.random.default_rng(0).integers(3, vocabulary, shape).astype(np.int32)
     lengths = {PREFILL: 1, WHOLE: config.new_tokens}
-    first, replies = {}, {}
-    for side, generate in (("ours", ours), ("theirs", theirs)):
-        timed = {part: seconds_of(generate, prompts_BT, n) for part, n in lengths.items()}
-        first[side] = {part: seconds for part, (seconds, _) in timed.items()}
-        replies[side] = timed[WHOLE][1]
-    runs = []
-    for repeat in range(config.repeats):
-        order = [("ours", ours), ("theirs", theirs)][:: 1 if repeat % 2 else -1]
-        runs.append({
-            side: {part: seconds_of(generate, prompts_BT, n)[0] for part, n in lengths.items()}
-            for side, generate in order
-        })  # fmt: skip
+    calls = {
+        (side, part): functools.partial(generate, prompts_BT, new_tokens)
+        for side, generate in (("ours", ours), ("theirs", their_generate(folder)))
+        for part, new_tokens in lengths.items()
+    }
+    first = {call: timed(generate) for call, generate in calls.items()}
+    replies = [first[side, WHOLE][1] for side in SIDES]
     return {
         "name": name,
         "parameters": parameters,
-        "same_tokens": float(np.mean(replies["ours"] == replies["theirs"])),
-        "first_call_seconds": first,
-        **speeds(runs, config),
+        "same_tokens": float(np.mean(replies[0] == replies[1])),
+        "first_call_seconds": {
+            side: {part: first[side, part][0] for part in lengths} for side in SIDES
+        },
+        **speeds(alternate(calls, config.repeats), config),
     }
 
 
-def speeds(runs: Sequence[dict], config: BenchConfig) -> dict:
+def speeds(seconds: Mapping[tuple[str, str], Sequence[float]], config: BenchConfig) -> dict:
     """Median tokens a second of each side, and the median of ours over theirs of each pair."""
     tokens = {
         "prefill": config.batch * config.prompt_tokens,
         "generation": config.batch * (config.new_tokens - 1),
         "whole": config.batch * config.new_tokens,
     }
-    seconds = {
-        "prefill": lambda times: times[PREFILL],
-        "generation": lambda times: max(times[WHOLE] - times[PREFILL], 1e-9),
-        "whole": lambda times: times[WHOLE],
-    }
-    found: dict[str, dict] = {"tokens_per_second": {"ours": {}, "theirs": {}}, "ratio": {}}
-    for part, time_of in seconds.items():
+    found: dict[str, dict] = {"tokens_per_second": {side: {} for side in SIDES}, "ratio": {}}
+    for part, count in tokens.items():
+        times = {side: seconds_of(seconds, side, part) for side in SIDES}
         for side, rates in found["tokens_per_second"].items():
-            rates[part] = tokens[part] / statistics.median(time_of(pair[side]) for pair in runs)
-        ratios = [time_of(pair["theirs"]) / time_of(pair["ours"]) for pair in runs]
-        found["ratio"][part] = statistics.median(ratios)
+            rates[part] = count / statistics.median(times[side])
+        found["ratio"][part] = paired_ratio(times["theirs"], times["ours"])["median"]
     return found
+
+
+def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
+    """Of a part of each reply; generation is what a whole reply takes beyond its prefill."""
+    if part != "generation":
+        return list(seconds[side, part])
+    pairs = zip(seconds[side, WHOLE], seconds[side, PREFILL], strict=True)
+    return [max(whole - prefill, 1e-9) for whole, prefill in pairs]
 
 
 def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int, int]:
@@ -171,7 +156,7 @@ def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int
     from g2is_jax.model.sampling import GenerateConfig
 
     lora = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False)
+    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
     model, base = load_model(folder, lora, settings)
 
     def continued(prompts_BT, new_tokens: int):
@@ -208,30 +193,6 @@ def their_generate(folder: epath.Path) -> Callable:
     return continued
 
 
-def seconds_of(generate: Callable, prompts_BT, new_tokens: int) -> tuple[float, Any]:
-    start = time.perf_counter()
-    replies = generate(prompts_BT, new_tokens)
-    return time.perf_counter() - start, replies
-
-
-def machine(cores: list[int]) -> dict:
-    names = [platform.processor() or platform.machine()]
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            found = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-        names = found[:1] or names
-    return {"cpu": names[0], "cores": cores, "load": os.getloadavg()[0]}
-
-
-def versions() -> dict[str, str]:
-    import jax
-    import torch
-    import transformers
-
-    modules = (jax, torch, transformers)
-    return {m.__name__: m.__version__ for m in modules} | {"python": platform.python_version()}
-
-
 def table(result: dict) -> str:
     """What a reader wants to know of a result, in a few lines."""
     told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
@@ -253,24 +214,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig(256, 6, 8, 4096, "", 8, 128, 128, 1, 7)
-    for field, value in dataclasses.asdict(defaults).items():
-        define = flags.DEFINE_string if isinstance(value, str) else flags.DEFINE_integer
-        define(field, value, BenchConfig.__doc__)
-    output = flags.DEFINE_string("output", None, "JSON file of the result.", required=True)
-
-    def measure_and_write(argv: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # jax tells which accelerators it does not find
-        given: dict[str, Any] = {f: flags.FLAGS[f].value for f in dataclasses.asdict(defaults)}
-        result = run(BenchConfig(**given))
-        epath.Path(output.value).write_text(json.dumps(result, indent=2) + "\n")
-        print(table(result))
-
-    try:
-        app.run(measure_and_write)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
+    launch(run, BenchConfig(256, 6, 8, 4096, "", 8, 128, 128, 1, 7), table)
 
 
 if __name__ == "__main__":

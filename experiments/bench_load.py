@@ -7,31 +7,30 @@ turns with it, safetensors alone reads the same bytes. On a CPU the loaded weigh
 memory too, so what is counted is the peak above them and above the process before the load.
 """
 
-import json
+import dataclasses
+import functools
+import multiprocessing
 import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+import safetensors
 from etils import epath
-from safetensors import __version__ as safetensors_version
 from safetensors.numpy import load_file
 
+from experiments.bench import alternate, launch, machine, paired_ratio, timed, versions
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.model.weights import read_weights, write_checkpoint
-from g2is_jax.runs.manifest import write_atomic
 
 FIELDS = {
     "model_type": "llama",
@@ -49,21 +48,51 @@ READERS = ("float32", "bfloat16", "safetensors")  # the dtype to load as, or the
 GB = 1e9
 
 
+@dataclass(frozen=True)
+class BenchConfig:
+    """layers: of 67 MB each, beside 1.05 GB of embeddings; repeats: loads of each kind."""
+
+    layers: int
+    repeats: int
+
+
+def run(config: BenchConfig) -> dict:
+    """Every reader's memory and time, medians and single runs."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = epath.Path(temporary)
+        write(folder, config.layers)
+        files = len(list(folder.glob("*.safetensors")))
+        runs = measure(folder, config.repeats)
+    return {
+        "settings": dataclasses.asdict(config),
+        "machine": machine(range(os.cpu_count() or 1)),
+        "versions": versions(jax, safetensors),
+        "files": files,
+        "readers": {reader: summary(loads, runs["safetensors"]) for reader, loads in runs.items()},
+        "runs": runs,
+    }
+
+
 def load(folder: epath.Path, reader: str) -> dict[str, float]:
     """Seconds, and bytes: of the weights, of the largest tensor, of the peak above both."""
     shapes = model_of(read_raw_config(folder)).base_shapes
     jax.devices()  # starts the backend
-    before, start = _resident_bytes(), time.perf_counter()
+    before = _resident_bytes()
     if reader == "safetensors":
-        leaves: dict = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            leaves |= load_file(file)
+        seconds, leaves = timed(lambda: whole_files(folder))
     else:
-        leaves = dict(read_weights(folder, shapes, np.dtype(reader)))
-    seconds = time.perf_counter() - start
+        seconds, leaves = timed(lambda: dict(read_weights(folder, shapes, np.dtype(reader))))
     sizes = [leaf.nbytes for leaf in leaves.values()]
     above = _peak_bytes() - before - sum(sizes)
     return {"seconds": seconds, "weights": sum(sizes), "largest": max(sizes), "above": above}
+
+
+def whole_files(folder: epath.Path) -> dict:
+    """All tensors, as safetensors alone reads them."""
+    leaves: dict = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        leaves |= load_file(file)
+    return leaves
 
 
 def _resident_bytes() -> int:
@@ -82,7 +111,7 @@ def _peak_bytes() -> int:
 def model_of(raw: dict) -> Model:
     """The model of a config, without weights."""
     no_adapter = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False)
+    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
     return build_model(decoder_config(raw, "config.json"), no_adapter, settings)
 
 
@@ -103,74 +132,45 @@ def write(folder: epath.Path, layers: int) -> None:
 
 
 def measure(folder: epath.Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Every reader once for the file cache, then all in turns, another one first each time."""
-    results: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
-    for turn in range(repeats + 1):
-        for place in range(len(READERS)):
-            reader = READERS[(turn + place) % len(READERS)]
-            command = [sys.executable, "-m", "experiments.bench_load", f"--load={reader}"]
-            command.append(f"--folder={folder}")
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            if turn > 0:
-                results[reader].append(json.loads(printed.splitlines()[-1]))
-    return results
+    """Every reader once for the file cache, then all in turns, each load in a new process."""
+    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
+
+    def load_once(reader: str) -> None:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            runs[reader].append(process.submit(load, folder, reader).result())
+
+    alternate({reader: functools.partial(load_once, reader) for reader in READERS}, repeats + 1)
+    return {reader: loads[1:] for reader, loads in runs.items()}
 
 
-def report(results: dict[str, list[dict[str, float]]], shards: int) -> dict:
-    """A table of medians; times as ratios to safetensors alone in the same turn."""
-    rows = {}
-    for reader, runs in results.items():
-        alone = results["safetensors"]
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs, alone, strict=True)]
-        rows[reader] = {
-            "weights_gb": runs[0]["weights"] / GB,
-            "largest_tensor_gb": runs[0]["largest"] / GB,
-            "above_weights_gb": max(run["above"] for run in runs) / GB,
-            "seconds": statistics.median(run["seconds"] for run in runs),
-            "time_against_safetensors": statistics.median(ratios),
-        }
-    print("reader       weights GB  largest GB  peak above GB  seconds  time / safetensors alone")
-    for reader, row in rows.items():
-        print(
+def summary(loads: list[dict[str, float]], alone: list[dict[str, float]]) -> dict[str, float]:
+    """One reader's medians; its time as a ratio to safetensors alone in the same round."""
+    seconds, expected = ([load["seconds"] for load in side] for side in (loads, alone))
+    return {
+        "weights_gb": loads[0]["weights"] / GB,
+        "largest_tensor_gb": loads[0]["largest"] / GB,
+        "above_weights_gb": max(load["above"] for load in loads) / GB,
+        "seconds": statistics.median(seconds),
+        "time_against_safetensors": paired_ratio(seconds, expected)["median"],
+    }
+
+
+def table(result: dict) -> str:
+    """One line a reader."""
+    lines = [
+        "reader       weights GB  largest GB  peak above GB  seconds  time / safetensors alone"
+    ]
+    for reader, row in result["readers"].items():
+        lines.append(
             f"{reader:12} {row['weights_gb']:10.2f} {row['largest_tensor_gb']:11.2f} "
             f"{row['above_weights_gb']:14.2f} {row['seconds']:8.2f} "
             f"{row['time_against_safetensors']:10.2f}"
         )
-    return {"files": shards, "machine": _machine(), "readers": rows, "runs": results}
-
-
-def _machine() -> dict:
-    return {
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "safetensors": safetensors_version,
-    }
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print; with `--load`, be one of the processes that are measured."""
-    layers = flags.DEFINE_integer("layers", 16, "Layers of 67 MB, beside 1.05 GB of embeddings.")
-    repeats = flags.DEFINE_integer("repeats", 3, "Loads of each kind.")
-    output = flags.DEFINE_string("output", None, "JSON file of the result.")
-    reader = flags.DEFINE_enum("load", None, READERS, "Internal: load --folder this way.")
-    place = flags.DEFINE_string("folder", None, "Internal: the checkpoint to load.")
-
-    def run(_: Sequence[str]) -> None:
-        if reader.value:
-            print(json.dumps(load(epath.Path(place.value), reader.value)))
-            return
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = epath.Path(temporary)
-            write(folder, layers.value)
-            files = len(list(folder.glob("*.safetensors")))
-            result = report(measure(folder, repeats.value), files)
-        if output.value:
-            write_atomic(epath.Path(output.value), json.dumps(result, indent=2) + "\n")
-
-    app.run(run)
+    launch(run, BenchConfig(layers=16, repeats=3), table)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,8 @@ def test_ratios_are_medians_of_pairs():
     """A pair of slow runs does not count; ours over theirs is how much less time it takes."""
     config = bench.BenchConfig(**SIZES, checkpoint="")
     pairs = [(1.0, 2.0, 2.0, 5.0), (1.0, 2.0, 2.0, 5.0), (50.0, 99.0, 3.0, 4.0)]
-    runs = [
-        {"ours": {"prefill": a, "whole": b}, "theirs": {"prefill": c, "whole": d}}
-        for a, b, c, d in pairs
-    ]
-    found = bench.speeds(runs, config)
+    calls = [(side, part) for side in ("ours", "theirs") for part in ("prefill", "whole")]
+    found = bench.speeds(dict(zip(calls, zip(*pairs, strict=True), strict=True)), config)
     assert found["ratio"] == {"prefill": 2.0, "generation": 3.0, "whole": 2.5}
     assert found["tokens_per_second"]["ours"] == {"prefill": 10.0, "generation": 6.0, "whole": 4.0}
 
