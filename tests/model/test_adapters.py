@@ -30,11 +30,11 @@ from g2is_jax.runs.tensors import read_tensors, to_bytes
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
-ALL, SOME = ("all-linear",), ("layers.1.*.q_proj", "layers.2.mlp.*")
+ALL, SOME = ("all-linear",), ("layers.0.*.q_proj", "layers.1.mlp.*")
 TWO = ("q_proj", "v_proj")
 PATTERNS = {  # the same as PEFT writes it
     ALL: r".*_proj",
-    SOME: r".*layers\.(1\.self_attn\.q_proj|2\.mlp\.\w+_proj)",
+    SOME: r".*layers\.(0\.self_attn\.q_proj|1\.mlp\.\w+_proj)",
     TWO: r".*[qv]_proj",
 }
 CASES = {  # family, targets, rslora
@@ -45,8 +45,8 @@ CASES = {  # family, targets, rslora
 }
 TARGET_MODULES = {  # what adapter_config.json says
     ALL: {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
-    SOME: {"layers.1.self_attn.q_proj"}
-    | {f"layers.2.mlp.{n}_proj" for n in ("gate", "up", "down")},
+    SOME: {"layers.0.self_attn.q_proj"}
+    | {f"layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")},
     TWO: set(TWO),
 }
 
