@@ -1,25 +1,36 @@
 """The feature matrix on disk: chunks with checksums and done-marks, so that work resumes.
 
-store.json              dtype, number of rows, and of each chunk a digest of its row numbers
-chunk-00000.safetensors features (unit rows), norms, gradient norms, tokens, rows
-chunk-00000.done        the chunk's checksum, written after it
+store.json    dtype, rows, width (null before the first chunk), and a digest of each chunk's layout
+chunk-*       the chunks, as `store_chunk` has them
+
+Chunks hold rows in the order of the work; a reader puts them into the order of their numbers.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 from etils import epath
 
+from g2is_jax.features.store_chunk import (
+    DTYPES,
+    OF_EACH_ROW,
+    chunk_file,
+    done_file,
+    encode,
+    layout,
+    read_features,
+    whole_chunk,
+    write_chunk,
+)
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
-from g2is_jax.runs.tensors import from_bytes, to_bytes
+from g2is_jax.runs.tensors import aligned_array, read_tensor
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-SMALLEST_NORM = 1e-10  # divisor of a zero row
+SETTINGS = "store.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,8 @@ class Features:
 
     rows_N: row numbers in that file (rows without a supervised token are absent).
     features_NP: unit rows, float32. norms_N: their norms before. gradient_norms_N: |g|.
-    tokens_N: supervised tokens.
+    tokens_N: supervised tokens. finite_N: False where the feature or the gradient was not finite;
+    such a row is zero and stands for nothing.
     """
 
     rows_N: np.ndarray
@@ -50,113 +62,216 @@ class Features:
     norms_N: np.ndarray
     gradient_norms_N: np.ndarray
     tokens_N: np.ndarray
+    finite_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store: what `Features` has, but the rows themselves stay on disk.
+
+    positions: of each chunk, the places of its rows in the arrays over N.
+    """
+
+    folder: epath.Path
+    dtype: str
+    width: int
+    rows_N: np.ndarray
+    norms_N: np.ndarray
+    gradient_norms_N: np.ndarray
+    tokens_N: np.ndarray
+    finite_N: np.ndarray
+    positions: tuple[np.ndarray, ...]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(positions_B, features_BP) of each chunk, float32; one chunk at a time is in memory."""
+        for index, positions_B in enumerate(self.positions):
+            yield positions_B, read_features(self.folder, index)
+
+    def matrix(self) -> np.ndarray:
+        """All rows, features_NP in float32, filled block by block."""
+        features_NP = aligned_array((len(self.rows_N), self.width), DTYPES["float32"])
+        self.read_into(features_NP)
+        return features_NP
+
+    def read_into(self, features_NP: np.ndarray) -> None:
+        """Fill a matrix that is already there, such as a memory map."""
+        for positions_B, features_BP in self.blocks():
+            features_NP[positions_B] = features_BP
+            del features_BP  # else it lives on while the next one is read
 
 
 class StoreWriter:
-    """Writes one store; `rows_N` are the file's row numbers of the examples, in their order."""
+    """Writes one store, in the background; `rows_N` are the file's row numbers of the examples.
 
-    def __init__(self, folder: epath.Path, rows_N: Sequence[int], config: StoreConfig):
+        with StoreWriter(folder, rows_N, config) as writer:
+            done = writer.start(chunks)
+            ... writer.write(index, features_BP, gradient_norms_B, tokens_B)
+
+    While the caller computes a chunk, the one before it is normalised, hashed and written. A kill
+    costs these two at most. `seconds` counts that work, `waited` how long the caller stood still
+    for it.
+    """
+
+    def __init__(self, folder: epath.Path, rows_N: Sequence[int] | np.ndarray, config: StoreConfig):
         self._folder, self._rows_N, self._dtype = folder, np.asarray(rows_N), config.dtype
         self.chunk_rows = config.chunk_rows
+        self.seconds = self.waited = 0.0
         self._chunks: list[np.ndarray] = []
+        self._width: int | None = None
+        self._open = False
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "StoreWriter":
+        self._open = True
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Waits for the chunk being written; its error is raised unless another is on its way."""
+        self._open = False
+        self._wait()
+        if error is None:
+            self._raise_error()
 
     def start(self, chunks: Sequence[np.ndarray]) -> list[bool]:
         """Lay out the chunks (positions of examples); tell which of them are already written.
 
         A chunk of an earlier layout (other batches) counts as not written.
         """
+        self._require_open()
         self._chunks = [self._rows_N[positions].astype(np.int64) for positions in chunks]
-        layouts = [_layout(rows, self._dtype) for rows in self._chunks]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._remove_surplus(len(chunks))
-        settings = {"rows": len(self._rows_N), "dtype": self._dtype, "chunks": layouts}
-        write_atomic(self._folder / "store.json", json.dumps(settings) + "\n")
-        return [
-            _load_chunk(self._folder, index, layout) is not None
-            for index, layout in enumerate(layouts)
+        tables = [
+            whole_chunk(self._folder, index, layout(rows_B, self._dtype))
+            for index, rows_B in enumerate(self._chunks)
         ]
+        self._width = next((t["features"].shape[1] for t in tables if t is not None), None)
+        self._write_settings()
+        return [table is not None for table in tables]
 
     def write(self, index: int, features_BP, gradient_norms_B, tokens_B) -> None:
-        """Normalise and write a chunk; its done-mark comes last.
+        """Hand over a chunk, whose arrays are the writer's from then on; its done-mark comes last.
 
-        InputError names the row of a feature or gradient that is not finite.
+        Waits while the chunk before it is still being written, and raises what went wrong with it.
+        A row whose feature or gradient norm is not finite is stored as zeros and marked.
         """
-        rows_B = self._chunks[index]
-        norms_B = np.linalg.norm(features_BP.astype(np.float64), axis=1).astype(np.float32)
-        odd_B = rows_B[~(np.isfinite(norms_B) & np.isfinite(gradient_norms_B))]
-        if len(odd_B):
-            raise InputError(
-                f"row {odd_B.min()} (counted from 0; {len(odd_B)} of {len(rows_B)} in its chunk): "
-                "the gradient is not finite; leave the row out, or if there are many, warm up "
-                "with a smaller learning rate"
-            )
-        divisors_B = np.maximum(norms_B, SMALLEST_NORM)
-        data = to_bytes(
-            {
-                "features": (features_BP / divisors_B[:, None]).astype(DTYPES[self._dtype]),
-                "norms": norms_B,
-                "gradient_norms": gradient_norms_B.astype(np.float32),
-                "tokens": tokens_B.astype(np.int32),
-                "rows": rows_B,
-            }
-        )
-        write_atomic(_chunk_file(self._folder, index), data)
-        write_atomic(_done_file(self._folder, index), hashlib.sha256(data).hexdigest())
+        self._require_open()
+        self._wait()
+        self._raise_error()
+        chunk = (index, features_BP, gradient_norms_B, tokens_B)
+        # A daemon: a process that is told to stop does not stay for it.
+        self._thread = threading.Thread(target=self._work, args=chunk, daemon=True)
+        self._thread.start()
+
+    def _work(self, index: int, features_BP, gradient_norms_B, tokens_B) -> None:
+        """Writes a chunk; what goes wrong is kept for the caller."""
+        began = time.perf_counter()
+        try:
+            tensors = encode(features_BP, gradient_norms_B, tokens_B, self._dtype)
+            self._agree_on_width(tensors["features"].shape[1])
+            write_chunk(self._folder, index, tensors | {"rows": self._chunks[index]})
+        except BaseException as error:
+            self._error = error
+        self.seconds += time.perf_counter() - began
+
+    def _wait(self) -> None:
+        began = time.perf_counter()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.waited += time.perf_counter() - began
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise RuntimeError("a StoreWriter works inside its `with` block alone")
+
+    def _agree_on_width(self, width: int) -> None:
+        if self._width not in (None, width):
+            raise ValueError(f"{self._folder}: rows of {width} values among rows of {self._width}")
+        if self._width is None:
+            self._width = width
+            self._write_settings()
+
+    def _write_settings(self) -> None:
+        settings = {
+            "dtype": self._dtype,
+            "rows": len(self._rows_N),
+            "width": self._width,
+            "chunks": [layout(rows_B, self._dtype) for rows_B in self._chunks],
+        }
+        write_atomic(self._folder / SETTINGS, json.dumps(settings) + "\n")
 
     def _remove_surplus(self, count: int) -> None:
         """Delete what an earlier layout left beyond the last of `count` chunks."""
-        files = (of(self._folder, i) for of in (_chunk_file, _done_file) for i in range(count))
+        files = (of(self._folder, i) for of in (chunk_file, done_file) for i in range(count))
         kept = {file.name for file in files}
         for file in self._folder.glob("chunk-*"):
             if file.name not in kept:
                 file.unlink()
 
 
-def read_store(folder: epath.Path) -> Features:
-    """Read a finished store; InputError names a chunk that is missing or damaged."""
-    file = folder / "store.json"
-    if not file.exists():
-        raise InputError(f"{file}: no such file; delete {folder} and run the same command")
-    chunks = []
-    for index, layout in enumerate(json.loads(file.read_text())["chunks"]):
-        chunk = _load_chunk(folder, index, layout)
-        if chunk is None:
+def open_store(folder: epath.Path) -> Store:
+    """Check every byte of a finished store, and read all but its rows.
+
+    InputError names a chunk that is missing or damaged.
+    """
+    settings, chunks = _read_settings(folder), []
+    for index, digest in enumerate(settings["chunks"]):
+        file, table = chunk_file(folder, index), whole_chunk(folder, index, digest)
+        if table is None or table["features"].shape[1] != settings["width"]:
             raise InputError(
-                f"{_chunk_file(folder, index)}: the chunk is missing, damaged or holds other rows; "
+                f"{file}: the chunk is missing, damaged or holds other rows; "
                 f"delete {folder} and run the same command"
             )
-        chunks.append(chunk)
-    joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        chunks.append({name: read_tensor(file, table[name]) for name in OF_EACH_ROW})
+    joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in OF_EACH_ROW}
     order = np.argsort(joined["rows"])
-    return Features(
-        rows_N=joined["rows"][order],
-        features_NP=joined["features"][order].astype(np.float32),
-        norms_N=joined["norms"][order],
-        gradient_norms_N=joined["gradient_norms"][order],
-        tokens_N=joined["tokens"][order],
+    if len(order) != settings["rows"]:
+        raise ValueError(f"{folder}: {len(order)} of {settings['rows']} rows were laid out")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    ends = np.cumsum([len(chunk["rows"]) for chunk in chunks])
+    return Store(
+        folder=folder,
+        dtype=settings["dtype"],
+        width=settings["width"],
+        positions=tuple(np.split(places, ends[:-1])),
+        **{f"{name}_N": joined[name][order] for name in OF_EACH_ROW},
     )
 
 
-def _load_chunk(folder: epath.Path, index: int, layout: str) -> dict[str, np.ndarray] | None:
-    """The chunk's tensors if it is whole and of this layout, else None."""
-    file, mark = _chunk_file(folder, index), _done_file(folder, index)
-    if not (file.exists() and mark.exists()):
-        return None
-    data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest().encode() != mark.read_bytes():
-        return None
-    chunk = from_bytes(data)
-    return chunk if _layout(chunk["rows"], chunk["features"].dtype.name) == layout else None
+def read_store(folder: epath.Path) -> Features:
+    """Read a finished store into memory; InputError names a chunk that is missing or damaged."""
+    store = open_store(folder)
+    return Features(
+        rows_N=store.rows_N,
+        features_NP=store.matrix(),
+        norms_N=store.norms_N,
+        gradient_norms_N=store.gradient_norms_N,
+        tokens_N=store.tokens_N,
+        finite_N=store.finite_N,
+    )
 
 
-def _layout(rows_B: np.ndarray, dtype: str) -> str:
-    """Digest of what a chunk should hold: these row numbers (int64), in this order and dtype."""
-    return hashlib.sha256(dtype.encode() + rows_B.tobytes()).hexdigest()
-
-
-def _chunk_file(folder: epath.Path, index: int) -> epath.Path:
-    return folder / f"chunk-{index:05d}.safetensors"
-
-
-def _done_file(folder: epath.Path, index: int) -> epath.Path:
-    return folder / f"chunk-{index:05d}.done"
+def _read_settings(folder: epath.Path) -> dict:
+    """What store.json says; InputError if a StoreWriter did not leave it so."""
+    file = folder / SETTINGS
+    if not file.exists():
+        raise InputError(f"{file}: no such file; delete {folder} and run the same command")
+    try:
+        settings = json.loads(file.read_text())
+        rows, dtype, chunks, _ = (settings[key] for key in ("rows", "dtype", "chunks", "width"))
+        if not (rows and chunks and dtype in DTYPES):
+            raise ValueError(f"{rows} rows of {dtype} in {len(chunks)} chunks")
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise InputError(
+            f"{file}: not that of a finished store ({reason}); "
+            f"delete {folder} and run the same command"
+        ) from error
+    return settings

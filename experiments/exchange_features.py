@@ -1,0 +1,60 @@
+"""Turns a feature matrix of another program into a store, and a store into a file for others.
+
+python -m experiments.exchange_features --source=FILE --destination=FOLDER
+python -m experiments.exchange_features --source=FOLDER --destination=FILE
+
+FILE is a .npy, .safetensors or .pt file; FOLDER holds a store.json, as a features stage does.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from etils import epath
+
+from experiments.launch import run_or_tell
+from g2is_jax.features.exchange import export_features, import_features
+from g2is_jax.features.store import SETTINGS, StoreConfig
+from g2is_jax.features.store_chunk import DTYPES
+from g2is_jax.runs.errors import InputError
+
+USAGE = "--source=FILE --destination=FOLDER (or the other way round), --dtype, --chunk_rows"
+
+
+def run(source: epath.Path, destination: epath.Path, config: StoreConfig) -> str:
+    """Export a store or import a file, and say what was written; `config` is of a store written."""
+    if not source.is_dir():
+        done = import_features(source, destination, config)
+    elif (source / SETTINGS).exists():
+        done = export_features(source, destination)
+    else:
+        raise InputError(f"{source}: no {SETTINGS} here; --source must be a store or a file")
+    return f"{destination}: {done.rows} rows of {done.width}, {done.not_finite} of them not finite"
+
+
+def main() -> None:
+    """Parse the flags and exchange; a user's mistake ends in one line."""
+    source = flags.DEFINE_string("source", None, "Store folder, or file, to read.")
+    destination = flags.DEFINE_string("destination", None, "File, or store folder, to write.")
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", list(DTYPES), "Of a store written.")
+    rows = flags.DEFINE_integer("chunk_rows", 1024, "Of a store written.", lower_bound=1)
+    flags.mark_flags_as_required([source, destination])
+
+    def exchange(_) -> None:
+        config = StoreConfig(dtype.value, rows.value)
+        print(run(epath.Path(source.value), epath.Path(destination.value), config))
+
+    run_or_tell(exchange, _parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        left = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise InputError(f"{' '.join(str(error).split())}; the flags are {USAGE}") from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; the flags are {USAGE}")
+    return left
+
+
+if __name__ == "__main__":
+    main()

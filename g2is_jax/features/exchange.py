@@ -1,0 +1,251 @@
+"""Feature matrices of other programs: read into a store, and written from one.
+
+.npy         the matrix (N, P) alone, as NumPy saves it
+.safetensors `features`, and of each row, where known: norms, gradient_norms, tokens, rows, finite
+.pt          one tensor (N, P) saved by PyTorch, as LESS's released code leaves its gradients
+
+Nothing is unpickled: neither object arrays nor a .pt file that holds more than tensors.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from etils import epath
+
+from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
+from g2is_jax.features.store_chunk import OF_EACH_ROW
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.tensors import NAMES, read_tensor, tensor_table, write_tensors
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was read or written: rows, their width, and how many of them are not finite."""
+
+    rows: int
+    width: int
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A matrix that is read in slices of rows, and what its file knows of each row."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[slice], np.ndarray]
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig) -> Summary:
+    """Write a store of a file's rows, in chunks of `config.chunk_rows`.
+
+    Norms are those of the given rows, unless the file says what they were before; gradient norms
+    equal them, tokens are 0 and rows are counted from 0 where the file does not say.
+    InputError if the file is not a matrix of numbers, or `folder` is not empty.
+    """
+    matrix = _checked(_reader(source)(source), source)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is not empty; give another folder, or delete it")
+    count = matrix.shape[0]
+    rows_N = matrix.known.get("rows", np.arange(count))
+    starts = range(0, count, config.chunk_rows)
+    slices = [slice(start, min(start + config.chunk_rows, count)) for start in starts]
+    with naming_full_disk(folder), StoreWriter(folder, rows_N, config) as writer:
+        writer.start([np.arange(rows.start, rows.stop) for rows in slices])
+        for index, rows in enumerate(slices):
+            writer.write(index, *_chunk(matrix, rows))
+    return _summary(open_store(folder))
+
+
+def export_features(folder: epath.Path, destination: epath.Path) -> Summary:
+    """Write a store's unit rows to one file, float32 and in the order of their numbers.
+
+    They lie in a second, temporary file first, so that memory holds one chunk at a time.
+    InputError if `destination` exists, or its suffix is unknown.
+    """
+    finish = _writer(destination)
+    if destination.exists():
+        raise InputError(f"{destination}: exists; give another file, or delete it")
+    store = open_store(folder)
+    local = "://" not in os.fspath(destination)
+    with naming_full_disk(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent if local else None) as place:
+            finished = finish(store, _features_file(store, Path(place)))
+            if local:
+                finished.replace(destination)
+            else:
+                epath.Path(finished).copy(destination)
+    return _summary(store)
+
+
+def _summary(store: Store) -> Summary:
+    return Summary(len(store.rows_N), store.width, int(np.sum(~store.finite_N)))
+
+
+# Reading.
+
+
+def _reader(source: epath.Path) -> Callable[[epath.Path], _Matrix]:
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
+    reader = _by_suffix(source, readers)
+    if not source.is_file():
+        raise InputError(f"{source}: no such file; check the path")
+    return reader
+
+
+def _read_npy(source: epath.Path) -> _Matrix:
+    try:
+        if "://" in os.fspath(source):
+            with source.open("rb") as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+        else:
+            array = np.lib.format.open_memmap(os.fspath(source), mode="r")
+    except (ValueError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"{source}: not a whole .npy file of numbers ({reason}); save the matrix by np.save"
+        ) from error
+    return _Matrix(array.shape, array.dtype, array.__getitem__)
+
+
+def _read_safetensors(source: epath.Path) -> _Matrix:
+    table = tensor_table(source)
+    matrices = [name for name, entry in table.items() if len(entry.shape) == 2]
+    name = "features" if "features" in table else matrices[0] if len(matrices) == 1 else None
+    if name is None:
+        raise InputError(
+            f'{source}: holds {", ".join(table) or "nothing"}; name the matrix "features"'
+        )
+    entry = table[name]
+    known = {key: read_tensor(source, table[key]) for key in OF_EACH_ROW if key in table}
+    return _Matrix(entry.shape, entry.dtype, lambda rows: read_tensor(source, entry, rows), known)
+
+
+def _read_pt(source: epath.Path) -> _Matrix:
+    torch = _torch(source)
+    remote = "://" in os.fspath(source)
+    try:
+        tensor = torch.load(
+            io.BytesIO(source.read_bytes()) if remote else os.fspath(source),
+            map_location="cpu",
+            weights_only=True,
+            mmap=not remote and zipfile.is_zipfile(source),
+        )
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            raise TypeError(f"a {type(tensor).__name__}")
+        dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    except Exception as error:  # of a damaged file it can be any
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise InputError(
+            f"{source}: does not hold one dense tensor ({reason}); save the matrix alone, by "
+            "torch.save(tensor, file)"
+        ) from error
+    tensor = tensor.detach()
+    if dtype.kind == "V":  # bfloat16 and the like, which NumPy has not
+        return _Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].float().numpy())
+    return _Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].numpy())
+
+
+def _checked(matrix: _Matrix, source: epath.Path) -> _Matrix:
+    if len(matrix.shape) != 2 or 0 in matrix.shape:
+        raise InputError(
+            f"{source}: its shape is {tuple(matrix.shape)}; expected (rows, values), none of them 0"
+        )
+    if matrix.dtype.newbyteorder("=") not in NAMES or matrix.dtype == np.bool_:
+        raise InputError(f"{source}: of dtype {matrix.dtype}; save it as float32")
+    for name, values_N in matrix.known.items():
+        if values_N.shape != matrix.shape[:1]:
+            raise InputError(
+                f"{source}: {name} is of shape {values_N.shape}; expected ({matrix.shape[0]},), "
+                "a value of each row"
+            )
+    rows_N = matrix.known.get("rows", np.arange(1))
+    if rows_N.dtype.kind not in "iu" or len(np.unique(rows_N)) < len(rows_N):
+        raise InputError(f"{source}: rows must be whole numbers that differ; number them anew")
+    return matrix
+
+
+def _chunk(matrix: _Matrix, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """features_BP at the length of their norms, gradient norms and tokens of these rows."""
+    known = {name: values_N[rows] for name, values_N in matrix.known.items()}
+    features_BP = matrix.read(rows).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # the writer marks what is not finite
+        norms_B = np.linalg.norm(features_BP, axis=1)
+        if "norms" in known:
+            factors_B = known["norms"].astype(np.float64) / np.where(norms_B > 0, norms_B, 1)
+            features_BP, norms_B = features_BP * factors_B[:, None], known["norms"]
+    if "finite" in known:
+        features_BP[~known["finite"].astype(bool)] = np.nan
+    tokens_B = known.get("tokens", np.zeros(len(features_BP)))
+    return features_BP, known.get("gradient_norms", norms_B), tokens_B
+
+
+# Writing.
+
+
+def _writer(destination: epath.Path) -> Callable[[Store, Path], Path]:
+    writers = {".npy": _write_npy, ".safetensors": _write_safetensors, ".pt": _write_pt}
+    writer = _by_suffix(destination, writers)
+    if writer is _write_pt:
+        _torch(destination)  # before the long work
+    return writer
+
+
+def _features_file(store: Store, place: Path) -> Path:
+    """A .npy file of the store's rows, filled block by block."""
+    file, shape = place / "features.npy", (len(store.rows_N), store.width)
+    features_NP = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    with file.open("r+b") as stream, contextlib.suppress(AttributeError):
+        # A full disk is an error here, but the end of the process in a memory map.
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    store.read_into(features_NP)
+    features_NP.flush()
+    return file
+
+
+def _write_npy(_: Store, features_file: Path) -> Path:
+    return features_file
+
+
+def _write_safetensors(store: Store, features_file: Path) -> Path:
+    tensors = {name: getattr(store, f"{name}_N") for name in OF_EACH_ROW}
+    tensors["features"] = np.load(features_file, mmap_mode="r")
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    file = features_file.with_suffix(".safetensors")
+    write_tensors(epath.Path(file), shapes, tensors.__getitem__)
+    return file
+
+
+def _write_pt(_: Store, features_file: Path) -> Path:
+    torch = _torch(features_file)
+    file = features_file.with_suffix(".pt")
+    # "c": changes would stay in memory; PyTorch warns of arrays that cannot be written to.
+    torch.save(torch.from_numpy(np.asarray(np.load(features_file, mmap_mode="c"))), file)
+    return file
+
+
+def _by_suffix(file: epath.Path, known: dict[str, Callable]) -> Callable:
+    if file.suffix not in known:
+        raise InputError(f"{file}: its suffix is unknown; known are {', '.join(known)}")
+    return known[file.suffix]
+
+
+def _torch(file: epath.PathLike) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{file}: .pt files need PyTorch; pip install torch, or exchange a .npy file"
+        ) from error
+    return torch

@@ -1,0 +1,115 @@
+"""One chunk of a store: its two files, what they hold, and how rows become numbers on disk.
+
+chunk-00000.safetensors features (unit rows), norms, gradient_norms, tokens, rows, finite, scales
+chunk-00000.done        the chunk's sha256, written after it
+
+int8 rows are round(row / scale) with scale = max |row| / 127, a float32 of each row in `scales`;
+float32 and bfloat16 rows have none.
+"""
+
+import hashlib
+import os
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, to_bytes
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+}
+OF_EACH_ROW = ("rows", "norms", "gradient_norms", "tokens", "finite")
+SMALLEST_NORM = 1e-10  # divisor of a zero row
+LEVELS = 127  # of int8, on either side of zero
+HASH_BYTES = 2**20  # read at a time
+
+
+def layout(rows_B: np.ndarray, dtype: str) -> str:
+    """Digest of what a chunk should hold: these row numbers (int64), in this order and dtype."""
+    return hashlib.sha256(dtype.encode() + rows_B.tobytes()).hexdigest()
+
+
+def encode(features_BP, gradient_norms_B, tokens_B, dtype: str) -> dict[str, np.ndarray]:
+    """A chunk's tensors, all but its row numbers.
+
+    A row whose feature or gradient norm is not finite becomes zero, in its norms too.
+    """
+    features_BP = np.asarray(features_BP)
+    with np.errstate(over="ignore"):  # what is beyond float32 is not finite
+        squares_B = np.einsum("bp,bp->b", features_BP, features_BP, dtype=np.float64)
+        norms_B = np.sqrt(squares_B).astype(np.float32)
+        gradient_norms_B = np.asarray(gradient_norms_B).astype(np.float32)
+    finite_B = np.isfinite(norms_B) & np.isfinite(gradient_norms_B)
+    divisors_B = np.where(finite_B, np.maximum(norms_B, SMALLEST_NORM), 1)
+    units_BP = features_BP / divisors_B[:, None]
+    units_BP[~finite_B] = 0
+    tensors = {
+        "norms": np.where(finite_B, norms_B, 0),
+        "gradient_norms": np.where(finite_B, gradient_norms_B, 0),
+        "tokens": np.asarray(tokens_B).astype(np.int32),
+        "finite": finite_B,
+    }
+    if dtype == "int8":
+        scales_B = (np.abs(units_BP).max(axis=1) / LEVELS).astype(np.float32)
+        units_BP = np.rint(units_BP / np.where(scales_B > 0, scales_B, 1)[:, None])
+        tensors["scales"] = scales_B
+    return tensors | {"features": units_BP.astype(DTYPES[dtype])}
+
+
+def write_chunk(folder: epath.Path, index: int, tensors: dict[str, np.ndarray]) -> None:
+    """The chunk's two files; the done-mark comes last."""
+    data = to_bytes(tensors)
+    write_atomic(chunk_file(folder, index), data)
+    write_atomic(done_file(folder, index), hashlib.sha256(data).hexdigest())
+
+
+def whole_chunk(folder: epath.Path, index: int, expected: str) -> dict[str, TensorEntry] | None:
+    """Where the chunk's tensors lie, if it is whole and of the expected layout, else None."""
+    file, mark = chunk_file(folder, index), done_file(folder, index)
+    if not (file.exists() and mark.exists()) or _sha256(file).encode() != mark.read_bytes():
+        return None
+    table = tensor_table(file)
+    if not {"features", *OF_EACH_ROW} <= set(table):  # of an earlier edition of this file
+        return None
+    found = layout(read_tensor(file, table["rows"]), table["features"].dtype.name)
+    return table if found == expected else None
+
+
+def read_features(folder: epath.Path, index: int) -> np.ndarray:
+    """A chunk's rows, features_BP in float32; read from disk as they are converted."""
+    file = chunk_file(folder, index)
+    table = tensor_table(file)
+    features_BP = _mapped(file, table["features"]).astype(np.float32)
+    if "scales" in table:
+        features_BP *= read_tensor(file, table["scales"])[:, None]
+    return features_BP
+
+
+def chunk_file(folder: epath.Path, index: int) -> epath.Path:
+    """The file of the chunk's tensors."""
+    return folder / f"chunk-{index:05d}.safetensors"
+
+
+def done_file(folder: epath.Path, index: int) -> epath.Path:
+    """The chunk's done-mark."""
+    return folder / f"chunk-{index:05d}.done"
+
+
+def _mapped(file: epath.Path, entry: TensorEntry) -> np.ndarray:
+    """The tensor as a memory map; in memory where the file is not on a disk of this machine."""
+    if "://" in os.fspath(file):
+        return read_tensor(file, entry)
+    memory = np.memmap(file, np.uint8, "r", entry.begin, (entry.end - entry.begin,))
+    return np.asarray(memory).view(entry.dtype).reshape(entry.shape)
+
+
+def _sha256(file: epath.Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
