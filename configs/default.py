@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.model.activations = "bfloat16"  # between the weights: float32, bfloat16
     config.model.attention = "xla"  # or cudnn: flash attention on NVIDIA GPUs, in bfloat16
     config.model.remat = False  # recompute each block in the backward pass: less memory, slower
+    config.model.shard_base = False  # each device holds a share of the base's linear layers
     config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or a named one
     config.model.max_length = 2048  # tokens; longer rows lose their end (LESS)
 
@@ -49,9 +50,13 @@ def get_config() -> ConfigDict:
     config.grads.kind = "rms"  # of pool rows, for g2is: sgd, adam, adam_less, rms, sign (ours)
     config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
     config.grads.validation_kind = "sgd"  # of validation rows (LESS)
-    config.grads.batch_tokens = 16384  # tokens a forward pass, padding included
+    config.grads.checkpoints = (
+        1  # of the warm-up, the newest; 0: all (LESS); each a pass of its own
+    )
+    config.grads.hidden_states = False  # extract_features: also the representations of RDS+
+    config.grads.batch_tokens = 16384  # tokens a device and forward pass; 0: what memory allows
     config.grads.chunk_rows = 1024  # rows between done-marks
-    config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16
+    config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8
 
     config.projection = ConfigDict()
     config.projection.kind = "rademacher"  # or sketch, none (LESS: rademacher)

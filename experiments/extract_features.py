@@ -1,8 +1,12 @@
-"""Gradient features of the pool and of each target's validation rows, once a seed."""
+"""Gradient features of the pool and of validation rows, once a seed and checkpoint."""
 
+import contextlib
 import dataclasses
 import functools
+import json
+from collections.abc import Sequence
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -10,72 +14,207 @@ from ml_collections import ConfigDict
 from experiments import warmup
 from experiments.job import Dataset, Job
 from experiments.launch import launch
-from g2is_jax.features.gradients import extract
-from g2is_jax.features.store import Features, StoreWriter, read_store
-from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.data.batches import Batch, row_lengths
+from g2is_jax.features.diagnostics import diagnose, lines
+from g2is_jax.features.extract import extract, fitting_tokens
+from g2is_jax.features.gradients import (
+    WITH_MOMENTUM,
+    FeatureBatch,
+    feature_function,
+    shared_inputs,
+)
+from g2is_jax.features.hidden_states import extract_hidden
+from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
+from g2is_jax.runs.manifest import stage_hash, write_atomic
+from g2is_jax.runs.mesh import free_memory, process_share
+from g2is_jax.training.optimizer import Moments
+
+Weighted = list[tuple[float, Features]]  # features of each checkpoint, under its weight
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
-    """The features that method g2is needs, of each seed; returns the stages' folders."""
+    """The features that the methods need, of each seed; returns the stages' folders."""
     job = Job(config, workdir)
     job.check()
+    datasets = [job.pool, *(target.validation for target in job.targets)]
     folders = []
     for seed in job.seeds:
-        folders.append(stage(job, job.pool, config.grads.kind, seed))
-        for target in job.targets:
-            folders.append(stage(job, target.validation, config.grads.validation_kind, seed))
+        for dataset in datasets:
+            for kind in job.kinds(dataset):
+                folders += stages(job, dataset, kind, seed)
+    if config.grads.hidden_states:
+        folders += [hidden_stage(job, dataset) for dataset in datasets]
     return folders
 
 
-def stage(job: Job, dataset: Dataset, kind: str, seed: int) -> epath.Path:
-    """One feature row for each usable row of a file."""
-    warm = warmup.stage(job, seed)
-    direction, projection = job.direction(kind), job.projection(seed)
-    name = dataset.path.name.removesuffix(".gz").removesuffix(".jsonl")
+def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
+    """One feature row for each usable row of a file: a folder for each checkpoint.
+
+    Kinds that other methods need of the same rows are made in the same pass.
+    """
+    others = [other for other in job.kinds(dataset) if other != kind]
+    return [
+        _stage(job, dataset, [kind, *others], seed, number, [])
+        for number in range(job.settings.checkpoints)
+    ]
+
+
+def _stage(
+    job: Job,
+    dataset: Dataset,
+    kinds: Sequence[str],
+    seed: int,
+    number: int,
+    begun: list[tuple[str, epath.Path]],
+) -> epath.Path:
+    """The stage of the first kind. While it is open, those of the other kinds are opened too, and
+    the innermost runs the pass for all of them.
+
+    begun: kinds and folders of the stages around this one; emptied when they are filled.
+    """
+    kind, *others = kinds
+    direction = job.direction(kind)
 
     def build(folder: epath.Path) -> dict:
-        adapter, moments = warmup.load(job, seed)
-        rows = [record.row for record in dataset.records]
-        writer = StoreWriter(folder, rows, job.settings.store)
-        batch_tokens = job.config.grads.batch_tokens
-        extract(
-            job.model,
-            adapter,
-            job.base,
-            moments,
-            dataset.encoded,
-            direction,
-            projection,
-            batch_tokens,
-            writer,
-        )
-        return {"rows": len(rows), "dropped": dataset.dropped, "truncated": dataset.truncated}
+        begun.append((kind, folder))
+        if others:
+            _stage(job, dataset, others, seed, number, begun)
+        work = _pass(job, dataset, seed, number, begun) if begun else {}
+        begun.clear()
+        momentum = None
+        if kind in WITH_MOMENTUM:
+            momentum = _norm(warmup.load(job, seed)[number].moments)
+        return _counts(dataset, folder, momentum, direction.b1) | work
 
     identity = {
         "direction": dataclasses.asdict(direction),
-        "projection": dataclasses.asdict(projection),
-        "dtype": job.settings.store.dtype,
+        "projection": dataclasses.asdict(job.settings.projection) | {"seed": seed},
+        "rows_dtype": job.settings.store.dtype,
+        "checkpoint": number - job.settings.checkpoints,  # -1 is the newest
         **job.model_identity,
     }
+    warm = warmup.stage(job, seed)
     inputs = {"rows": dataset.digest, "warmup": stage_hash(warm), **job.checkpoint_digest}
-    return job.run_stage("features", f"{name} {kind} seed {seed}", identity, inputs, build)
+    which = f" checkpoint {number + 1}" if job.settings.checkpoints > 1 else ""
+    label = f"{dataset.name} {kind} seed {seed}{which}"
+    return job.run_stage("features", label, identity, inputs, build)
 
 
-def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Features:
+def _pass(
+    job: Job,
+    dataset: Dataset,
+    seed: int,
+    number: int,
+    begun: Sequence[tuple[str, epath.Path]],
+) -> dict:
+    """One pass over the rows, for all kinds that were begun."""
+    checkpoint = warmup.load(job, seed)[number]
+    projection = job.settings.projection
+    inputs = shared_inputs(
+        job.model, checkpoint.adapter, job.base, checkpoint.moments, projection, seed, job.mesh
+    )
+    directions = tuple(job.direction(kind) for kind, _ in begun)
+    function = feature_function(job.model, directions, projection, job.mesh)
+
+    def compute(batch: Batch) -> FeatureBatch:
+        return function(inputs, batch.tokens_BT, batch.supervised_BT)
+
+    devices = job.mesh.size if job.mesh else 1
+    batch_tokens = job.config.grads.batch_tokens or _measured(dataset, function, inputs, devices)
+    rows = [record.row for record in dataset.records]
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(StoreWriter(folder, rows, job.settings.store))
+            for _, folder in begun
+        ]
+        label = f"gradients ({', '.join(kind for kind, _ in begun)})"
+        return extract(
+            compute, dataset.encoded, writers, batch_tokens, label, devices, process_share()
+        )
+
+
+def _measured(dataset: Dataset, function, inputs, devices: int) -> int:
+    """Tokens a device has room for, by what the compiler says of the longest rows."""
+    width_T = -(-int(row_lengths(dataset.encoded).max()) // 8) * 8
+
+    def memory_of(rows: int, width_T: int) -> int:
+        shape = (rows * devices, width_T)
+        tokens_BT = jax.ShapeDtypeStruct(shape, np.int32)
+        supervised_BT = jax.ShapeDtypeStruct(shape, np.bool_)
+        compiled = function.lower(inputs, tokens_BT, supervised_BT).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    tokens = fitting_tokens(memory_of, width_T, free_memory())
+    print(f"memory allows {tokens:,} tokens a batch", flush=True)
+    return tokens
+
+
+def _counts(dataset: Dataset, folder: epath.Path, momentum: float | None, b1: float) -> dict:
+    """What the manifest says of the features; their diagnostics are written beside them.
+
+    momentum: |m|, where the kind has a momentum term.
+    """
+    ids = [record.id for record in dataset.records]
+    sources = [record.source for record in dataset.records]
+    found = diagnose(open_store(folder), ids, sources, momentum, b1)
+    written = json.dumps(dataclasses.asdict(found), indent=2) + "\n"
+    write_atomic(folder / "diagnostics.json", written)
+    print(lines(found), flush=True)
+    return {"rows": len(ids), "dropped": dataset.dropped, "truncated": dataset.truncated}
+
+
+def _norm(moments: Moments) -> float:
+    """|m|, over all leaves."""
+    return float(np.sqrt(sum(float(np.sum(np.square(m))) for m in moments.first.values())))
+
+
+def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
+    """The representation of RDS+ for each usable row of a file; needs no warm-up."""
+    rows = [record.row for record in dataset.records]
+
+    def build(folder: epath.Path) -> dict:
+        tokens = job.config.grads.batch_tokens or 16384
+        with StoreWriter(folder, rows, job.settings.store) as writer:
+            work = extract_hidden(job.model, job.base, dataset.encoded, tokens, writer)
+        return _counts(dataset, folder, None, 0.0) | work
+
+    model = {key: value for key, value in job.model_identity.items() if key != "lora"}
+    identity = {"rows_dtype": job.settings.store.dtype, **model}
+    inputs = {"rows": dataset.digest, **job.checkpoint_digest}
+    return job.run_stage("hidden", dataset.name, identity, inputs, build)
+
+
+def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Weighted:
     """The features of a file's usable rows, in their order; kept in memory for the next method."""
-    return _read(stage(job, dataset, kind, seed))
+    checkpoints = warmup.load(job, seed)
+    folders = stages(job, dataset, kind, seed)
+    return [(c.weight, _read(folder)) for c, folder in zip(checkpoints, folders, strict=True)]
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _read(folder: epath.Path) -> Features:
     features = read_store(folder)
     features.features_NP.setflags(write=False)
     return features
 
 
-def unnormalised(features: Features) -> np.ndarray:
-    """The rows at the length they had before normalisation."""
-    return features.features_NP * features.norms_N[:, None]
+def finite(weighted: Weighted) -> np.ndarray:
+    """Which rows are finite at every checkpoint: (N,) bool."""
+    return np.logical_and.reduce([features.finite_N for _, features in weighted])
+
+
+def units(weighted: Weighted) -> np.ndarray:
+    """Rows whose cosines are the weighted means of the checkpoints' cosines (LESS): unit rows side
+    by side, each times the root of its checkpoint's weight."""
+    if len(weighted) == 1:
+        return weighted[0][1].features_NP
+    return np.concatenate([w**0.5 * features.features_NP for w, features in weighted], axis=1)
+
+
+def unnormalised(weighted: Weighted) -> np.ndarray:
+    """The same of the rows at the length they had before normalisation."""
+    rows = [w**0.5 * f.features_NP * f.norms_N[:, None] for w, f in weighted]
+    return np.concatenate(rows, axis=1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.settings import BUILT_IN, WALKS, paths, read_settings, target_name
@@ -17,14 +18,14 @@ from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Record, read_records
 from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.features.gradients import DirectionConfig
-from g2is_jax.features.projection import ProjectionConfig
-from g2is_jax.model.build import Model, load_model
+from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import Leaves, match_report
-from g2is_jax.model.weights import checkpoint_files
+from g2is_jax.model.weights import checkpoint_files, read_weights
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage
+from g2is_jax.runs.mesh import data_mesh
 from g2is_jax.selection.selection import Limits, limits
 from g2is_jax.training.fit import FitConfig
 
@@ -37,7 +38,12 @@ FREE_FIELDS = (
     "warmup.microbatch_tokens",
     "finetune.microbatch_tokens",
     "model.remat",
+    "model.shard_base",
+    "grads.hidden_states",
 )
+
+
+BY_FEATURES = ("less", "less_rr", "g2is_paper", "g2is")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Dataset:
     encoded: list[Encoded]
     dropped: int
     truncated: int
+
+    @property
+    def name(self) -> str:
+        """Of the file, without its suffixes."""
+        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
 
     @property
     def tokens_N(self) -> np.ndarray:
@@ -162,7 +173,19 @@ class Job:
 
     @functools.cached_property
     def loaded(self) -> tuple[Model, Leaves]:
-        return load_model(self.checkpoint, self.settings.lora, self.settings.model)
+        model = build_model(read_config(self.checkpoint), self.settings.lora, self.settings.model)
+        shapes = model.base_shapes
+
+        def sharding(path: str):
+            return model.sharding(path, self.mesh) if self.mesh else None
+
+        return model, read_weights(self.checkpoint, shapes, model.dtype, sharding)
+
+    @functools.cached_property
+    def mesh(self) -> Mesh | None:
+        """The devices that share the gradient pass; None where there is but one."""
+        mesh = data_mesh()
+        return mesh if mesh.size > 1 else None
 
     @property
     def model(self) -> Model:
@@ -233,9 +256,18 @@ class Job:
             truncated=sum(example.truncated for example in encoded),
         )
 
-    def projection(self, seed: int) -> ProjectionConfig:
-        """The projection of one run: its random bits follow the run's seed."""
-        return dataclasses.replace(self.settings.projection, seed=seed)
+    def kind(self, dataset: Dataset, method: str) -> str:
+        """The kind of features that a method takes of a file's rows."""
+        grads = self.config.grads
+        if dataset is not self.pool:
+            return grads.validation_kind
+        own = {"g2is": grads.kind, "g2is_paper": self.config.paper.kind}
+        return own.get(method, grads.less_kind)
+
+    def kinds(self, dataset: Dataset) -> list[str]:
+        """All kinds that the methods of this job take of a file's rows."""
+        asked = [method for method in self.methods if method in BY_FEATURES]
+        return sorted({self.kind(dataset, method) for method in asked or ["g2is"]})
 
     def direction(self, kind: str) -> DirectionConfig:
         """A kind of feature, with the constants of the Adam that left the moments."""

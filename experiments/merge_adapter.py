@@ -27,7 +27,9 @@ def run(checkpoint: str, adapter: epath.Path, output: epath.Path, dtype: str) ->
         raise InputError(f"{output}: is not empty; give another --output, or delete it")
     lora = read_lora_config(adapter)
     source = resolve_checkpoint(checkpoint, None)
-    model, base = load_model(source, lora, ModelConfig(dtype, dtype, "xla", remat=False))
+    model, base = load_model(
+        source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False)
+    )
     leaves = read_adapter(adapter, model)
     with naming_full_disk(output):
         write_merged(output, source, model, leaves, base)

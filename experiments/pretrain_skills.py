@@ -1,6 +1,5 @@
 """Pre-trains the base model of the built-in world, from scratch, and writes it as a checkpoint."""
 
-import functools
 import random
 from collections.abc import Callable
 
@@ -27,10 +26,10 @@ from g2is_jax.model.lora import Leaves, LoraConfig
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.training.checkpoints import Checkpoints
-from g2is_jax.training.loss import batch_loss
+from g2is_jax.training.loss import token_losses
 
 NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
-FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False)
+FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
@@ -129,13 +128,18 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _gradient_function(model: Model) -> Callable:
     """Jitted (base, batch) -> summed gradient of all weights, summed loss, token count."""
 
+    def one(base, tokens_T, supervised_T):
+        hidden_TD = model.hidden({}, base, tokens_T)
+        losses_T = token_losses(model, base, hidden_TD[:-1], tokens_T[1:])
+        return jnp.sum(jnp.where(supervised_T[1:], losses_T, 0.0))
+
+    def loss(base, tokens_BT, supervised_BT):
+        return jnp.sum(jax.vmap(one, in_axes=(None, 0, 0))(base, tokens_BT, supervised_BT))
+
     @jax.jit
     def gradient(base, tokens_BT, supervised_BT):
-        loss = functools.partial(batch_loss, model, {})
-        (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
-            base, tokens_BT, supervised_BT
-        )
-        return gradients, total, count
+        total, gradients = jax.value_and_grad(loss)(base, tokens_BT, supervised_BT)
+        return gradients, total, jnp.sum(supervised_BT[:, 1:])
 
     return lambda base, batch: gradient(base, batch.tokens_BT, batch.supervised_BT)
 

@@ -9,16 +9,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import extract_features, warmup
-from experiments.job import Job, Target
+from experiments.job import BY_FEATURES, Job, Target
 from experiments.launch import launch
 from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
 from g2is_jax.selection.graph import neighbours
 from g2is_jax.selection.influence import less, less_rr
 from g2is_jax.selection.knowledge import core_knowledge
-from g2is_jax.selection.selection import Selection, everything, longest, random_rows
+from g2is_jax.selection.selection import Selection, everything, longest, random_rows, without
 from g2is_jax.selection.walk import gradient_walk
-
-BY_FEATURES = ("less", "less_rr", "g2is_paper", "g2is")
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
         identity["seed"] = seed
     if method in BY_FEATURES:
         identity["walk"] = _walk_identity(job, method)
+        identity["checkpoints"] = job.settings.checkpoints
     inputs = {name: stage_hash(folder) for name, folder in stages.items()}
     inputs |= {"pool": job.pool.digest} if stages else _text_inputs(job)
     label = f"{method} {target.name} seed {seed}" if stages else f"{method} seed {seed}"
@@ -68,23 +67,15 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     return Chosen(folder, rows, int(job.pool.tokens_N[rows].sum()), seconds)
 
 
-def _kind(job: Job, method: str) -> str:
-    """Kind of the pool's features."""
-    grads = job.config.grads
-    if method == "g2is":
-        return grads.kind
-    return job.config.paper.kind if method == "g2is_paper" else grads.less_kind
-
-
 def _feature_stages(job: Job, method: str, target: Target, seed: int) -> dict[str, epath.Path]:
     if method not in BY_FEATURES:
         return {}
-    validation_kind = job.config.grads.validation_kind
-    return {
-        "warmup": warmup.stage(job, seed),
-        "features": extract_features.stage(job, job.pool, _kind(job, method), seed),
-        "validation": extract_features.stage(job, target.validation, validation_kind, seed),
-    }
+    found = {"warmup": warmup.stage(job, seed)}
+    datasets = {"features": job.pool, "validation": target.validation}
+    for name, dataset in datasets.items():
+        folders = extract_features.stages(job, dataset, job.kind(dataset, method), seed)
+        found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
+    return found
 
 
 def _text_inputs(job: Job) -> dict[str, str]:
@@ -113,16 +104,20 @@ def _select(job: Job, method: str, target: Target, seed: int) -> Selection:
         return random_rows(limits, seed)
     if method == "length":
         return longest(job.pool.tokens_N, limits)
-    kind, validation_kind = _kind(job, method), job.config.grads.validation_kind
-    pool_NP = extract_features.load(job, job.pool, kind, seed).features_NP
-    validation = extract_features.load(job, target.validation, validation_kind, seed)
-    if method == "less":
+    pool = extract_features.load(job, job.pool, job.kind(job.pool, method), seed)
+    kind = job.kind(target.validation, method)
+    validation = extract_features.load(job, target.validation, kind, seed)
+    limits = without(limits, ~extract_features.finite(pool))
+    finite_M = extract_features.finite(validation)
+    pool_NP = extract_features.units(pool)
+    if method in ("less", "less_rr"):
+        validation_MP = extract_features.units(validation)[finite_M]
+        if method == "less_rr":
+            return less_rr(pool_NP, validation_MP, limits)
         subtasks = np.array([record.subtask for record in target.validation.records])
-        return less(pool_NP, validation.features_NP, subtasks, limits)
-    if method == "less_rr":
-        return less_rr(pool_NP, validation.features_NP, limits)
+        return less(pool_NP, validation_MP, subtasks[finite_M], limits)
     settings = job.settings
-    validation_MP = extract_features.unnormalised(validation)
+    validation_MP = extract_features.unnormalised(validation)[finite_M]
     core = core_knowledge(validation_MP, settings.knowledge[method])
     graph = settings.graph[method]
     near_NE = neighbours(pool_NP, graph.neighbours)[0] if graph.kind == "knn" else None

@@ -1,5 +1,6 @@
 """A config, checked field by field and split among the rooms that own its parts."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -38,7 +39,8 @@ AT_LEAST = {
     "lora.rank": 1,
     "world.validation_rows": 1,
     "world.test_rows": 1,
-    "grads.batch_tokens": 1,
+    "grads.batch_tokens": 0,
+    "grads.checkpoints": 0,
     "grads.chunk_rows": 1,
 }
 FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
@@ -58,6 +60,7 @@ class Settings:
     world: WorldConfig
     warmup: FitConfig
     warmup_fraction: float
+    checkpoints: int
     finetune: FitConfig
     projection: ProjectionConfig
     store: StoreConfig
@@ -81,10 +84,11 @@ def read_settings(config: ConfigDict) -> Settings:
         model=_owned(ModelConfig, model, "model"),
         lora=_owned(LoraConfig, lora, "lora"),
         world=_owned(WorldConfig, config.world, "world"),
-        warmup=_fit(config.warmup, "warmup"),
+        warmup=_warmup(config),
         warmup_fraction=config.warmup.fraction,
+        checkpoints=config.grads.checkpoints or config.warmup.epochs,
         finetune=_fit(config.finetune, "finetune"),
-        projection=_owned(ProjectionConfig, {**config.projection, "seed": 0}, "projection"),
+        projection=_owned(ProjectionConfig, config.projection, "projection"),
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         budget=_owned(BudgetConfig, config.selection, "selection"),
         evaluate=_owned(EvaluateConfig, config.evaluate, "evaluate"),
@@ -159,6 +163,20 @@ def _fit(section: ConfigDict, name: str) -> FitConfig:
     optimizer = {key: value for key, value in section.items() if key in fields}
     loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
     return _owned(FitConfig, {**loop, "optimizer": _owned(OptimizerConfig, optimizer, name)}, name)
+
+
+def _warmup(config: ConfigDict) -> FitConfig:
+    """The warm-up's, which keeps the checkpoints that the features come from."""
+    fit = _fit(config.warmup, "warmup")
+    asked = config.grads.checkpoints or fit.epochs
+    if asked > fit.epochs:
+        raise InputError(
+            f"grads.checkpoints = {asked}, but the warm-up writes one after each of its "
+            f"{fit.epochs} epochs; lower it, or raise warmup.epochs"
+        )
+    return dataclasses.replace(
+        fit, keep_checkpoints=fit.keep_checkpoints and max(fit.keep_checkpoints, asked)
+    )
 
 
 def _methods(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Warm-up: LoRA fine-tuning on a random share of the pool, once a seed."""
 
 import dataclasses
+from dataclasses import dataclass
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -10,8 +11,18 @@ from experiments.launch import launch
 from g2is_jax.data.batches import epoch_order
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
-from g2is_jax.training.fit import FitConfig, fit, load_trained
+from g2is_jax.training.fit import FitConfig, fit, load_trained, mean_rates
 from g2is_jax.training.optimizer import Moments
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of the warm-up, and its weight: its epoch's share of the mean learning rates."""
+
+    adapter: Leaves
+    moments: Moments
+    weight: float
+
 
 DRAW = 2**31  # an "epoch" that training never reaches: the draw is not an order of training
 
@@ -24,7 +35,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
 
 def stage(job: Job, seed: int) -> epath.Path:
-    """Train on `warmup.fraction` of the usable rows and keep adapter and moments."""
+    """Train on `warmup.fraction` of the usable rows and keep adapters and moments."""
     settings = job.settings
     rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, seed)
 
@@ -39,15 +50,23 @@ def stage(job: Job, seed: int) -> epath.Path:
         "fit": fit_identity(settings.warmup),
         "fraction": settings.warmup_fraction,
         "seed": seed,
+        "checkpoints": settings.checkpoints,
         **job.model_identity,
     }
     inputs = {"pool": job.pool.digest, **job.checkpoint_digest}
     return job.run_stage("warmup", f"seed {seed}", identity, inputs, build)
 
 
-def load(job: Job, seed: int) -> tuple[Leaves, Moments]:
-    """Adapter and moments of a finished warm-up."""
-    return load_trained(job.model, job.settings.warmup, seed, stage(job, seed))
+def load(job: Job, seed: int) -> list[Checkpoint]:
+    """The checkpoints that the features come from, oldest first."""
+    folder, config = stage(job, seed), job.settings.warmup
+    trained = load_trained(job.model, config, seed, folder)[-job.settings.checkpoints :]
+    rates = mean_rates(folder, [moments.step for _, moments in trained], config.epochs)
+    total = sum(rates) or 1.0
+    return [
+        Checkpoint(adapter, moments, rate / total if sum(rates) else 1 / len(rates))
+        for (adapter, moments), rate in zip(trained, rates, strict=True)
+    ]
 
 
 def drawn_rows(count: int, fraction: float, seed: int) -> list[int]:

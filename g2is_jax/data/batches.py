@@ -123,6 +123,25 @@ def length_batches(
     return _split(rows, lengths_N, grid, token_budget, multiple)
 
 
+def chunked(plans: Sequence[Plan], chunk_rows: int) -> list[list[Plan]]:
+    """Consecutive batches in chunks of at least `chunk_rows` rows (the last may be smaller)."""
+    chunks: list[list[Plan]] = []
+    rows = chunk_rows
+    for plan in plans:
+        if rows >= chunk_rows:
+            chunks.append([])
+            rows = 0
+        chunks[-1].append(plan)
+        rows += len(plan.rows)
+    return chunks
+
+
+def padding_share(plans: Sequence[Plan], encoded: Sequence[Encoded]) -> float:
+    """Padding tokens as a share of all tokens that go through the model."""
+    total = sum(plan.size_B * plan.width_T for plan in plans)
+    return 1 - float(row_lengths(encoded).sum()) / total if total else 0.0
+
+
 def _cheapest_budget(
     groups: Sequence[np.ndarray],
     lengths_N: np.ndarray,

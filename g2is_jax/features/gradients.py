@@ -1,26 +1,39 @@
-"""Per-example gradients of the adapter, their direction under the optimiser, and its projection."""
+"""Per-example gradients of the adapter, their direction under the optimiser, and its projection.
+
+A full per-example gradient is never kept: each adapter leaf passes through a tap, whose backward
+pass turns the leaf's gradient into its direction, projects that, and adds it to the sum of the
+leaves that came before.
+"""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
-from g2is_jax.data.batches import Plan, lay_out, length_batches
-from g2is_jax.data.chat import Encoded
-from g2is_jax.features.projection import ProjectionConfig, project
-from g2is_jax.features.store import StoreWriter
+from g2is_jax.features.projection import (
+    Bits,
+    ProjectionConfig,
+    add_leaf,
+    empty_sum,
+    finished,
+    random_bits,
+)
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.metrics import Progress
+from g2is_jax.runs.mesh import DATA, replicated
 from g2is_jax.training.loss import example_loss
 from g2is_jax.training.optimizer import Moments
 
 KINDS = ("sgd", "adam", "adam_less", "rms", "sign")
+WITH_MOMENTUM = ("adam", "adam_less")
+
+Array = jax.Array | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,23 @@ class DirectionConfig:
 
 
 class FeatureBatch(NamedTuple):
-    """Features of a batch before normalisation, gradient norms |g| and supervised tokens."""
+    """Of a batch: features before normalisation, one set for each direction; gradient norms |g|;
+    supervised tokens."""
 
-    features_BP: jax.Array
-    gradient_norms_B: jax.Array
-    tokens_B: jax.Array
+    features_KBP: Array
+    gradient_norms_B: Array
+    tokens_B: Array
+
+
+class Inputs(NamedTuple):
+    """What all batches of a pass share. bits: those of the projection, by leaf path."""
+
+    adapter: Leaves
+    base: Leaves
+    first: Leaves
+    second: Leaves
+    step: jax.Array
+    bits: Bits
 
 
 def direction(
@@ -68,80 +93,114 @@ def direction(
     return g / root if config.kind == "rms" else u / (1 - config.b1**after) / root
 
 
-@functools.cache
-def feature_function(
-    model: Model, config: DirectionConfig, projection: ProjectionConfig
-) -> Callable[..., FeatureBatch]:
-    """Jitted (adapter, base, m, v, step, tokens_BT, supervised_BT) -> FeatureBatch."""
-
-    def mean_loss(adapter, base, tokens_T, supervised_T):
-        total, count = example_loss(model, adapter, base, tokens_T, supervised_T)
-        return total / jnp.maximum(count, 1), count
-
-    def features(adapter, base, first, second, step, tokens_BT, supervised_BT):
-        gradient = jax.grad(mean_loss, has_aux=True)
-        leaves_B, tokens_B = jax.vmap(gradient, in_axes=(None, None, 0, 0))(
-            adapter, base, tokens_BT, supervised_BT
-        )
-        squares = [jnp.sum(g**2, axis=range(1, g.ndim)) for g in leaves_B.values()]
-        one = functools.partial(direction, config)
-        directions_B = {
-            path: jax.vmap(one, in_axes=(0, None, None, None))(g, first[path], second[path], step)
-            for path, g in leaves_B.items()
-        }
-        return FeatureBatch(project(projection, directions_B), jnp.sqrt(sum(squares)), tokens_B)
-
-    return jax.jit(features)
-
-
-def extract(
+def shared_inputs(
     model: Model,
     adapter: Leaves,
     base: Leaves,
     moments: Moments,
-    encoded: Sequence[Encoded],
-    config: DirectionConfig,
     projection: ProjectionConfig,
-    batch_tokens: int,
-    writer: StoreWriter,
-) -> None:
-    """Write one feature row for each example to the store; chunks already there are kept.
+    seed: int,
+    mesh: Mesh | None = None,
+) -> Inputs:
+    """The inputs of a pass, on all devices of the mesh; a base that is shared out stays so."""
+    bits = random_bits(projection, seed, model.adapter_shapes)
+    step = jnp.asarray(moments.step)
+    inputs = Inputs(adapter, base, moments.first, moments.second, step, bits)
+    if mesh is None:
+        return inputs
+    placed = jax.device_put(inputs._replace(base={}), replicated(mesh))
+    base = {path: jax.device_put(x, model.sharding(path, mesh)) for path, x in base.items()}
+    return placed._replace(base=base)
 
-    batch_tokens: tokens, padding included, that go through the model at once.
+
+@functools.cache
+def feature_function(
+    model: Model,
+    directions: tuple[DirectionConfig, ...],
+    projection: ProjectionConfig,
+    mesh: Mesh | None = None,
+) -> Callable[..., FeatureBatch]:
+    """Jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
+
+    On a mesh each device deals with its own rows and needs nothing of the others but the weights
+    that they share: the devices run one program each, so no gradient can be summed over them.
     """
-    compute = functools.partial(
-        feature_function(model, config, projection),
-        adapter,
-        base,
-        moments.first,
-        moments.second,
-        jnp.asarray(moments.step),
-    )
-    chunks = _chunks(length_batches(encoded, batch_tokens), writer.chunk_rows)
-    done = writer.start([np.concatenate([plan.rows for plan in plans]) for plans in chunks])
-    sizes = [sum(len(plan.rows) for plan in plans) for plans in chunks]
-    kept = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
-    with Progress(f"gradients ({config.kind})", len(encoded), done=kept) as progress:
-        for index, plans in enumerate(chunks):
-            if done[index]:
-                continue
-            batches = [_run_plan(compute, encoded, plan) for plan in plans]
-            writer.write(index, *(np.concatenate(parts) for parts in zip(*batches, strict=True)))
-            progress.advance(sizes[index])
+    one = functools.partial(_one_example, model, directions, projection)
+    batched = jax.vmap(one, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
+    if mesh is None:
+        return jax.jit(batched)
+
+    def on_mesh(inputs: Inputs, tokens_BT, supervised_BT):
+        everywhere = PartitionSpec()
+        specs = jax.tree.map(lambda _: everywhere, inputs)
+        base = {path: model.sharding(path, mesh).spec for path in inputs.base}
+        specs = specs._replace(base=base)
+        rows = PartitionSpec(DATA)
+        found = _of_rows(PartitionSpec(None, DATA), rows)
+        return jax.shard_map(
+            batched, mesh=mesh, in_specs=(specs, rows, rows), out_specs=found, check_vma=False
+        )(inputs, tokens_BT, supervised_BT)
+
+    return jax.jit(on_mesh)
 
 
-def _run_plan(compute: Callable, encoded: Sequence[Encoded], plan: Plan) -> tuple[np.ndarray, ...]:
-    batch = lay_out(encoded, plan)
-    result = compute(batch.tokens_BT, batch.supervised_BT)
-    real_B = batch.rows_B >= 0
-    return tuple(np.asarray(part)[real_B] for part in result)
+def _of_rows(features, rest) -> Any:
+    """Where the rows are in the parts of a FeatureBatch."""
+    return FeatureBatch(features, rest, rest)
 
 
-def _chunks(plans: Sequence[Plan], chunk_rows: int) -> list[list[Plan]]:
-    """Consecutive batches in chunks of at least `chunk_rows` rows (the last may be smaller)."""
-    chunks: list[list[Plan]] = [[]]
-    for plan in plans:
-        if sum(len(p.rows) for p in chunks[-1]) >= chunk_rows:
-            chunks.append([])
-        chunks[-1].append(plan)
-    return [chunk for chunk in chunks if chunk]
+def _one_example(
+    model: Model,
+    directions: tuple[DirectionConfig, ...],
+    projection: ProjectionConfig,
+    inputs: Inputs,
+    tokens_T,
+    supervised_T,
+) -> FeatureBatch:
+    shapes = model.adapter_shapes
+
+    def mean_loss(sums):
+        adapter = {}
+        for path, leaf in sorted(inputs.adapter.items()):
+            tap = _tap(directions, projection, tuple(sorted(shapes.items())), path)
+            state = (inputs.first[path], inputs.second[path], inputs.step, inputs.bits[path])
+            adapter[path], sums = tap(leaf, sums, state)
+        total, count = example_loss(model, adapter, inputs.base, tokens_T, supervised_T)
+        return total / jnp.maximum(count, 1), count
+
+    nothing = [empty_sum(projection, shapes) for _ in directions]
+    (totals, square), tokens = jax.grad(mean_loss, has_aux=True)((nothing, jnp.zeros(())))
+    features_KP = jnp.stack([finished(projection, total) for total in totals])
+    return FeatureBatch(features_KP, jnp.sqrt(square), tokens)
+
+
+@functools.cache
+def _tap(
+    directions: tuple[DirectionConfig, ...],
+    projection: ProjectionConfig,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    path: str,
+) -> Callable:
+    """(leaf, sums, state) -> (leaf, sums), unchanged. Backwards, where the leaf's gradient arrives
+    with the sums over later leaves: adds this leaf's features and square to them, and drops it.
+
+    The sums have no value of their own; what passes through them is their "gradient".
+    """
+    add = add_leaf(projection, dict(shapes), path)
+
+    @jax.custom_vjp
+    def tap(leaf, sums, state):
+        return leaf, sums
+
+    def forward(leaf, sums, state):
+        return (leaf, sums), state
+
+    def backward(state, arriving):
+        g, (totals, square) = arriving
+        m, v, step, bits = state
+        rows = [direction(config, g, m, v, step).reshape(-1) for config in directions]
+        totals = [add(bits, x_G, total) for x_G, total in zip(rows, totals, strict=True)]
+        return None, (totals, square + jnp.sum(g**2)), None
+
+    tap.defvjp(forward, backward)
+    return tap

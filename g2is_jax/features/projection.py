@@ -1,16 +1,20 @@
 """Random projection of a flattened gradient to P values, leaf by leaf; no matrix is ever stored.
 
 All kinds are linear and satisfy E<y, y'> = <x, x'>. Every random bit is a function of (seed, leaf
-path, position), so batch size, order, device and backend cannot change a feature.
+path, position), so batch size, order, device and backend cannot change a feature. The sum over
+leaves of a projection of each is a projection of the whole.
 
-Bits come in words of 32, lowest bit first; a set bit is the sign -1. With the keys k0 and k1, the
-two little-endian words of BLAKE2b-64 of "<seed>/<leaf path>", word c is mix(mix(c ^ k0) + k1).
+A row of W words, W = ceil(P / 32), holds the signs of P values: bit i of word w is that of place
+i W + w, and a set bit is the sign -1. With the keys k0 and k1, the two little-endian words of
+BLAKE2b-64 of "<seed>/<leaf path>", word c is mix(mix(c ^ k0) + k1).
 """
 
+import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +23,12 @@ import numpy as np
 from g2is_jax.runs.errors import InputError
 
 KINDS = ("rademacher", "sketch", "none")
-SIGN_BLOCK = 512  # gradient values whose signs are made at once
+HASHED_ROWS, SIGN_ROWS = 2048, 512  # rows of a sign table that are hashed, and spelt out, at once
 WORD = 32
+ONE, SIGN_BIT = 0x3F800000, 0x80000000  # bits of 1.0, and of the sign, in float32
+
+Bits = dict[str, Any]  # the random bits of each leaf path, or the key that they are made from
+Shapes = dict[str, tuple[int, ...]]  # by leaf path, without the batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,6 @@ class ProjectionConfig:
 
     kind: str
     width: int
-    seed: int
     repetitions: int
 
     def __post_init__(self):
@@ -44,19 +51,89 @@ class ProjectionConfig:
             raise InputError(f"projection.repetitions = {self.repetitions}; it must be at least 1")
 
 
-def project(config: ProjectionConfig, leaves: dict[str, jax.Array]) -> jax.Array:
-    """Project leaves of shape (B, ...) together: features (B, P), float32.
+def random_bits(config: ProjectionConfig, seed: int, shapes: Shapes) -> Bits:
+    """What the projection of each leaf depends on; an argument of compiled code, not part of it.
 
-    The sum over leaves of a projection of each is a projection of the whole, so a leaf can be
-    forgotten as soon as it was added.
+    Of the sketch: words of signs (n, W), and offsets (n,), for n = blocks times repetitions.
     """
-    flat = {
-        path: leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
-        for path, leaf in sorted(leaves.items())
-    }
+    keys = {path: jnp.asarray(_key(seed, path)) for path in shapes}
+    if config.kind != "sketch":
+        return keys
+    bits: Bits = {}
+    for path, shape in shapes.items():
+        rows = -(-math.prod(shape) // config.width) * config.repetitions
+        # The signs use the counters from 0 up; the offsets those from the top down.
+        offsets_N = _hashed(keys[path], ~jnp.arange(rows, dtype=jnp.uint32))
+        offsets_N = (offsets_N % jnp.uint32(config.width)).astype(jnp.int32)
+        bits[path] = (words(keys[path], 0, rows, config.width), offsets_N)
+    return bits
+
+
+def features_width(config: ProjectionConfig, shapes: Shapes) -> int:
+    """P: the width asked for, or all G values where nothing is projected."""
+    return sum(map(math.prod, shapes.values())) if config.kind == "none" else config.width
+
+
+def empty_sum(config: ProjectionConfig, shapes: Shapes) -> jax.Array:
+    """What the leaves of one example are added to; `finished` makes the feature of it."""
+    width = features_width(config, shapes)
+    # The sketch adds blocks at any offset: twice the width, and none has to wrap around.
+    return jnp.zeros(2 * width if config.kind == "sketch" else width, jnp.float32)
+
+
+def finished(config: ProjectionConfig, total: jax.Array) -> jax.Array:
+    """The feature (..., P) that a sum over all leaves stands for."""
     if config.kind == "none":
-        return jnp.concatenate(list(flat.values()), axis=1)
-    return _rademacher(config, flat) if config.kind == "rademacher" else _sketch(config, flat)
+        return total
+    if config.kind == "rademacher":
+        return total / config.width**0.5
+    return (total[..., : config.width] + total[..., config.width :]) / config.repetitions**0.5
+
+
+def add_leaf(
+    config: ProjectionConfig, shapes: Shapes, path: str
+) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """(bits, x_G, total) -> total: adds one leaf's values of an example to the example's sum.
+
+    Under vmap all examples go through it together and share the signs.
+    """
+    if config.kind == "rademacher":
+        batched = functools.partial(_rademacher, config.width)
+    elif config.kind == "sketch":
+        batched = functools.partial(_sketch, config.width, config.repetitions)
+    else:
+        begin = sum(math.prod(shape) for other, shape in shapes.items() if other < path)
+        return lambda bits, x_G, total: jax.lax.dynamic_update_slice_in_dim(total, x_G, begin, 0)
+
+    @jax.custom_batching.custom_vmap
+    def one(bits, x_G, total):
+        return batched(bits, x_G[None], total[None])[0]
+
+    @one.def_vmap
+    def _(axis_size, in_batched, bits, *values):
+        assert not any(jax.tree.leaves(in_batched[0])), "the signs are shared by a batch"
+        rows = [
+            value if is_batched else jnp.broadcast_to(value[None], (axis_size, *value.shape))
+            for value, is_batched in zip(values, in_batched[1:], strict=True)
+        ]
+        return batched(bits, *rows), True
+
+    return one
+
+
+def project(config: ProjectionConfig, seed: int, leaves: dict[str, jax.Array]) -> jax.Array:
+    """Project leaves of shape (B, ...) together: features (B, P), float32."""
+    shapes = {path: leaf.shape[1:] for path, leaf in leaves.items()}
+    bits = random_bits(config, seed, shapes)
+
+    def one(leaves):
+        total = empty_sum(config, shapes)
+        for path, leaf in sorted(leaves.items()):
+            x_G = leaf.reshape(-1).astype(jnp.float32)
+            total = add_leaf(config, shapes, path)(bits[path], x_G, total)
+        return finished(config, total)
+
+    return jax.vmap(one)(leaves)
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:
@@ -68,14 +145,32 @@ def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:
     width = features_NP.shape[1]
     if width % 2:
         raise InputError(f"features of width {width} cannot be folded; use an even width")
-    signs_P = np.asarray(_signs(_key(seed, f"fold-{width}"), jnp.uint32(0), width // 2))
+    key = jnp.asarray(_key(seed, f"fold-{width}"))
+    signs_P = np.asarray(sign_rows(words(key, 0, 1, width // 2), width // 2))[0]
     return features_NP[:, : width // 2] + features_NP[:, width // 2 :] * signs_P[None, :]
 
 
-def _key(seed: int, name: str) -> tuple[np.uint32, np.uint32]:
+def sign_rows(words_NW: jax.Array, width: int) -> jax.Array:
+    """Signs (N, width), +1 or -1 in float32, that rows of words hold."""
+    bits = _sign_bits(words_NW, width) | jnp.uint32(ONE)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def words(key: jax.Array, first: jax.Array | int, rows: int, width: int) -> jax.Array:
+    """Random words (rows, W): rows from `first` on of a key's table.
+
+    On a CPU, XLA hashes a word anew for each of its 32 signs unless a loop stands between this and
+    `sign_rows`.
+    """
+    per_row = -(-width // WORD)
+    begin = jnp.asarray(first).astype(jnp.uint32) * jnp.uint32(per_row)
+    counters = jnp.arange(rows * per_row, dtype=jnp.uint32) + begin
+    return _hashed(key, counters).reshape(rows, per_row)
+
+
+def _key(seed: int, name: str) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    words = np.frombuffer(digest, "<u4")
-    return words[0], words[1]
+    return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -85,83 +180,93 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def _words(key: tuple[np.uint32, np.uint32], counters: jax.Array) -> jax.Array:
+def _hashed(key: jax.Array, counters: jax.Array) -> jax.Array:
     return _mix(_mix(counters ^ key[0]) + key[1])
 
 
-def _signs(key: tuple[np.uint32, np.uint32], row: jax.Array, width: int) -> jax.Array:
-    """`width` signs (+1 or -1, float32) of one row of the sign table, 32 from each hashed word."""
-    per_row = -(-width // WORD)
-    counters = row * jnp.uint32(per_row) + jnp.arange(per_row, dtype=jnp.uint32)
-    shifts = jnp.arange(WORD, dtype=jnp.uint32)
-    bits = (_words(key, counters)[:, None] >> shifts[None, :]) & jnp.uint32(1)
-    return 1.0 - 2.0 * bits.reshape(-1)[:width].astype(jnp.float32)
+def _sign_bits(words_NW: jax.Array, width: int) -> jax.Array:
+    """Each sign as the sign bit of a float32, else zero: (N, width) uint32."""
+    shifts = jnp.arange(WORD - 1, -1, -1, dtype=jnp.uint32)
+    bits = (words_NW[:, None, :] << shifts[None, :, None]) & jnp.uint32(SIGN_BIT)
+    return bits.reshape(len(words_NW), -1)[:, :width]
 
 
-class _Blocks(NamedTuple):
-    """The values of all leaves, cut into blocks that one scan goes through (one compiled body).
+def _rademacher(width: int, key: jax.Array, x_BG: jax.Array, total_BP: jax.Array) -> jax.Array:
+    """total + x S, with the (G, P) signs made some rows at a time."""
 
-    key: of each block's leaf, (n,) twice. place: of the block in its leaf, (n,).
-    values: (n, B, size), zero-padded at the end of a leaf.
+    def hashed(first, x_BR, total_BP):
+        words_RW = words(key, first, x_BR.shape[1], width)
+
+        def product(start, x_BS, total_BP):
+            part_SW = jax.lax.dynamic_slice_in_dim(words_RW, start, x_BS.shape[1])
+            signs_SP = sign_rows(part_SW, width)
+            return total_BP + jnp.matmul(x_BS, signs_SP, precision=jax.lax.Precision.HIGHEST)
+
+        return _over_blocks(SIGN_ROWS, x_BR, product, total_BP)
+
+    return _over_blocks(HASHED_ROWS, x_BG, hashed, total_BP)
+
+
+def _sketch(
+    width: int,
+    repetitions: int,
+    bits: tuple[jax.Array, jax.Array],
+    x_BG: jax.Array,
+    total_BQ: jax.Array,
+) -> jax.Array:
+    """total + the sum over blocks of P, and repetitions, of shift(signs * block, offset); Q = 2 P.
+
+    Adding the sum's halves at the end makes the shifts rotations.
     """
+    words_NW, offsets_N = bits
+    whole, rest = divmod(x_BG.shape[1], width)
 
-    key: tuple[jax.Array, jax.Array]
-    place: jax.Array
-    values: jax.Array
+    def signs(block):
+        """Of one block, for each repetition: (repetitions, P)."""
+        rows = jax.lax.dynamic_slice_in_dim(words_NW, block * repetitions, repetitions)
+        return _sign_bits(rows, width)
 
+    def add(block, signs_SP, x_BR, total_BQ):
+        size = x_BR.shape[1]
+        for repetition in range(repetitions):
+            flipped_BR = _flipped(x_BR, signs_SP[repetition, :size])
+            row = block * repetitions + repetition
+            offset = jax.lax.dynamic_index_in_dim(offsets_N, row, keepdims=False)
+            place_BR = jax.lax.dynamic_slice_in_dim(total_BQ, offset, size, axis=1)
+            total_BQ = jax.lax.dynamic_update_slice_in_dim(
+                total_BQ, place_BR + flipped_BR, offset, axis=1
+            )
+        return total_BQ
 
-def _blocks(seed: int, flat: dict[str, jax.Array], size: int) -> _Blocks:
-    """Cut leaves (B, G) into blocks of `size` values; no block spans two leaves."""
-    keys, indices, values = [], [], []
-    for path, x_BG in flat.items():
-        batch, length = x_BG.shape
-        count = -(-length // size)
-        padded = jnp.pad(x_BG, ((0, 0), (0, count * size - length)))
-        values.append(padded.reshape(batch, count, size).transpose(1, 0, 2))
-        keys += [_key(seed, path)] * count
-        indices.append(np.arange(count, dtype=np.uint32))
-    first, second = np.array(keys, np.uint32).T
-    return _Blocks(
-        (jnp.asarray(first), jnp.asarray(second)),
-        jnp.asarray(np.concatenate(indices)),
-        jnp.concatenate(values),
-    )
+    def step(block, carry):
+        total_BQ, signs_SP = carry
+        x_BP = jax.lax.dynamic_slice_in_dim(x_BG, block * width, width, axis=1)
+        # Spelt out a step ahead, so that the rows share the signs: XLA would fuse them otherwise.
+        return add(block, signs_SP, x_BP, total_BQ), signs(block + 1)
 
-
-def _sum_over(blocks: _Blocks, width: int, one: Callable[..., jax.Array]) -> jax.Array:
-    """Sum over blocks of one(key, place, values_BG): (B, width)."""
-
-    def add(total_BP, block: _Blocks):
-        return total_BP + one(*block), None
-
-    start = jnp.zeros((blocks.values.shape[1], width), jnp.float32)
-    return jax.lax.scan(add, start, blocks)[0]
-
-
-def _rademacher(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
-    """x S / sqrt(P), with the (G, P) signs made block by block."""
-
-    def product(key, place, values_BG):
-        rows = place * jnp.uint32(SIGN_BLOCK) + jnp.arange(SIGN_BLOCK, dtype=jnp.uint32)
-        signs_GP = jax.vmap(lambda row: _signs(key, row, config.width))(rows)
-        return jnp.matmul(values_BG, signs_GP, precision=jax.lax.Precision.HIGHEST)
-
-    blocks = _blocks(config.seed, flat, SIGN_BLOCK)
-    return _sum_over(blocks, config.width, product) / config.width**0.5
+    if whole:
+        carry = (total_BQ, signs(jnp.int32(0)))
+        total_BQ, _ = jax.lax.fori_loop(0, whole, step, carry)
+    if not rest:
+        return total_BQ
+    block = jnp.int32(whole)
+    return add(block, signs(block), x_BG[:, whole * width :], total_BQ)
 
 
-def _sketch(config: ProjectionConfig, flat: dict[str, jax.Array]) -> jax.Array:
-    """Sum over blocks of P of roll(signs * block, offset), for each repetition, / sqrt(s)."""
+def _flipped(x_BR: jax.Array, signs_R: jax.Array) -> jax.Array:
+    """x with its signs changed where `_sign_bits` says so."""
+    bits_BR = jax.lax.bitcast_convert_type(x_BR, jnp.uint32) ^ signs_R[None, :]
+    return jax.lax.bitcast_convert_type(bits_BR, jnp.float32)
 
-    def rolled(key, place, values_BP):
-        total_BP = jnp.zeros_like(values_BP)
-        for repetition in range(config.repetitions):
-            row = place * jnp.uint32(config.repetitions) + jnp.uint32(repetition)
-            # The signs use the counters from 0 up; the offsets those from the top down.
-            offset = _words(key, ~row) % jnp.uint32(config.width)
-            signed_BP = values_BP * _signs(key, row, config.width)[None, :]
-            total_BP = total_BP + jnp.roll(signed_BP, offset, axis=1)
-        return total_BP
 
-    blocks = _blocks(config.seed, flat, config.width)
-    return _sum_over(blocks, config.width, rolled) / config.repetitions**0.5
+def _over_blocks(size: int, x_BG: jax.Array, add: Callable, total: jax.Array) -> jax.Array:
+    """Fold add(first, x_BR, total) over blocks of `size` values; the last may be smaller."""
+    whole, rest = divmod(x_BG.shape[1], size)
+
+    def one(index, total):
+        first = index * size
+        return add(first, jax.lax.dynamic_slice_in_dim(x_BG, first, size, axis=1), total)
+
+    if whole:
+        total = jax.lax.fori_loop(0, whole, one, total)
+    return add(jnp.int32(whole * size), x_BG[:, whole * size :], total) if rest else total

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from g2is_jax.model.attention import KERNELS, LayerCache
 from g2is_jax.model.config import DecoderConfig
@@ -22,6 +23,7 @@ from g2is_jax.model.lora import (
 )
 from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.mesh import replicated, shared_out
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -32,12 +34,14 @@ class ModelConfig:
 
     `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: a
     key of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
+    `shard_base`: each device holds a share of the linear layers and gathers one layer at a time.
     """
 
     dtype: str
     activations: str
     attention: str
     remat: bool
+    shard_base: bool
 
     def __post_init__(self):
         for field, known in (("dtype", DTYPES), ("activations", DTYPES), ("attention", KERNELS)):
@@ -76,10 +80,15 @@ class Model:
         `segments_T`: which of several packed rows each token belongs to; they do not see each
         other. None: all tokens are one row.
         """
+        return self.head(base, self.hidden(adapter, base, tokens_T, dropout_key, segments_T))
+
+    def hidden(
+        self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
+    ) -> jax.Array:
+        """What the head makes logits of: (T, D), after the last norm; arguments as in `logits`."""
         self._check_length(tokens_T.shape[0])
         decoder = self._merge(adapter, base)
-        hidden_TD, _ = decoder(tokens_T, key=dropout_key, segments_T=segments_T)
-        return decoder.logits(hidden_TD)
+        return decoder(tokens_T, key=dropout_key, segments_T=segments_T)[0]
 
     def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: list[LayerCache] | None):
         """Hidden states (T, D) of tokens that follow what the caches hold, and the new caches.
@@ -106,6 +115,12 @@ class Model:
     def zero_adapter(self) -> Leaves:
         """An adapter of zeros."""
         return {path: jnp.zeros(shape) for path, shape in self.adapter_shapes.items()}
+
+    def sharding(self, path: str, mesh: Mesh) -> NamedSharding:
+        """Where a leaf of the base lies on the devices."""
+        if self.settings.shard_base and path.endswith("_proj.weight"):
+            return shared_out(mesh, self.base_shapes[path])
+        return replicated(mesh)
 
     def _merge(self, adapter: Leaves, base: Leaves) -> Decoder:
         leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}

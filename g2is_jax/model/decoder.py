@@ -15,6 +15,7 @@ from g2is_jax.model.attention import Attention, LayerCache, Tables, positions_in
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
+from g2is_jax.runs.mesh import GATHERED
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -111,10 +112,20 @@ class Decoder(nnx.Module):
         for index, block in enumerate(self.layers):
             key_block = None if key is None else jax.random.fold_in(key, index)
             cache = None if caches is None else caches[index]
-            run = jax.checkpoint(block) if self.remat else block
+            run = self._economical(block)
             x_TD, cache = run(x_TD, start, tables, segments_T, cache, key_block)
             new_caches.append(cache)
         return self.norm(x_TD), new_caches
+
+    def _economical(self, block: Block) -> Callable:
+        """The block, as it is kept for the backward pass: not at all, or without the weights that
+        were gathered for it."""
+        if self.remat:
+            return jax.checkpoint(block)
+        if not block.mlp.down_proj.is_shared_out:
+            return block
+        policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+        return jax.checkpoint(block, policy=policy)
 
     def logits(self, x_TD: jax.Array) -> jax.Array:
         head_VD = self.embed_tokens[...] if self.c.tie_word_embeddings else self.lm_head[...]

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from g2is_jax.runs.mesh import whole
+
 Leaves = dict[str, jax.Array]  # leaf path -> array; sorted by path, the canonical leaf order
 Shapes = dict[str, tuple[int, ...]]  # by leaf path
 
@@ -51,7 +53,8 @@ class Linear(nnx.Module):
     def __init__(
         self, path: str, d_in: int, d_out: int, bias: bool, dtype: jnp.dtype, lora: LoraConfig
     ):
-        self.weight = nnx.Param(jnp.zeros((d_out, d_in), dtype))
+        self.shape = (d_out, d_in)
+        self.weight = nnx.Param(jnp.zeros(self.shape, dtype))
         self.biased = bias
         if bias:
             self.bias = nnx.Param(jnp.zeros((d_out,), dtype))
@@ -61,8 +64,13 @@ class Linear(nnx.Module):
             self.lora_A = nnx.LoRAParam(jnp.zeros((lora.rank, d_in), jnp.float32))
             self.lora_B = nnx.LoRAParam(jnp.zeros((d_out, lora.rank), jnp.float32))
 
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether this device holds but a share of the weight."""
+        return self.weight[...].shape != self.shape
+
     def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        y_TD = x_TD @ self.weight[...].astype(x_TD.dtype).T
+        y_TD = x_TD @ whole(self.weight[...], self.shape).astype(x_TD.dtype).T
         if self.biased:
             y_TD += self.bias[...].astype(x_TD.dtype)[None, :]
         if not self.adapted:

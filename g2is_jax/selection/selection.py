@@ -1,5 +1,6 @@
 """What every selector returns, and the budget and caps that every selector keeps."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,6 +101,12 @@ class Limits:
     budget: int
     sources_N: np.ndarray
     cap: int
+
+
+def without(limits: Limits, barred_N: np.ndarray) -> Limits:
+    """The limits of a pool in which some rows may not be chosen: no budget is enough for them."""
+    costs_N = np.where(barred_N, limits.budget + 1, limits.costs_N)
+    return dataclasses.replace(limits, costs_N=costs_N)
 
 
 def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -37,7 +39,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, step: int, adapter: Leaves, optimizer_state: Tree) -> tuple[Leaves, Tree]:
-        """Adapter and optimiser state of a step; the arguments give structure and shapes."""
+        """Adapter and optimiser state of a step; the arguments give structure and shapes.
+
+        Bound to no device, as fresh ones are: they go where the weights are.
+        """
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             {"adapter": adapter, "optimizer": optimizer_state},
@@ -45,7 +50,8 @@ class Checkpoints:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         )
-        return restored["state"]["adapter"], restored["state"]["optimizer"]
+        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored["state"])
+        return state["adapter"], state["optimizer"]
 
     def close(self) -> None:
         """Release the manager's threads."""

@@ -1,6 +1,7 @@
 """The one training loop, for warm-up and fine-tune: LoRA values only, token-weighted loss."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,11 +138,22 @@ def update_function(config: OptimizerConfig) -> Callable:
 
 def load_trained(
     model: Model, config: FitConfig, seed: int, folder: epath.Path
-) -> tuple[Leaves, Moments]:
-    """Adapter and moments that `fit` left in a finished folder."""
+) -> list[tuple[Leaves, Moments]]:
+    """Adapter and moments of each checkpoint that `fit` left in a finished folder, oldest first."""
     adapter = model.init_adapter(seed)
     state = adam_direction(config.optimizer).init(adapter)
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
-    adapter, state = checkpoints.restore(max(checkpoints.steps()), adapter, state)
+    found = [checkpoints.restore(step, adapter, state) for step in checkpoints.steps()]
     checkpoints.close()
-    return adapter, read_moments(state)
+    return [(adapter, read_moments(state)) for adapter, state in found]
+
+
+def mean_rates(folder: epath.Path, steps: Sequence[int], epochs: int) -> list[float]:
+    """Mean learning rate of the epoch that ended at each of these steps, from the log of `fit`.
+
+    What LESS weighs the checkpoints by.
+    """
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    per_epoch = len(rates) // epochs
+    return [sum(rates[step - per_epoch : step]) / per_epoch for step in steps]

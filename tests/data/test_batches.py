@@ -5,7 +5,9 @@ import pytest
 
 from g2is_jax.data.batches import (
     COMPILE_COST,
+    Plan,
     TrainingShapes,
+    chunked,
     epoch_order,
     lay_out,
     length_batches,
@@ -130,6 +132,27 @@ def test_length_batches_hold_every_row_once(count, budget):
 
 def test_length_batches_of_nothing():
     assert length_batches([], 4096) == []
+
+
+@pytest.mark.parametrize(
+    ("chunk_rows", "expected"),
+    [
+        (1, [[2], [1], [2], [3], [1]]),
+        (3, [[2, 1], [2, 3], [1]]),
+        (4, [[2, 1, 2], [3, 1]]),
+        (100, [[2, 1, 2, 3, 1]]),
+    ],
+)
+def test_chunks_hold_whole_batches_of_at_least_the_asked_rows(chunk_rows, expected):
+    ends = np.cumsum([2, 1, 2, 3, 1])
+    plans = [Plan(rows, 4, 8) for rows in np.split(np.arange(9), ends[:-1])]
+    chunks = chunked(plans, chunk_rows)
+    assert [[len(plan.rows) for plan in chunk] for chunk in chunks] == expected
+    assert [plan for chunk in chunks for plan in chunk] == plans
+
+
+def test_chunks_of_nothing():
+    assert chunked([], 3) == []
 
 
 def test_rows_of_a_batch_fill_all_devices():

@@ -271,9 +271,9 @@ def test_tokenizer_of_another_model(file_config, own_base, tmp_path):
         ("grads.less_kind", "newton"),
         ("grads.validation_kind", "newton"),
         ("paper.kind", "newton"),
-        ("grads.batch_tokens", 0),
+        ("grads.batch_tokens", -1),
         ("grads.chunk_rows", 0),
-        ("grads.dtype", "int8"),
+        ("grads.dtype", "int4"),
         ("projection.kind", "gaussian"),
         ("projection.width", 0),
         *(

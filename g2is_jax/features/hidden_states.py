@@ -1,0 +1,58 @@
+"""RDS+: one row for each example, the position-weighted mean of the base model's hidden states."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g2is_jax.data.batches import Batch, row_lengths
+from g2is_jax.data.chat import Encoded
+from g2is_jax.features.extract import extract
+from g2is_jax.features.gradients import FeatureBatch
+from g2is_jax.features.store import StoreWriter
+from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+
+
+@functools.cache
+def hidden_function(model: Model) -> Callable[..., jax.Array]:
+    """Jitted (base, tokens_BT, lengths_B) -> features_BD, float32; a row of no tokens is zero.
+
+    features = sum_i i h_i / sum_i i over the tokens i = 1, 2, ... of an example, prompt and reply
+    alike, with h the hidden states after the last norm (Ivison et al., 2025, RDS+).
+    """
+
+    def mean(base, tokens_T, length):
+        hidden_TD, _ = model.step(model.zero_adapter(), base, tokens_T, 0, None)
+        positions_T = jnp.arange(1, len(tokens_T) + 1)
+        weights_T = positions_T / (length * ((length + 1) / 2))  # no integer grows beyond T
+        # Not times a weight of zero: padding may not be finite. Not a product of matrices either,
+        # which accelerators round.
+        terms_TD = weights_T[:, None] * hidden_TD.astype(jnp.float32)
+        return jnp.sum(terms_TD, axis=0, where=(positions_T <= length)[:, None])
+
+    return jax.jit(jax.vmap(mean, in_axes=(None, 0, 0)))
+
+
+def extract_hidden(
+    model: Model,
+    base: Leaves,
+    encoded: Sequence[Encoded],
+    batch_tokens: int,
+    writer: StoreWriter,
+) -> dict:
+    """Write one row for each example to the store, as `extract` does; on one device.
+
+    Gradient norms are zeros, as there is no gradient; tokens are the supervised ones.
+    """
+    lengths_N = row_lengths(encoded).astype(np.int32)
+
+    def compute(batch: Batch) -> FeatureBatch:
+        lengths_B = np.where(batch.rows_B >= 0, lengths_N[batch.rows_B], 0)
+        features_BD = hidden_function(model)(base, batch.tokens_BT, lengths_B)
+        nothing_B = np.zeros(len(lengths_B), np.float32)
+        return FeatureBatch(features_BD[None], nothing_B, batch.supervised_BT.sum(axis=1))
+
+    return extract(compute, encoded, [writer], batch_tokens, "hidden states")
