@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -122,3 +122,25 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> di
     """The median, the smallest and the largest ratio of calls of the same round."""
     ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def check_settings(settings: Any, parts: Sequence[str], positive: Iterable[str]) -> None:
+    """InputError for an unknown name among `settings.parts`, and for a number below 1."""
+    for part in settings.parts.split(","):
+        if part not in parts:
+            raise InputError(f"--parts: {part!r} is unknown; choose from {', '.join(parts)}")
+    for field in positive:
+        if getattr(settings, field) < 1:
+            raise InputError(f"--{field} is {getattr(settings, field)}; at least 1")
+
+
+def heading(result: dict) -> str:
+    """The first line of a table: on what the result was measured."""
+    told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{result['machine']['cpu']}, {len(result['machine']['cores'])} core(s); {told}"
+
+
+def ranged(ratio: Mapping[str, float], digits: int = 3) -> str:
+    """A paired ratio as the tables have it."""
+    median, low, high = (f"{ratio[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} ({low}..{high})"

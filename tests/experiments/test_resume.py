@@ -16,7 +16,8 @@ KILLS = [
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4),  # step 4: the second epoch has begun
     ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1),
     ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1),
-    ("features", "open", r"features-.*\.chunk-00002\.done", 1),
+    ("features", "open", r"features-.*\.chunk-00002\.done", 2),  # of both kinds of one pass
+    ("features", "os.rename", r"features-.*\.part$", 2),  # one kind is finished, the other is not
     ("selection", "open", r"selection-.*\.selected\.jsonl", 1),
     ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4),
     ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1),
@@ -37,7 +38,7 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
     folder = tmp_path_factory.mktemp("resume")
     config = folder / "config.py"
-    settings = changed(small_config(base), run__methods="none,g2is", grads__chunk_rows=8).to_json()
+    settings = changed(small_config(base), run__methods="less,g2is", grads__chunk_rows=8).to_json()
     config.write_text(
         "import json\nfrom ml_collections import ConfigDict\n\n\n"
         f"def get_config():\n    return ConfigDict(json.loads({settings!r}))\n"
