@@ -30,12 +30,15 @@ class Microbatches:
     encoded: Sequence[Encoded]
     multiple: int = 1
     tokens: int = field(default=2**62, init=False)  # that a batch may hold
+    input_seconds: float = field(default=0.0, init=False)  # spent on laying batches out
 
     def run(self, plan: Plan) -> list[FeatureBatch]:
         """Features of the plan's rows, in their order; padding rows are left out."""
         if plan.size_B * plan.width_T > self.tokens and plan.size_B > self.multiple:
             return self._halves(plan)
+        began = time.perf_counter()
         batch = lay_out(self.encoded, plan)
+        self.input_seconds += time.perf_counter() - began
         try:
             found = jax.device_get(self.compute(batch))
         except jax.errors.JaxRuntimeError as error:
@@ -98,6 +101,7 @@ def extract(
     return {
         "seconds_of_pass": round(time.perf_counter() - began, 3),
         "rows_of_pass": sum(len(layout[i]) for i in mine) - kept,
+        "seconds_of_input": round(microbatches.input_seconds, 3),
         "seconds_waiting_for_disk": round(sum(writer.waited for writer in writers), 3),
         "padding": round(padding_share(plans, encoded), 4),
         "shapes": len({(plan.size_B, plan.width_T) for plan in plans}),

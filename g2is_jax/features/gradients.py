@@ -89,8 +89,9 @@ def direction(
     if config.kind == "adam_less":
         return u / jnp.sqrt(w + config.eps)
     after = step.astype(jnp.float32) + 1
-    root = jnp.sqrt(w / (1 - config.b2**after)) + config.eps
-    return g / root if config.kind == "rms" else u / (1 - config.b1**after) / root
+    correction_1, correction_2 = 1 / (1 - config.b1**after), 1 / (1 - config.b2**after)
+    root = jnp.sqrt(w * correction_2) + config.eps
+    return (g if config.kind == "rms" else u * correction_1) / root
 
 
 def shared_inputs(

@@ -15,7 +15,6 @@ from g2is_jax.model.attention import Attention, LayerCache, Tables, positions_in
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
-from g2is_jax.runs.mesh import GATHERED
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -71,6 +70,11 @@ class Block(nnx.Module):
         return x_TD if name is None else getattr(self, name)(x_TD)
 
 
+def _is_kept(primitive, *_, **__) -> bool:
+    """Anything but a gathered weight, cast and transposed or not."""
+    return primitive.name not in ("all_gather", "convert_element_type", "transpose")
+
+
 class Decoder(nnx.Module):
     """Token ids (T,) to hidden states (T, D); `logits` to (T, V) in float32."""
 
@@ -124,8 +128,7 @@ class Decoder(nnx.Module):
             return jax.checkpoint(block)
         if not block.mlp.down_proj.is_shared_out:
             return block
-        policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
-        return jax.checkpoint(block, policy=policy)
+        return jax.checkpoint(block, policy=_is_kept)
 
     def logits(self, x_TD: jax.Array) -> jax.Array:
         head_VD = self.embed_tokens[...] if self.c.tie_word_embeddings else self.lm_head[...]

@@ -3,11 +3,9 @@
 import os
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA = "data"  # the mesh's only axis: rows of a batch, and shares of a sharded weight
-GATHERED = "gathered"  # name of gathered weights, which no backward pass should keep
 
 
 def data_mesh() -> Mesh:
@@ -38,8 +36,7 @@ def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     axis = next(
         i for i, (part, full) in enumerate(zip(leaf.shape, shape, strict=True)) if part != full
     )
-    gathered = jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
-    return checkpoint_name(gathered, GATHERED)
+    return jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
 
 
 def process_share() -> tuple[int, int]:

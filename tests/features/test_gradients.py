@@ -1,43 +1,47 @@
 """A feature row is the gradient of its own example, whatever runs beside it."""
 
-import functools
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from etils import epath
 from random_llama import (
+    B1,
+    B2,
     CONFIG,
-    FIELDS,
-    LORA,
+    EPS,
+    NONE,
     STEP,
+    build,
+    directions,
+    feature_rows,
+    flat,
+    inputs_of,
     random_examples,
     random_model,
     random_moments,
+    torch_twin,
+    unit,
+    without_supervision,
 )
+from test_projection import documented_matrix
+from tiny_models import config_of
 
-from g2is_jax.data.batches import Plan, pad_batch
+from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
-from g2is_jax.features import gradients
-from g2is_jax.features.gradients import KINDS, DirectionConfig, FeatureBatch, extract
+from g2is_jax.features import gradients, projection
+from g2is_jax.features.gradients import KINDS, feature_function
 from g2is_jax.features.projection import ProjectionConfig, project
-from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
-from g2is_jax.model.lora import checkpoint_path
+from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.training import loss
 from g2is_jax.training.loss import batch_loss
 
-# Such that each has a say: eps is not small beside sqrt(v), nor are the bias corrections near 1.
-B1, B2, EPS, SCALE = 0.8, 0.97, 1e-3, 0.02
-NONE = ProjectionConfig("none", 0, seed=0, repetitions=1)
-DENSE = ProjectionConfig("rademacher", 101, seed=0, repetitions=1)
-LENGTHS = (9, 16, 14, 8, 6, 15, 7, 11)
-PLANS = [
-    Plan(np.array(rows), 2, width)
-    for rows, width in (([4, 6], 8), ([3], 8), ([0, 7], 16), ([1, 2], 16), ([5], 16))
-]
+# Leaves hold 36 to 72 values: a part of a block of 41, or one and a part.
+DENSE = ProjectionConfig("rademacher", 41, repetitions=1)
+SKETCH_ONCE = ProjectionConfig("sketch", 41, repetitions=1)
+SKETCH = ProjectionConfig("sketch", 41, repetitions=2)
+SEED = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,103 +52,26 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def config(kind: str) -> DirectionConfig:
-    return DirectionConfig(kind, B1, B2, EPS)
-
-
-@functools.cache
-def model(remat: bool = False):
-    return random_model(remat)
-
-
-@functools.cache
 def moments():
-    return random_moments(model()[0], SCALE)
+    """First and second moments, flattened."""
+    found = random_moments(random_model()[0])
+    return flat(found.first), flat(found.second)
 
 
-def feature_rows(
-    kind: str,
-    encoded: list[Encoded],
-    size: int = 8,
-    width: int = 16,
-    projection: ProjectionConfig = NONE,
-    remat: bool = False,
-) -> FeatureBatch:
-    """Rows of the examples, `size` at a time and `width` tokens wide; unused places dropped."""
-    network, adapter, base = model(remat)
-    function = gradients.feature_function(network, config(kind), projection)
-    step, parts = jnp.asarray(STEP), []
-    for start in range(0, len(encoded), size):
-        batch = pad_batch(encoded, range(start, min(start + size, len(encoded))), size, width)
-        m, v = moments().first, moments().second
-        result = function(adapter, base, m, v, step, batch.tokens_BT, batch.supervised_BT)
-        parts.append([np.asarray(part)[batch.rows_B >= 0] for part in result])
-    return FeatureBatch(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def unit(rows) -> np.ndarray:
-    rows = np.asarray(rows, np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def flat(leaves: dict) -> np.ndarray:
-    return np.concatenate([np.asarray(leaves[path], np.float64).ravel() for path in sorted(leaves)])
-
-
-# Against PyTorch and PEFT.
-
-
-def checkpoint_name(path: str) -> str:
-    return path if path == "lm_head" else f"model.{checkpoint_path(path)}"
-
-
-def build_torch_model(torch):
-    """The same Llama with PEFT's adapter, in double precision, and its parameters by leaf path."""
-    import peft
-    import transformers
-
-    _, adapter, base = model()
-    settings = transformers.LlamaConfig(**FIELDS, attn_implementation="eager")
-    llama = transformers.LlamaForCausalLM(settings)
-    named = {checkpoint_name(path): torch.tensor(np.asarray(x)) for path, x in base.items()}
-    bare = {"model.embed_tokens", "lm_head"}  # ours carry no ".weight" there
-    llama.load_state_dict({k + ".weight" if k in bare else k: x for k, x in named.items()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft calls what transformers deprecates
-        wrapped = peft.get_peft_model(
-            llama,
-            peft.LoraConfig(
-                r=LORA.rank,
-                lora_alpha=LORA.alpha,
-                lora_dropout=LORA.dropout,
-                target_modules=list(LORA.targets),
-                task_type="CAUSAL_LM",
-            ),
-        )
-    wrapped = wrapped.double().eval()
-    parameters = dict(wrapped.named_parameters())
-    by_path = {
-        path: parameters[f"base_model.model.{checkpoint_name(path)}.default.weight"]
-        for path in sorted(adapter)
-    }
-    assert len(by_path) == sum(p.requires_grad for p in parameters.values())
-    with torch.no_grad():
-        for path, parameter in by_path.items():
-            parameter.copy_(torch.tensor(np.asarray(adapter[path])))
-    return wrapped, by_path
+# Against PyTorch, PEFT and plain NumPy.
 
 
 @pytest.fixture(scope="module")
 def torch_gradients(torch) -> np.ndarray:
     """Gradient (G,) of each example's mean loss over its supervised tokens, in leaf order."""
-    wrapped, by_path = build_torch_model(torch)
+    wrapped, by_path = torch_twin(torch)
     rows = []
-    for example in random_examples(LENGTHS):
+    for example in random_examples():
         tokens = torch.tensor(example.tokens_T, dtype=torch.long)
         logits = wrapped(input_ids=tokens[None]).logits[0, :-1]
         supervised = torch.tensor(example.supervised_T[1:])
-        loss = torch.nn.functional.cross_entropy(logits[supervised], tokens[1:][supervised])
-        leaves = torch.autograd.grad(loss, list(by_path.values()))
+        mean = torch.nn.functional.cross_entropy(logits[supervised], tokens[1:][supervised])
+        leaves = torch.autograd.grad(mean, list(by_path.values()))
         rows.append(torch.cat([leaf.flatten() for leaf in leaves]).numpy())
     return np.stack(rows)
 
@@ -163,97 +90,147 @@ def direction_by_hand(kind: str, g, m, v, t: int):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_row_is_torchs_gradient_under_the_formula(torch_gradients, kind):
-    rows = feature_rows(kind, random_examples(LENGTHS)).features_BP
-    m, v = flat(moments().first), flat(moments().second)
-    expected = direction_by_hand(kind, torch_gradients, m[None], v[None], STEP)
-    compared = np.ones(expected.shape, bool)
-    if kind == "sign":
-        largest = np.abs(torch_gradients).max(axis=1, keepdims=True)
-        compared = np.abs(torch_gradients) > 1e-5 * largest
-        assert compared.mean() > 0.99
-        np.testing.assert_array_equal(rows[compared], expected[compared])
-    errors = np.linalg.norm(np.where(compared, rows - expected, 0), axis=1)
-    assert (errors <= 1e-4 * np.linalg.norm(expected, axis=1)).all()
+def projected_by_hand(config: ProjectionConfig, rows_BG: np.ndarray) -> np.ndarray:
+    """The product with the documented signs of each leaf."""
+    if config.kind == "none":
+        return rows_BG
+    sizes = {path: leaf.size for path, leaf in sorted(random_model()[1].items())}
+    matrices = [documented_matrix(config, SEED, path, size) for path, size in sizes.items()]
+    return rows_BG @ np.concatenate(matrices)
 
 
-def test_gradient_norms_and_token_counts(torch_gradients):
-    encoded = random_examples(LENGTHS)
-    norms = np.linalg.norm(torch_gradients, axis=1)
-    for kind in ("sgd", "sign"):  # |g|, whatever the direction
-        result = feature_rows(kind, encoded)
-        np.testing.assert_allclose(result.gradient_norms_B, norms, rtol=1e-4)
-        np.testing.assert_array_equal(result.tokens_B, [e.supervised_T.sum() for e in encoded])
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [(NONE, KINDS), (DENSE, KINDS), (SKETCH, KINDS), (SKETCH_ONCE, ("adam",))],
+    ids=["none", "rademacher", "sketch", "sketch once"],
+)
+def test_row_is_torchs_gradient_under_the_formula(torch_gradients, config, kinds):
+    """For every kind, in one pass; then through the projection's signs."""
+    found = feature_rows(kinds, random_examples(), projection=config, seed=SEED)
+    m, v = moments()
+    for kind, rows in zip(kinds, found.features_KBP, strict=True):
+        whole = direction_by_hand(kind, torch_gradients, m[None], v[None], STEP)
+        if kind == "sign":  # of what is nothing but rounding the sign is open
+            size = np.abs(torch_gradients)
+            assert (size > 1e-6 * size.max(axis=1, keepdims=True)).all()
+        expected = projected_by_hand(config, whole)
+        errors = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert errors.max() <= 1e-4, kind
+    norms = np.linalg.norm(torch_gradients, axis=1)  # whatever direction and projection
+    np.testing.assert_allclose(found.gradient_norms_B, norms, rtol=1e-4)
+    supervised = [e.supervised_T.sum() for e in random_examples()]
+    np.testing.assert_array_equal(found.tokens_B, supervised)
 
 
-# Against optax and the training loss.
+# Against optax, the training loss, and single passes.
 
 
 def test_adam_is_the_update_of_optax():
-    encoded = random_examples(LENGTHS)
-    g_BG = feature_rows("sgd", encoded).features_BP
+    g_BG, rows = feature_rows(("sgd", "adam"), random_examples()).features_KBP
     adam = optax.scale_by_adam(b1=B1, b2=B2, eps=EPS)
-    m, v = (flat(x).astype(np.float32) for x in (moments().first, moments().second))
-    state = optax.ScaleByAdamState(count=jnp.asarray(STEP), mu=jnp.asarray(m), nu=jnp.asarray(v))
+    m, v = (jnp.asarray(x, jnp.float32) for x in moments())
+    state = optax.ScaleByAdamState(count=jnp.asarray(STEP), mu=m, nu=v)
     expected = [adam.update(jnp.asarray(g), state)[0] for g in g_BG]
-    rows = feature_rows("adam", encoded).features_BP
     np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_weighted_by_their_tokens_are_the_training_gradient():
-    encoded = random_examples(LENGTHS)
-    result = feature_rows("sgd", encoded)
-    network, adapter, base = model()
+    encoded = random_examples()
+    found = feature_rows(("sgd", "adam"), encoded)
+    network, adapter, base = random_model()
     batch = pad_batch(encoded, range(8), 8, 16)
 
-    def loss(adapter):
+    def mean_loss(adapter):
         total, count = batch_loss(network, adapter, base, batch.tokens_BT, batch.supervised_BT)
         return total / count
 
-    expected = flat(jax.jit(jax.grad(loss))(adapter))
-    mean = np.average(result.features_BP.astype(np.float64), axis=0, weights=result.tokens_B)
+    expected = flat(jax.jit(jax.grad(mean_loss))(adapter))
+    mean = np.average(found.features_KBP[0].astype(np.float64), axis=0, weights=found.tokens_B)
     assert np.linalg.norm(mean - expected) < 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "config"), [(("sgd", "adam"), NONE), (("adam",), SKETCH)], ids=["none", "sketch"]
+)
+def test_one_pass_for_several_kinds_equals_a_pass_for_each(kinds, config):
+    together = feature_rows(KINDS, random_examples(), projection=config, seed=SEED)
+    fewer = feature_rows(kinds, random_examples(), projection=config, seed=SEED)
+    assert len(fewer.features_KBP) == len(kinds)
+    for kind, rows in zip(kinds, fewer.features_KBP, strict=True):
+        expected = unit(together.features_KBP[KINDS.index(kind)])
+        np.testing.assert_allclose(unit(rows), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fewer.gradient_norms_B, together.gradient_norms_B, rtol=1e-6)
+
+
+def test_the_direction_is_taken_before_the_projection():
+    """Adam does not commute with a projection."""
+    encoded = random_examples()
+    whole = feature_rows(("sgd", "adam"), encoded).features_KBP[1]
+    shapes = dict(sorted(random_model()[0].adapter_shapes.items()))
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
+    parts = np.split(whole, ends[:-1], axis=1)
+    leaves = {
+        path: jnp.asarray(part.reshape(8, *shape))
+        for (path, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+    expected = unit(jax.jit(lambda leaves: project(SKETCH, SEED, leaves))(leaves))
+    rows = feature_rows("adam", encoded, projection=SKETCH, seed=SEED).features_KBP[0]
+    np.testing.assert_allclose(unit(rows), expected, rtol=0, atol=1e-6)
 
 
 def test_without_supervised_tokens_the_gradient_is_zero():
     """And the adam feature is the bare momentum: such rows are for callers to drop."""
-    mute = [Encoded(e.tokens_T, np.zeros_like(e.supervised_T), False) for e in random_examples([9])]
-    sgd = feature_rows("sgd", mute)
-    np.testing.assert_array_equal(sgd.features_BP, 0)
-    assert sgd.gradient_norms_B == 0
-    assert sgd.tokens_B == 0
-    adam = feature_rows("adam", mute).features_BP
-    m, v = flat(moments().first), flat(moments().second)
-    expected = direction_by_hand("adam", np.zeros_like(m), m, v, STEP)
-    np.testing.assert_allclose(adam[0], expected, rtol=1e-4)
+    encoded = random_examples()
+    mute = [*without_supervision(encoded[:1]), *encoded[1:]]
+    found = feature_rows(KINDS, mute)
+    for kind in ("sgd", "rms", "sign"):
+        np.testing.assert_array_equal(found.features_KBP[KINDS.index(kind), 0], 0)
+    assert found.gradient_norms_B[0] == found.tokens_B[0] == 0
+    assert (found.gradient_norms_B[1:] > 0).all()
+    m, v = moments()
+    for kind in ("adam", "adam_less"):
+        expected = direction_by_hand(kind, np.zeros_like(m), m, v, STEP)
+        row = found.features_KBP[KINDS.index(kind), 0]
+        np.testing.assert_allclose(row, expected, rtol=1e-4)
 
 
 def test_the_first_token_is_never_predicted():
-    plain = random_examples([14])
+    plain = random_examples()
     marked = [Encoded(e.tokens_T, e.supervised_T.copy(), False) for e in plain]
-    marked[0].supervised_T[0] = True
-    first, second = (feature_rows("sgd", rows) for rows in (plain, marked))
-    np.testing.assert_array_equal(first.features_BP, second.features_BP)
+    for example in marked:
+        example.supervised_T[0] = True
+    first, second = (feature_rows(("sgd", "adam"), rows) for rows in (plain, marked))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # Execution changes nothing.
 
 
 def test_batch_size_padding_and_order_change_nothing():
-    encoded = random_examples(LENGTHS)
-    expected = unit(feature_rows("adam", encoded).features_BP)
+    encoded = random_examples()
+    adam = ("adam",)
+    expected = feature_rows(adam, encoded, projection=SKETCH)
     runs = {
-        "one at a time": feature_rows("adam", encoded, size=1).features_BP,
-        "wider and half empty": feature_rows("adam", encoded, size=16, width=24).features_BP,
-        "backwards": feature_rows("adam", encoded[::-1]).features_BP[::-1],
+        "one at a time": feature_rows(adam, encoded, size=1, projection=SKETCH),
+        "wider and half empty": feature_rows(adam, encoded, 16, width=24, projection=SKETCH),
+        "backwards": [
+            part[..., ::-1, :] if part.ndim > 1 else part[::-1]
+            for part in feature_rows(adam, encoded[::-1], projection=SKETCH)
+        ],
     }
-    for name, rows in runs.items():
-        np.testing.assert_allclose(unit(rows), expected, rtol=0, atol=1e-6, err_msg=name)
+    for name, (features_KBP, norms_B, tokens_B) in runs.items():
+        rows = unit(features_KBP[0])
+        np.testing.assert_allclose(
+            rows, unit(expected.features_KBP[0]), rtol=0, atol=1e-6, err_msg=name
+        )
+        np.testing.assert_allclose(norms_B, expected.gradient_norms_B, rtol=1e-5, err_msg=name)
+        np.testing.assert_array_equal(tokens_B, expected.tokens_B, err_msg=name)
 
 
-def test_the_padding_token_changes_nothing():
-    encoded = random_examples(LENGTHS)
+def test_padding_adds_exactly_nothing():
+    """Whatever stands in it, even in the rows beside it: bit for bit."""
+    encoded = random_examples()
     longer = [
         Encoded(
             np.append(e.tokens_T, np.full(16 - len(e.tokens_T), 17, np.int32)),
@@ -262,143 +239,74 @@ def test_the_padding_token_changes_nothing():
         )
         for e in encoded
     ]
-    first, second = (feature_rows("adam", rows).features_BP for rows in (encoded, longer))
-    np.testing.assert_array_equal(first, second)
+    first, second = (feature_rows(("sgd", "adam"), rows) for rows in (encoded, longer))
+    np.testing.assert_array_equal(first.features_KBP, second.features_KBP)
+
+
+def test_a_row_that_is_not_finite_leaves_the_others_alone():
+    encoded = random_examples()
+    encoded[2].tokens_T[0] = unused = CONFIG.vocab_size - 1
+    network, adapter, base = random_model()
+    poisoned = base | {"embed_tokens": base["embed_tokens"].at[unused].set(jnp.nan)}
+    expected, found = (
+        feature_rows(("sgd", "adam"), encoded, world=(network, adapter, weights))
+        for weights in (base, poisoned)
+    )
+    assert np.isnan(found.features_KBP[:, 2]).any(axis=1).all()
+    others = np.delete(np.arange(8), 2)
+    np.testing.assert_array_equal(found.features_KBP[:, others], expected.features_KBP[:, others])
+    assert np.isnan(found.gradient_norms_B).nonzero()[0].tolist() == [2]
 
 
 def test_remat_changes_nothing():
-    encoded = random_examples(LENGTHS)
-    rows = [feature_rows("adam", encoded, remat=remat).features_BP for remat in (False, True)]
-    np.testing.assert_allclose(unit(rows[0]), unit(rows[1]), rtol=0, atol=1e-6)
-
-
-def test_the_direction_is_taken_before_the_projection():
-    """Adam does not commute with a projection."""
-    encoded = random_examples(LENGTHS)
-    whole = feature_rows("adam", encoded).features_BP
-    shapes = dict(sorted(model()[0].adapter_shapes.items()))
-    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
-    parts = np.split(whole, ends[:-1], axis=1)
-    leaves = {
-        path: jnp.asarray(part.reshape(8, *shape))
-        for (path, shape), part in zip(shapes.items(), parts, strict=True)
-    }
-    expected = unit(jax.jit(functools.partial(project, DENSE))(leaves))
-    rows = feature_rows("adam", encoded, projection=DENSE).features_BP
-    np.testing.assert_allclose(unit(rows), expected, rtol=0, atol=1e-6)
-
-
-# Extraction into a store.
-
-
-def write_store(
-    folder, order=range(8), batch_tokens=1, writer=StoreWriter, projection=NONE, poisoned=None
-):
-    """Rows `order` of the 8 examples under their own numbers; `poisoned` breaks one of them."""
-    encoded, order = random_examples(LENGTHS), list(order)
-    network, adapter, base = model()
-    if poisoned is not None:
-        unused = CONFIG.vocab_size - 1
-        encoded[poisoned].tokens_T[0] = unused
-        base = base | {"embed_tokens": base["embed_tokens"].at[unused].set(jnp.nan)}
-    extract(
-        network,
-        adapter,
-        base,
-        moments(),
-        [encoded[row] for row in order],
-        config("adam"),
-        projection,
-        batch_tokens,
-        writer(epath.Path(folder), order, StoreConfig("float32", chunk_rows=3)),
+    runs = (
+        feature_rows(("sgd", "adam"), random_examples(), world=random_model(remat))
+        for remat in (False, True)
     )
+    first, second = (unit(run.features_KBP) for run in runs)
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("order", "batch_tokens"),
-    [(range(8), 1000), (range(8), 1), ([5, 2, 7, 0, 1, 6, 4, 3], 1)],
-    ids=["one batch", "single rows", "another order"],
-)
-def test_extraction_writes_each_row_under_its_number(tmp_path, order, batch_tokens):
-    write_store(tmp_path / "store", order, batch_tokens)
-    store = read_store(epath.Path(tmp_path / "store"))
-    expected = feature_rows("adam", random_examples(LENGTHS))
-    np.testing.assert_array_equal(store.rows_N, np.arange(8))
-    np.testing.assert_allclose(store.features_NP, unit(expected.features_BP), rtol=0, atol=1e-6)
-    norms = np.linalg.norm(expected.features_BP, axis=1)
-    np.testing.assert_allclose(store.norms_N, norms, rtol=1e-5)
-    np.testing.assert_allclose(store.gradient_norms_N, expected.gradient_norms_B, rtol=1e-5)
-    np.testing.assert_array_equal(store.tokens_N, expected.tokens_B)
+def test_chunk_sizes_change_nothing(monkeypatch):
+    """Of the head's tokens, and of the signs that are made at once."""
+    expected = feature_rows(KINDS, random_examples(), projection=DENSE).features_KBP
+    monkeypatch.setattr(loss, "SMALLEST_CHUNK", 5)
+    monkeypatch.setattr(projection, "HASHED_ROWS", 32)
+    monkeypatch.setattr(projection, "SIGN_ROWS", 12)
+    gradients._tap.cache_clear()
+    found = feature_rows("adam", random_examples(), projection=DENSE, world=build()).features_KBP
+    adam = unit(expected[KINDS.index("adam")])
+    np.testing.assert_allclose(unit(found[0]), adam, rtol=0, atol=1e-6)
 
 
-class Killed(StoreWriter):
-    """Dies when it is handed the second chunk."""
-
-    def write(self, index, *parts):
-        if index == 1:
-            raise KeyboardInterrupt
-        super().write(index, *parts)
+# Compilation and memory.
 
 
-def test_resumed_extraction_computes_only_what_is_missing(tmp_path, monkeypatch):
-    computed = []
-    lay_out = gradients.lay_out
-
-    def counting(encoded, plan):
-        computed.extend(plan.rows.tolist())
-        return lay_out(encoded, plan)
-
-    monkeypatch.setattr(gradients, "lay_out", counting)
-    write_store(tmp_path / "whole")
-    whole = computed.copy()
-    assert sorted(whole) == list(range(8))
-    computed.clear()
-    with pytest.raises(KeyboardInterrupt):
-        write_store(tmp_path / "killed", writer=Killed)
-    computed.clear()
-    write_store(tmp_path / "killed")
-    assert 0 < len(computed) < 8
-    assert computed == whole[-len(computed) :]
-    files = {file.name: file.read_bytes() for file in (tmp_path / "whole").iterdir()}
-    assert {f.name: f.read_bytes() for f in (tmp_path / "killed").iterdir()} == files
+def test_another_seed_has_other_signs_and_the_same_program():
+    encoded = random_examples()
+    first = feature_rows("adam", encoded, projection=SKETCH, seed=0)
+    function = feature_function(random_model()[0], directions("adam"), SKETCH)
+    programs = function._cache_size()
+    assert programs > 0
+    second = feature_rows("adam", encoded, projection=SKETCH, seed=1)
+    assert function._cache_size() == programs
+    assert not np.allclose(first.features_KBP, second.features_KBP)
+    np.testing.assert_array_equal(first.gradient_norms_B, second.gradient_norms_B)
 
 
-def test_chunks_hold_whole_batches_of_at_least_the_asked_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradients, "length_batches", lambda *_: PLANS)
-    laid_out = []
-
-    class Finished(StoreWriter):
-        def start(self, chunks):
-            laid_out.extend(chunk.tolist() for chunk in chunks)
-            return [True] * len(chunks)
-
-    write_store(tmp_path / "store", writer=Finished)
-    assert laid_out == [[4, 6, 3], [0, 7, 1, 2], [5]]
-
-
-def test_a_gradient_that_is_not_finite_names_its_row(tmp_path):
-    """And leaves the other rows of its batch alone."""
-    with pytest.raises(InputError, match=r"^row 5 \(counted from 0; 1 of 8 in its chunk\)"):
-        write_store(tmp_path / "store", [7, 3, 5, 0, 1, 2, 6, 4], batch_tokens=1000, poisoned=5)
-
-
-def test_one_compilation_for_each_shape(tmp_path, monkeypatch):
-    traced = []
-    loss = gradients.example_loss
-
-    def counting(model, adapter, base, tokens_T, supervised_T):
-        traced.append(tokens_T.shape)
-        return loss(model, adapter, base, tokens_T, supervised_T)
-
-    monkeypatch.setattr(gradients, "example_loss", counting)
-    monkeypatch.setattr(gradients, "length_batches", lambda *_: PLANS)
-    fresh = ProjectionConfig("none", 0, seed=1, repetitions=1)
-    write_store(tmp_path / "pool", projection=fresh)
-    assert sorted(traced) == [(8,), (16,)]  # of five batches
-    write_store(tmp_path / "validation", projection=fresh)  # another stage with the same settings
-    assert len(traced) == 2
+def test_full_gradients_are_never_kept():
+    """Of a large adapter and many rows: only a few leaves' at a time."""
+    rows = 32
+    lora = LoraConfig(256, 7.0, 0.0, ("o_proj",), rslora=False)
+    config = config_of("llama", vocab_size=53, intermediate_size=34, num_hidden_layers=6)
+    world = build(config, lora)
+    batch = (np.zeros((rows, 2), np.int32), np.zeros((rows, 2), bool))
+    function = feature_function(world[0], directions("adam"), SKETCH_ONCE)
+    compiled = function.lower(inputs_of(world, SKETCH_ONCE), *batch).compile()
+    kept_whole = 4 * rows * sum(leaf.size for leaf in world[1].values())
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.4 * kept_whole
 
 
 def test_unknown_kind_is_named():
     with pytest.raises(InputError, match="feature kind 'adamw' is unknown"):
-        config("adamw")
+        directions("adamw")

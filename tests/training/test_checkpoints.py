@@ -49,6 +49,15 @@ def test_round_trip(tmp_path, checkpoints):
     again.close()
 
 
+def test_restored_arrays_are_bound_to_no_device(checkpoints):
+    """Also where those that were saved were bound to one."""
+    adapter, state = trained(1)
+    device = jax.devices()[0]
+    checkpoints.save(3, jax.device_put(adapter, device), jax.device_put(state, device), {"step": 3})
+    leaves = jax.tree.leaves(checkpoints.restore(3, *trained(0)))
+    assert not any(leaf.committed for leaf in leaves)
+
+
 def test_keeps_the_newest(tmp_path):
     kept = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=2)
     for step in (1, 2, 3):

@@ -14,7 +14,7 @@ from tiny_training import ADAMW, random_rows, shapes_of, tiny_model
 from g2is_jax.data.batches import TrainingShapes, training_batches
 from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.training import fit as loop
-from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained
+from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean_rates
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16)
 CONFIG = FitConfig(
@@ -89,7 +89,7 @@ def test_finished_run_is_only_read(model, base, uninterrupted, monkeypatch):
     monkeypatch.setattr(loop, "accumulate", None)  # no step is taken
     assert_equal(run(model, base, folder), expected)
     assert (folder / "metrics.jsonl").read_bytes() == before
-    assert_equal(load_trained(model, CONFIG, 5, epath.Path(folder)), expected)
+    assert_equal(load_trained(model, CONFIG, 5, epath.Path(folder))[-1], expected)
 
 
 def test_log_and_checkpoints(uninterrupted):
@@ -105,6 +105,44 @@ def test_log_and_checkpoints(uninterrupted):
     assert max(rates) == pytest.approx(ADAMW.learning_rate)
     assert moments.step == STEPS
     assert {p.name for p in (folder / "checkpoints").iterdir() if p.is_dir()} >= {"3", "6", "9"}
+
+
+def test_trained_checkpoints_oldest_first(model, base, uninterrupted, tmp_path):
+    """Each is what training so far left; only those kept are there."""
+    folder, expected = uninterrupted
+    trained = load_trained(model, CONFIG, 5, epath.Path(folder))
+    assert [moments.step for _, moments in trained] == [3, 6, 9]
+    assert_equal(trained[-1], expected)
+    kept = replace(CONFIG, keep_checkpoints=2)
+    run(model, base, tmp_path, config=kept)
+    newest = load_trained(model, kept, 5, epath.Path(tmp_path))
+    for one, other in zip(newest, trained[1:], strict=True):
+        assert_equal(one, other)
+
+
+def test_trained_arrays_are_bound_to_no_device(model, uninterrupted):
+    """So that they go where the base is, on one device or on many."""
+    for adapter, moments in load_trained(model, CONFIG, 5, epath.Path(uninterrupted[0])):
+        leaves = [*adapter.values(), *moments.first.values(), *moments.second.values()]
+        assert not any(leaf.committed for leaf in leaves)
+
+
+def test_mean_rates_are_those_of_the_epochs(tmp_path):
+    """Of a log by hand: three epochs of two steps."""
+    folder = epath.Path(tmp_path)
+    log = MetricsLog(folder / "metrics.jsonl")
+    for step, rate in enumerate((0.0, 0.5, 1.0, 0.75, 0.5, 0.0)):
+        log.write(step, loss=1.0, tokens=3, learning_rate=rate)
+    assert mean_rates(folder, [2, 4, 6], epochs=3) == [0.25, 0.875, 0.25]
+    assert mean_rates(folder, [4], epochs=3) == [0.875]
+
+
+def test_mean_rates_of_a_run(model, uninterrupted):
+    folder = epath.Path(uninterrupted[0])
+    rates = [line["learning_rate"] for line in log_of(uninterrupted[0])]
+    expected = np.reshape(rates, (3, 3)).mean(axis=1)
+    steps = [moments.step for _, moments in load_trained(model, CONFIG, 5, folder)]
+    np.testing.assert_allclose(mean_rates(folder, steps, CONFIG.epochs), expected, rtol=1e-12)
 
 
 def test_loss_goes_down(model, base, tmp_path):

@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import random_leaves
+from tiny_models import QUICK, lora_config, ours, random_leaves
 from tiny_training import VOCABULARY, random_rows, tiny_model
 
 from g2is_jax.data.batches import pad_batch
+from g2is_jax.training import loss as of_loss
 from g2is_jax.training.loss import batch_loss, example_loss
 
 LENGTHS = (13, 6, 16, 9, 2)
@@ -168,3 +170,113 @@ def test_dropout_gradient_is_nearly_unbiased(world):
             single = np.linalg.norm(gradients_K[path][0] - leaf) / np.linalg.norm(leaf)
             assert single > 0.1
             assert error < 0.1
+
+
+# Logits of supervised tokens alone.
+
+
+def all_positions(model, adapter, base, tokens_T, supervised_T, key=None):
+    """The loss with the logits of every token, as autograd has it."""
+    logits_TV = model.logits(adapter, base, tokens_T, key)
+    log_probabilities_TV = jax.nn.log_softmax(logits_TV[:-1])
+    losses_T = -jnp.take_along_axis(log_probabilities_TV, tokens_T[1:, None], axis=1)[:, 0]
+    return jnp.sum(jnp.where(supervised_T[1:], losses_T, 0.0))
+
+
+@functools.cache
+def rows_of(loss, model):
+    """Values and gradients of a batch, row by row."""
+    one = jax.value_and_grad(lambda *of: loss(model, *of))
+    return jax.jit(jax.vmap(one, (None, None, 0, 0, 0)), compiler_options=QUICK)
+
+
+def supervised_positions(*of):
+    return example_loss(*of)[0]
+
+
+def assert_is_the_plain_loss(model, plain_model, adapter, base, supervised_BT, keys_B=None):
+    """Value and gradient of each row of a batch; `plain_model` is the same one."""
+    shape = supervised_BT.shape
+    tokens_BT = np.random.default_rng(3).integers(0, model.config.vocab_size, shape, np.int32)
+    batch = (adapter, base, tokens_BT, supervised_BT, keys_B)
+    losses_B, gradients = rows_of(supervised_positions, model)(*batch)
+    expected_B, expected = rows_of(all_positions, plain_model)(*batch)
+    np.testing.assert_allclose(losses_B, expected_B, rtol=2e-6, atol=1e-6)
+    for row, supervised_T in enumerate(supervised_BT):
+        if supervised_T[1:].any():
+            ours, plain = ({p: x[row] for p, x in g.items()} for g in (gradients, expected))
+            assert_same(ours, plain, 2e-6)
+        else:
+            assert losses_B[row] == 0
+            assert not any(leaf[row].any() for leaf in gradients.values())
+
+
+def supervised_rows() -> np.ndarray:
+    """24 tokens: none supervised, one, all, half, two spans."""
+    rng = np.random.default_rng(1)
+    supervised_BT = np.zeros((5, 24), bool)
+    supervised_BT[1, 7] = supervised_BT[2] = True
+    supervised_BT[3] = rng.random(24) < 0.5
+    supervised_BT[4, 3:8] = supervised_BT[4, 20:] = True
+    return supervised_BT
+
+
+@pytest.mark.parametrize(("smallest", "parts"), [(1, 120), (7, 16), (24, 3), (128, 16), (500, 1)])
+def test_supervised_tokens_alone(world, monkeypatch, smallest, parts):
+    """In chunks of one token, of some (the last is not full), of more than there are."""
+    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", smallest)
+    monkeypatch.setattr(of_loss, "CHUNKS", parts)
+    assert_is_the_plain_loss(tiny_model(), *world, supervised_rows())
+
+
+def test_supervised_tokens_alone_under_dropout(world):
+    model = tiny_model(dropout=0.3)
+    keys_B = jax.random.split(jax.random.key(5), 5)
+    assert_is_the_plain_loss(model, model, *world[1:], supervised_rows(), keys_B)
+
+
+def test_supervised_tokens_alone_of_a_capped_and_tied_head():
+    model, adapter, base = ours("gemma2", lora_config("v_proj"))
+    assert model.config.logit_softcap
+    assert model.config.tie_word_embeddings
+    assert_is_the_plain_loss(model, model, adapter, base, supervised_rows())
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_logits_of_other_tokens_are_not_computed(world, monkeypatch, with_gradient):
+    """Chunks of 4 tokens: as many as a batch's supervised tokens fill."""
+    _, adapter, base = world
+    model = tiny_model()  # nothing is compiled for it yet
+    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)
+    monkeypatch.setattr(of_loss, "CHUNKS", 1000)
+    computed, plain = [], of_loss.token_losses
+
+    def counting(model, base, hidden_SD, targets_S):
+        jax.debug.callback(lambda: computed.append(len(targets_S)))
+        return plain(model, base, hidden_SD, targets_S)
+
+    monkeypatch.setattr(of_loss, "token_losses", counting)
+    loss = functools.partial(batch_loss, model)
+    if with_gradient:
+        loss = jax.value_and_grad(loss, has_aux=True)
+    run = jax.jit(loss, compiler_options=QUICK)
+    tokens_BT = np.ones((3, 16), np.int32)
+    for count, chunks in ((0, 0), (1, 1), (4, 1), (5, 2), (45, 12)):
+        supervised_BT = np.zeros((3, 16), bool)
+        supervised_BT[:, 1:] = (7 * np.arange(45) % 45 < count).reshape(3, 15)
+        jax.block_until_ready(run(adapter, base, tokens_BT, supervised_BT))
+        jax.effects_barrier()
+        assert computed == [4] * chunks, count
+        computed.clear()
+
+
+def test_no_gradient_with_respect_to_the_base(world):
+    model, adapter, base = world
+    row = random_rows([9])[0]
+
+    def loss(adapter, base):
+        return example_loss(model, adapter, base, row.tokens_T, row.supervised_T)[0]
+
+    for argnums in (1, (0, 1)):
+        with pytest.raises(ValueError, match="no gradient with respect to the base"):
+            jax.grad(loss, argnums)(adapter, base)
