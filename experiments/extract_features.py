@@ -173,7 +173,7 @@ def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
     rows = [record.row for record in dataset.records]
 
     def build(folder: epath.Path) -> dict:
-        tokens = job.config.grads.batch_tokens or 16384
+        tokens = job.config.evaluate.batch_tokens  # of forward passes alone
         with StoreWriter(folder, rows, job.settings.store) as writer:
             work = extract_hidden(job.model, job.base, dataset.encoded, tokens, writer)
         return _counts(dataset, folder, None, 0.0) | work
