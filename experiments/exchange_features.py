@@ -6,12 +6,12 @@ python -m experiments.exchange_features --source=FOLDER --destination=FILE
 FILE is a .npy, .safetensors or .pt file; FOLDER holds a store.json, as a features stage does.
 """
 
-from collections.abc import Sequence
+import functools
 
 from absl import flags
 from etils import epath
 
-from experiments.launch import run_or_tell
+from experiments.launch import parse_flags, run_or_tell
 from g2is_jax.features.exchange import export_features, import_features
 from g2is_jax.features.store import SETTINGS, StoreConfig
 from g2is_jax.features.store_chunk import DTYPES
@@ -43,17 +43,7 @@ def main() -> None:
         config = StoreConfig(dtype.value, rows.value)
         print(run(epath.Path(source.value), epath.Path(destination.value), config))
 
-    run_or_tell(exchange, _parse)
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    try:
-        left = flags.FLAGS(list(argv))
-    except flags.Error as error:
-        raise InputError(f"{' '.join(str(error).split())}; the flags are {USAGE}") from error
-    if len(left) > 1:
-        raise InputError(f"{left[1]!r} is not a flag; the flags are {USAGE}")
-    return left
+    run_or_tell(exchange, functools.partial(parse_flags, USAGE))
 
 
 if __name__ == "__main__":

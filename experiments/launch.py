@@ -50,6 +50,17 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
         sys.exit(FAILED)
 
 
+def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
+    """Parse the flags of a script without a config; a mistake names the flags that there are."""
+    try:
+        left = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise InputError(f"{_one_line(error)}; the flags are {usage}") from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; the flags are {usage}")
+    return left
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     config = _written_config(argv)
     try:

@@ -3,13 +3,13 @@
 python -m experiments.merge_adapter --checkpoint=FOLDER --adapter=FOLDER --output=FOLDER
 """
 
-from collections.abc import Sequence
+import functools
 
 import jax
 from absl import flags
 from etils import epath
 
-from experiments.launch import run_or_tell
+from experiments.launch import parse_flags, run_or_tell
 from g2is_jax.model.adapters import read_adapter, read_lora_config
 from g2is_jax.model.build import DTYPES, ModelConfig, load_model
 from g2is_jax.model.hub import resolve_checkpoint
@@ -50,17 +50,7 @@ def main() -> None:
         place, target = epath.Path(adapter.value), epath.Path(output.value)
         print(run(str(checkpoint.value), place, target, str(dtype.value)))
 
-    run_or_tell(merge, _parse)
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    try:
-        left = flags.FLAGS(list(argv))
-    except flags.Error as error:
-        raise InputError(f"{' '.join(str(error).split())}; the flags are {USAGE}") from error
-    if len(left) > 1:
-        raise InputError(f"{left[1]!r} is not a flag; the flags are {USAGE}")
-    return left
+    run_or_tell(merge, functools.partial(parse_flags, USAGE))
 
 
 if __name__ == "__main__":

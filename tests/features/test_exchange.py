@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 
 from experiments import exchange_features
+from experiments.launch import parse_flags
 from g2is_jax.features import exchange
 from g2is_jax.features.exchange import Summary, export_features, import_features
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
@@ -355,4 +356,4 @@ def test_script_from_the_command_line(place):
 
 def test_script_refuses_an_unknown_flag():
     with pytest.raises(InputError, match=r"colour.*; the flags are --source=FILE"):
-        exchange_features._parse(["exchange_features.py", "--colour=red"])
+        parse_flags(exchange_features.USAGE, ["exchange_features.py", "--colour=red"])
