@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.rows import UnitRows, as_rows, cosines_to_values, unit_rows_of
 
 KINDS = ("exact", "knn")
 BLOCK = 1024  # rows whose similarities to the whole pool are held at a time
@@ -29,51 +31,48 @@ class GraphConfig:
             raise InputError(f"graph.neighbours: {self.neighbours} must be 1 or more")
 
 
-@jax.jit
-def row_lengths(features_NP) -> jax.Array:
-    """L2 norm of each row, computed in float32."""
-    return jnp.sqrt(jnp.sum(jnp.square(features_NP.astype(jnp.float32)), axis=1))
-
-
-def divisors(lengths_N) -> jax.Array:
-    """The norms to divide rows by: 1e-10 in place of 0."""
-    return jnp.where(lengths_N > 0, lengths_N, 1e-10)
-
-
-@jax.jit
-def unit_rows(features_NP) -> jax.Array:
-    """The rows divided by their L2 norm, float32; a zero row stays zero."""
-    return features_NP.astype(jnp.float32) / divisors(row_lengths(features_NP))[:, None]
-
-
-def neighbours(features_NP, E: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(features_NP, E: int, mesh: Mesh | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The E most similar rows of each row and their cosines: [N, E] int32, [N, E] float32.
 
-    Exact, self excluded, most similar first, equal similarities by lower index.
+    Exact, self excluded, most similar first, equal similarities by lower index. With a mesh each
+    device compares a block with its own share of the rows; the best of all shares are merged.
     """
-    features_NP = jnp.asarray(features_NP)
-    rows = len(features_NP)
-    if not 1 <= E < rows:
+    rows = as_rows(features_NP)
+    count = len(rows)
+    if not 1 <= E < count:
         raise InputError(
-            f"graph.neighbours: {E} asked, a pool of {rows} rows has at most {rows - 1} for each"
+            f"graph.neighbours: {E} asked, a pool of {count} rows has at most {count - 1} for each"
         )
-    unit_NP = unit_rows(features_NP)
-    block = min(BLOCK, rows)
-    indices_NE = np.empty((rows, E), np.int32)
-    similarities_NE = np.empty((rows, E), np.float32)
-    for start in range(0, rows, block):
-        start = min(start, rows - block)  # the last block overlaps: one shape, one compilation
-        indices_BE, similarities_BE = _most_similar(unit_NP, start, block, E)
-        indices_NE[start : start + block] = indices_BE
-        similarities_NE[start : start + block] = similarities_BE
+    units = unit_rows_of(rows, mesh)
+    block = min(BLOCK, count)
+    indices_NE = np.empty((count, E), np.int32)
+    similarities_NE = np.empty((count, E), np.float32)
+    for start in range(0, count, block):
+        start = min(start, count - block)  # the last block overlaps: one shape, one compilation
+        stored_BP = jnp.asarray(np.asarray(rows.values_NP[start : start + block]))
+        shares = 1 if mesh is None else mesh.size
+        found = _most_similar(units, stored_BP, start, count, E, shares)
+        indices_NE[start : start + block], similarities_NE[start : start + block] = found
     return indices_NE, similarities_NE
 
 
-@functools.partial(jax.jit, static_argnames=("block", "E"))
-def _most_similar(unit_NP, start, block: int, E: int):
-    rows_BP = lax.dynamic_slice_in_dim(unit_NP, start, block)
-    cosines_BN = jnp.matmul(rows_BP, unit_NP.T, precision=lax.Precision.HIGHEST)
+@functools.partial(jax.jit, static_argnames=("E", "shares"))
+def _most_similar(units: UnitRows, stored_BP, start, count, E: int, shares: int):
+    block = len(stored_BP)
     itself_B = start + jnp.arange(block)
-    cosines_BN = cosines_BN.at[jnp.arange(block), itself_B].set(-jnp.inf)
-    similarities_BE, indices_BE = lax.top_k(cosines_BN, E)
-    return indices_BE.astype(jnp.int32), similarities_BE
+    inverse_B = jnp.take(units.inverse_length_N, itself_B, mode="clip")
+    cosines_BN = cosines_to_values(units, stored_BP, inverse_B)
+    padded = cosines_BN.shape[1]
+    places_N = jnp.arange(padded)
+    barred_BN = (places_N[None] == itself_B[:, None]) | (places_N >= count)[None]
+    cosines_BN = jnp.where(barred_BN, -jnp.inf, cosines_BN)
+    share = padded // shares
+    kept = min(E, share)
+    best_BSK, places_BSK = lax.top_k(cosines_BN.reshape(block, shares, share), kept)
+    if shares == 1:
+        return places_BSK[:, 0].astype(jnp.int32), best_BSK[:, 0]
+    places_BSK = places_BSK + share * jnp.arange(shares)[None, :, None]
+    # Shares and, within one, equal similarities are in the order of rows: so are ties here.
+    best_BE, where_BE = lax.top_k(best_BSK.reshape(block, -1), E)
+    places_BE = jnp.take_along_axis(places_BSK.reshape(block, -1), where_BE, axis=1)
+    return places_BE.astype(jnp.int32), best_BE
