@@ -1,4 +1,4 @@
-"""The table of results over methods, targets and seeds: JSON, Markdown and a plot."""
+"""The tables of results over methods, targets and seeds: JSON, Markdown and a plot."""
 
 import json
 import math
@@ -11,6 +11,9 @@ from etils import epath
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
+SUBJECT = "g2is"  # what is compared with every other method, seed by seed
+CONFIDENCE = 0.95
+Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
 TITLES = {"answer_loss": "answer loss (lower is better)", "exact_match": "exact match"}
 
 
@@ -37,26 +40,34 @@ class Cell:
 
 def aggregate(scores: Sequence[dict]) -> list[Cell]:
     """Scores (method, target, seed, metrics, rows, tokens, seconds) to cells, in their order."""
-    groups: dict[tuple[str, str, str], dict[int, dict]] = {}
+    groups = _groups(scores)
+    return [_cell(key, by_seed, groups) for key, by_seed in groups.items()]
+
+
+def _groups(scores: Sequence[dict]) -> Groups:
+    groups: Groups = {}
     for score in scores:
         for metric in score["metrics"]:
             key = (score["method"], score["target"], metric)
             groups.setdefault(key, {})[score["seed"]] = score
-    return [_cell(key, by_seed, groups) for key, by_seed in groups.items()]
+    return groups
 
 
-def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: dict) -> Cell:
+def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[float]:
+    """By how much `own` is better at each seed."""
+    sign = -1 if metric == "answer_loss" else 1
+    return [sign * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric]) for s in seeds]
+
+
+def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: Groups) -> Cell:
     method, target, metric = key
     values = [score["metrics"][metric] for score in by_seed.values()]
     gain, gain_stderr = None, None
     reference = groups.get((REFERENCE, target, metric), {})
     shared = sorted(by_seed.keys() & reference.keys())
     if method != REFERENCE and shared:
-        sign = -1 if metric == "answer_loss" else 1
-        differences = [
-            sign * (by_seed[s]["metrics"][metric] - reference[s]["metrics"][metric]) for s in shared
-        ]
-        gain, gain_stderr = float(np.mean(differences)), standard_error(differences)
+        gains = _gains(by_seed, reference, metric, shared)
+        gain, gain_stderr = float(np.mean(gains)), standard_error(gains)
     costs = {
         name: float(np.mean([score[name] for score in by_seed.values()]))
         for name in ("rows", "tokens", "seconds")
@@ -75,7 +86,59 @@ def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: dict) -> 
     )
 
 
-def standard_error(values: Sequence[float]) -> float | None:
+@dataclass(frozen=True)
+class Difference:
+    """How much better `subject` is than `rival` on one target: more is better, whatever the metric.
+
+    The mean over the seeds both have, with Student's interval of CONFIDENCE for it (None below two
+    seeds). It covers what warm-up, projection and fine-tune of other seeds would change, not other
+    test rows. better counts the seeds on which the subject is ahead.
+    """
+
+    subject: str
+    rival: str
+    target: str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    better: int
+    seeds: int
+
+
+def differences(scores: Sequence[dict], subject: str = SUBJECT) -> list[Difference]:
+    """`subject` against every other method, on each target and metric, paired by seed."""
+    groups = _groups(scores)
+    found = []
+    for rival, target, metric in groups:
+        own = groups.get((subject, target, metric), {})
+        theirs = groups[rival, target, metric]
+        shared = sorted(own.keys() & theirs.keys())
+        if rival == subject or not shared:
+            continue
+        gains_S = np.array(_gains(own, theirs, metric, shared))
+        low, high = interval(gains_S)
+        ahead = int((gains_S > 0).sum())
+        mean = float(gains_S.mean())
+        found.append(
+            Difference(subject, rival, target, metric, mean, low, high, ahead, len(shared))
+        )
+    return found
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float | None, float | None]:
+    """Student's interval of CONFIDENCE for the mean; (None, None) below two values."""
+    from scipy.stats import t as student
+
+    error = standard_error(values)
+    if error is None:
+        return None, None
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     """Sample standard deviation / sqrt(n); None below two values."""
     if len(values) < 2:
         return None
@@ -102,6 +165,40 @@ def markdown(cells: Sequence[Cell]) -> str:
             lines.append(_line(line))
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def versus(found: Sequence[Difference]) -> str:
+    """A line a rival, a column a target and metric: the mean difference and its interval."""
+    if not found:
+        return ""
+    columns = list(dict.fromkeys((d.target, d.metric) for d in found))
+    head = [
+        "against",
+        *(f"{target}: {TITLES[metric].split(' (')[0]}" for target, metric in columns),
+    ]
+    percent = f"{CONFIDENCE:.0%}".replace("%", " %")
+    lines = [
+        f"### {found[0].subject} against each method",
+        "",
+        "Mean over seeds of the paired difference, more is better"
+        f" ({percent} interval; seeds on which it is ahead)",
+        "",
+        _line(head),
+        _line(["---"] * len(head)),
+    ]
+    for rival in dict.fromkeys(d.rival for d in found):
+        of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
+        lines.append(_line([rival, *(_told(of_rival.get(column)) for column in columns)]))
+    return "\n".join(lines) + "\n"
+
+
+def _told(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    ahead = f"{difference.better}/{difference.seeds}"
+    if difference.low is None:
+        return f"{difference.mean:+.3f} ({ahead})"
+    return f"{difference.mean:+.3f} ({difference.low:+.3f}..{difference.high:+.3f}; {ahead})"
 
 
 def spread(mean: float | None, stderr: float | None, sign: str = "") -> str:
@@ -140,12 +237,16 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
 
 
 def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
-    """Write `results.json`, `scores.json` (a seed each), `results.md`, `results.png`; the Markdown
-    is returned."""
+    """Write `results.json`, `scores.json` (a seed each), `differences.json`, `results.md`,
+    `results.png`; the Markdown is returned."""
     folder.mkdir(parents=True, exist_ok=True)
     cells = aggregate(scores)
-    table = markdown(cells)
+    against = differences(scores)
+    table = "\n".join(part for part in (markdown(cells), versus(against)) if part)
     write_atomic(folder / "results.json", json.dumps([vars(c) for c in cells], indent=2) + "\n")
+    if against:
+        told = json.dumps([vars(d) for d in against], indent=2) + "\n"
+        write_atomic(folder / "differences.json", told)
     write_atomic(folder / "scores.json", json.dumps(list(scores), indent=2) + "\n")
     write_atomic(folder / "results.md", table)
     plot(cells, folder / "results.png")

@@ -6,7 +6,16 @@ import math
 import pytest
 from etils import epath
 
-from g2is_jax.evaluation.report import aggregate, markdown, plot, spread, write_report
+from g2is_jax.evaluation.report import (
+    aggregate,
+    differences,
+    interval,
+    markdown,
+    plot,
+    spread,
+    versus,
+    write_report,
+)
 
 LOSSES = {"random": (1.0, 1.4, 1.2), "g2is": (0.7, 1.3, 0.7)}
 MATCHES = {"random": (0.2, 0.3, 0.1), "g2is": (0.5, 0.4, 0.3)}
@@ -131,6 +140,9 @@ def test_files(tmp_path, seeds):
             *("method", "target", "metric", "mean", "stderr"),
             *("seeds", "rows", "tokens", "seconds"),
         }
+    found = json.loads((folder / "differences.json").read_text())
+    assert len(found) == 2 * 2
+    assert versus(differences(rows)) in table
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
@@ -142,3 +154,35 @@ def test_plot_has_a_panel_for_each_target_and_metric(tmp_path):
         plot(aggregate(scores(targets=targets)), file)
         heights.append(int.from_bytes(file.read_bytes()[20:24], "big"))
     assert heights[1] == 3 * heights[0]
+
+
+def test_differences_are_paired_and_more_is_better():
+    """Loss fell by 0.3, 0.1 and 0.5; Student's quantile for two degrees of freedom is 4.3027."""
+    loss, match = differences(scores())
+    assert (loss.subject, loss.rival, loss.metric) == ("g2is", "random", "answer_loss")
+    assert loss.mean == pytest.approx(0.3)
+    half = 4.302653 * 0.2 / math.sqrt(3)
+    assert (loss.low, loss.high) == pytest.approx((0.3 - half, 0.3 + half))
+    assert (loss.better, loss.seeds) == (3, 3)
+    assert match.mean == pytest.approx(0.2)
+    (reverse, _) = differences(scores(), subject="random")
+    assert (reverse.mean, reverse.better) == (pytest.approx(-0.3), 0)
+
+
+def test_differences_over_the_seeds_that_both_have():
+    rows = [s for s in scores() if not (s["method"] == "g2is" and s["seed"] == 1)]
+    loss = differences(rows)[0]
+    assert (loss.mean, loss.seeds) == (pytest.approx(0.4), 2)
+    assert differences(scores(methods=("random",))) == []
+    one = differences(scores(seeds=1))[0]
+    assert (one.low, one.high) == interval([0.3]) == (None, None)
+
+
+def test_versus_has_a_line_a_rival_and_a_column_a_target():
+    table = versus(differences(scores(targets=("sums", "words"))))
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert lines[0].startswith("| against | sums: answer loss | sums: exact match | words: ")
+    assert lines[2].startswith("| random | +0.300 (-0.197..+0.797; 3/3) | +0.200 (")
+    assert len({line.count("|") for line in lines}) == 1
+    assert versus([]) == ""
+    assert "| random | +0.300 (1/1) |" in versus(differences(scores(seeds=1)))

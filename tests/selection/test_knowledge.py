@@ -1,15 +1,26 @@
 """Core knowledge against scikit-learn, and the switches scikit-learn does not have."""
 
+import tracemalloc
 from dataclasses import replace
 
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection import knowledge
 from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge, principal_directions
 
-PAPER = KnowledgeConfig(center=True, sign="svd", keep="variance", keep_value=0.5, unit_rows=False)
+PAPER = KnowledgeConfig(
+    center=True,
+    sign="svd",
+    keep="variance",
+    keep_value=0.5,
+    unit_rows=False,
+    anchors="components",
+)
 SHAPES = [(2, 9), (5, 31), (13, 13), (40, 7), (60, 97)]
 
 
@@ -162,3 +173,92 @@ def test_a_wrong_setting_names_its_field(field, changes):
     """Ranges and names are checked when the config is made."""
     with pytest.raises(InputError, match=f"knowledge.{field}: "):
         replace(PAPER, **changes)
+
+
+class Sliced:
+    """Rows that can be had by slices alone; keeps the most rows that were asked for at once."""
+
+    def __init__(self, features_MP):
+        self._features_MP = features_MP
+        self.shape = features_MP.shape
+        self.most = 0
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        found = self._features_MP[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+@pytest.mark.parametrize(("M", "P"), [(23, 31), (23, 7), (7, 31)])
+@pytest.mark.parametrize(
+    "changes", [{}, {"center": False, "sign": "mean"}, {"unit_rows": True}], ids=str
+)
+def test_blocks_change_nothing(monkeypatch, M, P, changes):
+    """Blocks of 5 rows, which do not divide them, of a thing that only slices, give the same."""
+    features_MP, config = features(M, P), replace(PAPER, keep_value=0.9, **changes)
+    whole = core_knowledge(features_MP, config)
+    monkeypatch.setattr(knowledge, "BLOCK", 5)
+    sliced = Sliced(features_MP)
+    core = core_knowledge(sliced, config)
+    assert sliced.most == 5
+    np.testing.assert_allclose(core.core_CP, whole.core_CP, atol=1e-6)
+    np.testing.assert_allclose(core.explained_C, whole.explained_C, atol=1e-12)
+    np.testing.assert_allclose(core.weights_C, whole.weights_C, atol=1e-12)
+
+
+def test_low_precision_rows_are_taken_as_they_are():
+    """bfloat16 rows, of numpy or jax, give what their float64 values give."""
+    rows_MP = features(9, 14).astype(ml_dtypes.bfloat16)
+    core = core_knowledge(rows_MP.astype(np.float64), PAPER)
+    for same_MP in (rows_MP, jnp.asarray(rows_MP)):
+        np.testing.assert_array_equal(core_knowledge(same_MP, PAPER).core_CP, core.core_CP)
+
+
+def test_a_row_that_is_not_finite_is_named_beyond_the_first_block(monkeypatch):
+    monkeypatch.setattr(knowledge, "BLOCK", 5)
+    features_MP = features(23, 7)
+    features_MP[17, 3] = np.nan
+    for unit_rows in (False, True):
+        with pytest.raises(InputError, match="validation row 17 "):
+            core_knowledge(features_MP, replace(PAPER, unit_rows=unit_rows))
+
+
+@pytest.mark.parametrize(("M", "P"), [(3000, 150), (300, 4000)])
+def test_no_float64_copy_of_the_rows(monkeypatch, M, P):
+    """Memory at its peak, against a float64 copy of [M, P]."""
+    monkeypatch.setattr(knowledge, "BLOCK", 32)
+    features_MP = np.random.default_rng(0).normal(size=(M, P)).astype(np.float32)
+    config = replace(PAPER, keep="count", keep_value=3, unit_rows=True)
+    tracemalloc.start()
+    try:
+        core_knowledge(features_MP, config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    square = 8 * min(M, P) ** 2
+    assert peak - 4 * square < 0.5 * 8 * M * P
+
+
+def test_summary():
+    """Four equal components have an effective rank of 4; shares are of all of the variance."""
+    core = core_knowledge(np.eye(4), replace(PAPER, center=False, keep="count", keep_value=1))
+    assert core.summary() == {
+        "components": 1,
+        "components_with_variance": 4,
+        "explained": pytest.approx(0.25),
+        "effective_rank": pytest.approx(4),
+    }
+    one = core_knowledge(np.ones((5, 3)), replace(PAPER, center=False))
+    assert one.summary()["effective_rank"] == pytest.approx(1)
+    assert one.summary()["components_with_variance"] == 1
+    core = core_knowledge(features(12, 30), PAPER)
+    told = core.summary()
+    assert told["explained"] == pytest.approx(core.explained_C[: len(core.core_CP)].sum())
+    assert told["explained"] > 0.5
+    assert told["components_with_variance"] == 11
+    shares_C = core.explained_C[:11]
+    assert told["effective_rank"] == pytest.approx(np.prod(shares_C**-shares_C))
