@@ -47,7 +47,8 @@ def get_config() -> ConfigDict:
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
 
     config.grads = ConfigDict()
-    config.grads.kind = "rms"  # of pool rows, for g2is: sgd, adam, adam_less, rms, sign (ours)
+    # Of pool rows, for g2is, knn_uniform, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
+    config.grads.kind = "sgd"
     config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
     config.grads.validation_kind = "sgd"  # of validation rows (LESS)
     config.grads.checkpoints = (
@@ -57,6 +58,7 @@ def get_config() -> ConfigDict:
     config.grads.batch_tokens = 16384  # tokens a device and forward pass; 0: what memory allows
     config.grads.chunk_rows = 1024  # rows between done-marks
     config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8
+    config.grads.folds = 0  # times that finished rows are folded to half their width
 
     config.projection = ConfigDict()
     config.projection.kind = "rademacher"  # or sketch, none (LESS: rademacher)
@@ -65,10 +67,11 @@ def get_config() -> ConfigDict:
 
     config.knowledge = ConfigDict()  # of method g2is (ours)
     config.knowledge.center = False
-    config.knowledge.sign = "mean"
+    config.knowledge.sign = "mean"  # of components; anchors of rows have none
     config.knowledge.keep = "variance"
     config.knowledge.keep_value = 0.7
     config.knowledge.unit_rows = True
+    config.knowledge.anchors = "rows"  # validation rows as the components see them; or components
     config.graph = _exact_graph()
     config.walk = ConfigDict()  # of method g2is (ours)
     config.walk.delta = 0.8  # rule 6
@@ -76,9 +79,13 @@ def get_config() -> ConfigDict:
     config.walk.pull = 0.75  # 0 follows the previous row alone, 1 the component alone
     config.walk.conflict_tolerance = 0.0  # cosine
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
-    config.walk.on_exhausted = "relax"  # or stop, reanchor, redistribute
+    config.walk.on_exhausted = "relax"  # or stop; with components also reanchor, redistribute
+    config.walk.order = "turns"  # the least served direction is next; or components, by weight
 
     config.paper = paper_preset()  # of method g2is_paper
+
+    config.gist = ConfigDict()
+    config.gist.rank = 50  # directions of the validation rows (its released scripts)
 
     config.selection = ConfigDict()
     config.selection.budget = 0.05  # paper: 0.01, and 0.05
@@ -90,7 +97,9 @@ def get_config() -> ConfigDict:
     config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
 
     config.run = ConfigDict()
-    config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"  # or full; by commas
+    # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
+    # knn_uniform, coverage, pursuit, g2is_paper, g2is:
+    config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was begun with another config
     return config.lock()  # a config made from this one cannot add a field by a slip of the pen
@@ -106,6 +115,7 @@ def paper_preset() -> ConfigDict:
     preset.knowledge.keep = "variance"
     preset.knowledge.keep_value = 0.5
     preset.knowledge.unit_rows = False
+    preset.knowledge.anchors = "components"
     preset.graph = _exact_graph()
     preset.walk = ConfigDict()
     preset.walk.delta = 0.8
@@ -114,6 +124,7 @@ def paper_preset() -> ConfigDict:
     preset.walk.conflict_tolerance = 0.0
     preset.walk.max_similarity = 1.0
     preset.walk.on_exhausted = "stop"
+    preset.walk.order = "components"
     return preset
 
 

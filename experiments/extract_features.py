@@ -24,9 +24,11 @@ from g2is_jax.features.gradients import (
     shared_inputs,
 )
 from g2is_jax.features.hidden_states import extract_hidden
+from g2is_jax.features.projection import fold
 from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
 from g2is_jax.runs.manifest import stage_hash, write_atomic
 from g2is_jax.runs.mesh import free_memory, process_share
+from g2is_jax.selection.rows import Rows
 from g2is_jax.training.optimizer import Moments
 
 Weighted = list[tuple[float, Features]]  # features of each checkpoint, under its weight
@@ -48,7 +50,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
 
 def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
-    """One feature row for each usable row of a file: a folder for each checkpoint.
+    """One feature row for each usable row of a file: a folder for each checkpoint, folded where
+    that is asked."""
+    passes = pass_stages(job, dataset, kind, seed)
+    if not job.settings.folds:
+        return passes
+    return [_folded(job, source, f"{dataset.name} {kind}", seed) for source in passes]
+
+
+def pass_stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
+    """The same as the gradient passes leave it.
 
     Kinds that other methods need of the same rows are made in the same pass.
     """
@@ -168,6 +179,30 @@ def _norm(moments: Moments) -> float:
     return float(np.sqrt(sum(float(np.sum(np.square(m))) for m in moments.first.values())))
 
 
+def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
+    """The rows of another store, folded to a narrower projection: no gradient is computed again."""
+    folds = job.settings.folds
+
+    def build(folder: epath.Path) -> dict:
+        store = open_store(source)
+        with StoreWriter(folder, store.rows_N, job.settings.store) as writer:
+            done = writer.start(store.positions)
+            for index, (positions_B, rows_BP) in enumerate(store.blocks()):
+                if done[index]:
+                    continue
+                rows_BP = rows_BP * store.norms_N[positions_B, None]
+                for _ in range(folds):
+                    rows_BP = fold(rows_BP, seed)
+                rows_BP[~store.finite_N[positions_B]] = np.nan  # stays a row that is marked
+                tokens_B = store.tokens_N[positions_B]
+                writer.write(index, rows_BP, store.gradient_norms_N[positions_B], tokens_B)
+        return {"rows": len(store.rows_N), "width": store.width // 2**folds}
+
+    identity = {"folds": folds, "seed": seed, "rows_dtype": job.settings.store.dtype}
+    label = f"{label} seed {seed} folded {folds}x"
+    return job.run_stage("folded", label, identity, {"features": stage_hash(source)}, build)
+
+
 def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
     """The representation of RDS+ for each usable row of a file; needs no warm-up."""
     rows = [record.row for record in dataset.records]
@@ -185,17 +220,27 @@ def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
 
 
 def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Weighted:
-    """The features of a file's usable rows, in their order; kept in memory for the next method."""
-    checkpoints = warmup.load(job, seed)
+    """The features of a file's usable rows, in their order, under the checkpoints' weights."""
     folders = stages(job, dataset, kind, seed)
-    return [(c.weight, _read(folder)) for c, folder in zip(checkpoints, folders, strict=True)]
+    if len(folders) == 1:
+        return [(1.0, read(folders[0]))]
+    weights = [checkpoint.weight for checkpoint in warmup.load(job, seed)]
+    return [(weight, read(folder)) for weight, folder in zip(weights, folders, strict=True)]
 
 
 @functools.lru_cache(maxsize=8)
-def _read(folder: epath.Path) -> Features:
+def read(folder: epath.Path) -> Features:
+    """A store in memory, kept there for the next method."""
     features = read_store(folder)
     features.features_NP.setflags(write=False)
     return features
+
+
+@functools.lru_cache(maxsize=8)
+def read_rows(folder: epath.Path) -> tuple[Rows, np.ndarray]:
+    """A store's rows in memory in their own dtype, and which of them are finite."""
+    store = open_store(folder)
+    return Rows(*store.stored()), store.finite_N
 
 
 def finite(weighted: Weighted) -> np.ndarray:

@@ -5,19 +5,21 @@ Everything a user can get wrong is found here, before any long work begins.
 
 import dataclasses
 import functools
-from dataclasses import dataclass
 
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.settings import BUILT_IN, WALKS, paths, read_settings, target_name
+from experiments.datasets import Dataset, Target
+from experiments.fields import flat_fields
+from experiments.methods import FEATURES, METHODS, SECTIONS, needing
+from experiments.settings import BUILT_IN, paths, read_settings, target_name
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
-from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
+from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import Record, read_records
 from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.features.gradients import DirectionConfig
+from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
@@ -42,54 +44,50 @@ FREE_FIELDS = (
     "grads.hidden_states",
 )
 
-
-BY_FEATURES = ("less", "less_rr", "g2is_paper", "g2is")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The usable rows of one file: those with at least one supervised token."""
-
-    path: epath.Path
-    digest: str
-    records: list[Record]
-    encoded: list[Encoded]
-    dropped: int
-    truncated: int
-
-    @property
-    def name(self) -> str:
-        """Of the file, without its suffixes."""
-        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
-
-    @property
-    def tokens_N(self) -> np.ndarray:
-        """Supervised tokens of each row."""
-        return np.array([int(example.supervised_T.sum()) for example in self.encoded])
-
-
-@dataclass(frozen=True)
-class Target:
-    """One task: the few examples that describe it, and the rows that measure it."""
-
-    name: str
-    validation: Dataset
-    test: epath.Path
-    test_records: list[Record]
-    test_digest: str
+# What has been read survives a change of the other sections of the config.
+OF_DATA = ("world", "checkpoint", "checkpoint_digest", "chat", "pool", "targets")
+OF_BASE, OF_MODEL = ("base", "mesh"), ("model",)
 
 
 class Job:
     """One config at work in one work folder; each input is read on first use."""
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path):
+    def __init__(self, config: ConfigDict, workdir: epath.Path, variant_of: "Job | None" = None):
         self.config = config
         self.settings = read_settings(config)
-        self.methods, self.seeds = self.settings.methods, self.settings.seeds
+        self.methods, self.seeds = self.settings.choosing.methods, self.settings.seeds
         self.workdir = workdir
-        self._told: set[epath.Path] = set()
-        replace = config.run.replace or not _begun(workdir)
-        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+        self.is_variant = variant_of is not None
+        self.told: set[epath.Path] = variant_of.told if variant_of else set()
+        self.used: dict[epath.Path, tuple[str, str]] = {}  # stage -> its name, and run or reused
+        if variant_of is None:
+            replace = config.run.replace or not begun(workdir)
+            claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+
+    def variant(self, overrides: dict) -> "Job":
+        """A job with other values of some fields ({"walk.delta": 0.7}), in the same work folder.
+
+        It reads nothing again that they do not change, and leaves the folder's config and the
+        shown selections to this job.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(overrides)
+        other = Job(config, self.workdir, variant_of=self)
+        before = flat_fields(self.config)
+        sections = {
+            field.partition(".")[0]
+            for field, value in flat_fields(config).items()
+            if value != before[field]
+        }
+        for names, changed_by in (
+            (OF_DATA, {"model", "data", "world"}),
+            (OF_BASE, {"model"}),
+            (OF_MODEL, {"model", "lora"}),
+        ):
+            if not sections & changed_by:
+                shared = {name: self.__dict__[name] for name in names if name in self.__dict__}
+                other.__dict__.update(shared)
+        return other
 
     def check(self) -> None:
         """Read all inputs, so that whatever is wrong with them is said now."""
@@ -99,9 +97,9 @@ class Job:
                 f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
                 f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
             )
-        _ = self.limits, self.targets, self.model
+        _ = self.limits, self.targets, self.base
         self._check_vocabulary()
-        self._check_sizes()
+        self.check_sizes()
         print(
             f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
             f"{self.pool.dropped:,} dropped without a supervised token, "
@@ -122,13 +120,19 @@ class Job:
                     f"the model has {rows}; use the tokenizer that belongs to the model"
                 )
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
         """What the selectors ask of the numbers of rows, said before the features are made."""
+        width = features_width(self.settings.projection, self.model.adapter_shapes)
+        if width % 2**self.settings.folds:
+            raise InputError(
+                f"grads.folds = {self.settings.folds}: rows of {width} values cannot be halved so "
+                "often; lower it, or change projection.width"
+            )
         pool_rows = len(self.pool.records)
         for method in self.methods:
             if method not in self.settings.walk:
                 continue
-            section = WALKS[method]
+            section = SECTIONS[method]
             graph, knowledge = self.settings.graph[method], self.settings.knowledge[method]
             if graph.kind == "knn" and graph.neighbours >= pool_rows:
                 raise InputError(
@@ -172,28 +176,24 @@ class Job:
         return ChatFormat(load_tokenizer(self.checkpoint), self.config.model.chat_template)
 
     @functools.cached_property
-    def loaded(self) -> tuple[Model, Leaves]:
-        model = build_model(read_config(self.checkpoint), self.settings.lora, self.settings.model)
-        shapes = model.base_shapes
+    def model(self) -> Model:
+        return build_model(read_config(self.checkpoint), self.settings.lora, self.settings.model)
+
+    @functools.cached_property
+    def base(self) -> Leaves:
+        """The checkpoint's weights, whatever adapter the model has."""
+        model = self.model
 
         def sharding(path: str):
             return model.sharding(path, self.mesh) if self.mesh else None
 
-        return model, read_weights(self.checkpoint, shapes, model.dtype, sharding)
+        return read_weights(self.checkpoint, model.base_shapes, model.dtype, sharding)
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices that share the gradient pass; None where there is but one."""
         mesh = data_mesh()
         return mesh if mesh.size > 1 else None
-
-    @property
-    def model(self) -> Model:
-        return self.loaded[0]
-
-    @property
-    def base(self) -> Leaves:
-        return self.loaded[1]
 
     @functools.cached_property
     def pool(self) -> Dataset:
@@ -209,7 +209,7 @@ class Job:
     def limits(self) -> Limits:
         """The budget, in rows or supervised tokens of the usable pool."""
         sources = [record.source for record in self.pool.records]
-        return limits(self.settings.budget, self.pool.tokens_N, sources)
+        return limits(self.settings.choosing.budget, self.pool.tokens_N, sources)
 
     def training_shapes(self, config: FitConfig) -> TrainingShapes:
         """The pool's, so that all selections share their compiled programs."""
@@ -258,16 +258,15 @@ class Job:
 
     def kind(self, dataset: Dataset, method: str) -> str:
         """The kind of features that a method takes of a file's rows."""
-        grads = self.config.grads
-        if dataset is not self.pool:
-            return grads.validation_kind
-        own = {"g2is": grads.kind, "g2is_paper": self.config.paper.kind}
-        return own.get(method, grads.less_kind)
+        kind = METHODS[method].kind
+        if dataset is not self.pool or kind is None:
+            return self.config.grads.validation_kind
+        return kind(self.config)
 
     def kinds(self, dataset: Dataset) -> list[str]:
         """All kinds that the methods of this job take of a file's rows."""
-        asked = [method for method in self.methods if method in BY_FEATURES]
-        return sorted({self.kind(dataset, method) for method in asked or ["g2is"]})
+        asked = needing(self.methods, FEATURES) or ["g2is"]
+        return sorted({self.kind(dataset, method) for method in asked})
 
     def direction(self, kind: str) -> DirectionConfig:
         """A kind of feature, with the constants of the Adam that left the moments."""
@@ -296,13 +295,14 @@ class Job:
             return build(folder)
 
         folder = run_stage(self.workdir, name, settings, inputs, build_and_tell)
-        if folder not in self._told:
+        self.used.setdefault(folder, (name, "run" if built else "reused"))
+        if folder not in self.told:
             done = f"done in {read_manifest(folder)['seconds']:.1f} s" if built else "reused"
             print(f"{name} {label}: {done} ({folder.name})", flush=True)
-            self._told.add(folder)
+            self.told.add(folder)
         return folder
 
 
-def _begun(workdir: epath.Path) -> bool:
+def begun(workdir: epath.Path) -> bool:
     """Whether work was done here: a run that was refused must not bind the folder to its config."""
     return any(not stage.name.startswith("world-") for stage in (workdir / "stages").glob("*"))

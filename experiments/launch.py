@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from experiments.settings import flat_fields
+from experiments.fields import flat_fields
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import naming_full_disk
 

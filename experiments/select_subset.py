@@ -1,22 +1,29 @@
-"""Selection: the rows of the pool that a method chooses for a target within the budget."""
+"""Selection: the rows of the pool that a method chooses for a target within the budget.
 
-import dataclasses
-import json
+    python -m experiments.select_subset --config=configs/tiny.py --workdir=runs/demo
+
+Features that were made elsewhere need neither model nor checkpoint (see own_features.py):
+
+    python -m experiments.select_subset --config=configs/paper.py --workdir=OUT \\
+        --train_features=F.npy --validation_features=V.npy --pool=pool.jsonl
+"""
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import extract_features, warmup
-from experiments.job import BY_FEATURES, Job, Target
+from experiments import own_features
 from experiments.launch import launch
-from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
-from g2is_jax.selection.graph import neighbours
-from g2is_jax.selection.influence import less, less_rr
-from g2is_jax.selection.knowledge import core_knowledge
-from g2is_jax.selection.selection import Selection, everything, longest, random_rows, without
-from g2is_jax.selection.walk import gradient_walk
+from experiments.methods import METHODS, NOTHING, choosers, identity
+from experiments.selection_files import read_why, show, write_lines, write_why
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import read_manifest
+
+if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
+    from experiments.job import Job, Target
 
 
 @dataclass(frozen=True)
@@ -30,128 +37,101 @@ class Chosen:
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
-    """The selection of each method, target and seed, also shown under `selections/`."""
+    """The selection of each method, target and seed, also shown under `selections/`; what they
+    are made of is told in `report/composition.md`."""
+    from experiments.job import Job
+
     job = Job(config, workdir)
     job.check()
+    chosen = [stage(job, *which) for which in _each(job)]
+    print("\n" + write_compositions(job))
+    return chosen
+
+
+def _each(job: "Job") -> list[tuple[str, "Target", int]]:
     return [
-        stage(job, method, target, seed)
+        (method, target, seed)
         for seed in job.seeds
-        for method in job.methods
-        if method != "none"
+        for method in choosers(job.methods)
         for target in job.targets
     ]
 
 
-def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
+def write_compositions(job: "Job") -> str:
+    """Write what the finished selections are made of to `report/`; returns the Markdown."""
+    from g2is_jax.evaluation.composition import write_composition
+
+    entries = [
+        {"method": method, "target": target.name, "seed": seed}
+        | {"rows": one.rows, "tokens": one.tokens, "seconds": one.seconds}
+        for method, target, seed in _each(job)
+        for one in (stage(job, method, target, seed),)
+    ]
+    sources = [record.source for record in job.pool.records]
+    return write_composition(entries, sources, job.workdir / "report")
+
+
+def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
     """Choose rows, write `selection.jsonl` and `selected.jsonl`, and show them."""
-    stages = _feature_stages(job, method, target, seed)
+    from experiments import material
+
+    folders = material.stages(job, method, target, seed)
+    choose = METHODS[method].choose
+    assert choose is not None, f"{method} chooses no row"
 
     def build(folder: epath.Path) -> dict:
-        selection = _select(job, method, target, seed)
-        _write(job, folder, selection)
+        selection = choose(material.gather(job, method, target, seed))
+        write_why(folder, selection, lambda row: _known(job, row))
+        write_lines(folder, selection, job.pool.records)
         return {"rows": len(selection.picks), **selection.summary}
 
-    identity: dict = {"method": method, "budget": dataclasses.asdict(job.settings.budget)}
-    if method == "random":
-        identity["seed"] = seed
-    if method in BY_FEATURES:
-        identity["walk"] = _walk_identity(job, method)
-        identity["checkpoints"] = job.settings.checkpoints
-    inputs = {name: stage_hash(folder) for name, folder in stages.items()}
-    inputs |= {"pool": job.pool.digest} if stages else _text_inputs(job)
-    label = f"{method} {target.name} seed {seed}" if stages else f"{method} seed {seed}"
-    folder = job.run_stage("selection", label, identity, inputs, build)
-    _show(job, folder, method, target, seed)
-    rows = [pick["position"] for pick in _read_picks(folder)]
-    seconds = sum(read_manifest(f)["seconds"] for f in [*stages.values(), folder])
+    settings = identity(method, job.settings.choosing, seed)
+    if "warmup" in folders:
+        settings["checkpoints"] = job.settings.checkpoints
+    inputs = material.inputs(job, method, target, folders)
+    folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
+    if not job.is_variant:
+        place = job.workdir / "selections" / f"{method}-{seed}"
+        show(folder, place / target.name if len(job.targets) > 1 else place)
+    rows = [pick["position"] for pick in read_why(folder)]
+    behind = [*folders.values(), *material.sources(job, method, target, seed), folder]
+    seconds = sum(read_manifest(one)["seconds"] for one in behind)
     return Chosen(folder, rows, int(job.pool.tokens_N[rows].sum()), seconds)
 
 
-def _feature_stages(job: Job, method: str, target: Target, seed: int) -> dict[str, epath.Path]:
-    if method not in BY_FEATURES:
-        return {}
-    found = {"warmup": warmup.stage(job, seed)}
-    datasets = {"features": job.pool, "validation": target.validation}
-    for name, dataset in datasets.items():
-        folders = extract_features.stages(job, dataset, job.kind(dataset, method), seed)
-        found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
-    return found
+def _known(job: "Job", row: int) -> dict:
+    record = job.pool.records[row]
+    tokens = int(job.pool.encoded[row].supervised_T.sum())
+    return {"row": record.row, "id": record.id, "source": record.source, "tokens": tokens}
 
 
-def _text_inputs(job: Job) -> dict[str, str]:
-    """What the usable rows and their token counts depend on, where no features do."""
-    text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
-    small = {n: d for n, d in job.checkpoint_digest.items() if not n.endswith(".safetensors")}
-    return {"pool": job.pool.digest, **text, **small}
+def _label(method: str, target: "Target", seed: int) -> str:
+    name = method if METHODS[method].needs == NOTHING else f"{method} {target.name}"
+    return f"{name} seed {seed}"
 
 
-def _walk_identity(job: Job, method: str) -> dict:
-    settings = job.settings
-    if method not in settings.walk:
-        return {}
-    return {
-        "knowledge": dataclasses.asdict(settings.knowledge[method]),
-        "graph": dataclasses.asdict(settings.graph[method]),
-        "walk": dataclasses.asdict(settings.walk[method]),
-    }
+def main() -> None:
+    """Parse the flags and choose, from stages or from features that were made elsewhere."""
+    train = flags.DEFINE_string("train_features", None, "Own features of the pool (N, P).")
+    validation = flags.DEFINE_string("validation_features", None, "Own features (M, P).")
+    pool = flags.DEFINE_string("pool", None, "With own features: the pool's .jsonl file.")
 
+    def choose(config: ConfigDict, workdir: epath.Path) -> None:
+        files = {"train_features": train, "validation_features": validation, "pool": pool}
+        given = {name: epath.Path(flag.value) for name, flag in files.items() if flag.value}
+        if not given:
+            run(config, workdir)
+            return
+        missing = [name for name in ("train_features", "validation_features") if name not in given]
+        if missing:
+            raise InputError(
+                f"--{missing[0]} is missing; own features need --train_features and "
+                "--validation_features, and --pool is read with them alone"
+            )
+        own_features.run(config, workdir, **given)
 
-def _select(job: Job, method: str, target: Target, seed: int) -> Selection:
-    limits = job.limits
-    if method == "full":
-        return everything(limits)
-    if method == "random":
-        return random_rows(limits, seed)
-    if method == "length":
-        return longest(job.pool.tokens_N, limits)
-    pool = extract_features.load(job, job.pool, job.kind(job.pool, method), seed)
-    kind = job.kind(target.validation, method)
-    validation = extract_features.load(job, target.validation, kind, seed)
-    limits = without(limits, ~extract_features.finite(pool))
-    finite_M = extract_features.finite(validation)
-    pool_NP = extract_features.units(pool)
-    if method in ("less", "less_rr"):
-        validation_MP = extract_features.units(validation)[finite_M]
-        if method == "less_rr":
-            return less_rr(pool_NP, validation_MP, limits)
-        subtasks = np.array([record.subtask for record in target.validation.records])
-        return less(pool_NP, validation_MP, subtasks[finite_M], limits)
-    settings = job.settings
-    validation_MP = extract_features.unnormalised(validation)[finite_M]
-    core = core_knowledge(validation_MP, settings.knowledge[method])
-    graph = settings.graph[method]
-    near_NE = neighbours(pool_NP, graph.neighbours)[0] if graph.kind == "knn" else None
-    return gradient_walk(pool_NP, core, limits, settings.walk[method], near_NE)
-
-
-def _write(job: Job, folder: epath.Path, selection: Selection) -> None:
-    """`selection.jsonl` tells why, `selected.jsonl` holds the rows as they stand in the pool.
-
-    `row` counts the rows of the pool's file from 0; `position` counts its usable rows.
-    """
-    lines = []
-    for pick in selection.picks:
-        record = job.pool.records[pick.row]
-        told = {"row": record.row, "id": record.id, "position": pick.row, "source": record.source}
-        told |= {key: value for key, value in vars(pick).items() if key != "row"}
-        lines.append(json.dumps(told | {"tokens": int(job.pool.tokens_N[pick.row])}) + "\n")
-    rows = [job.pool.records[pick.row].line + "\n" for pick in selection.picks]
-    write_atomic(folder / "selection.jsonl", "".join(lines))
-    write_atomic(folder / "selected.jsonl", "".join(rows))
-
-
-def _read_picks(folder: epath.Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
-
-
-def _show(job: Job, folder: epath.Path, method: str, target: Target, seed: int) -> None:
-    """Copy a selection to where people look: `selections/METHOD-SEED[/TARGET]/`."""
-    place = job.workdir / "selections" / f"{method}-{seed}"
-    place = place / target.name if len(job.targets) > 1 else place
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("selection.jsonl", "selected.jsonl"):
-        write_atomic(place / name, (folder / name).read_bytes())
+    launch(choose)
 
 
 if __name__ == "__main__":
-    launch(run)
+    main()

@@ -1,13 +1,13 @@
 """A config, checked field by field and split among the rooms that own its parts."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from experiments.fields import flat_fields, listed, owned
+from experiments.methods import Choosing, read_choosing
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.skills import WorldConfig
 from g2is_jax.evaluation.evaluate import EvaluateConfig
@@ -19,14 +19,11 @@ from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.graph import GraphConfig
 from g2is_jax.selection.knowledge import KnowledgeConfig
-from g2is_jax.selection.selection import BudgetConfig
 from g2is_jax.selection.walk import WalkConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
 BUILT_IN = "skills"
-METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
-WALKS = {"g2is": "", "g2is_paper": "paper."}  # method -> where its sections stand in the config
 CHOICES = {
     "model.chat_template": ("auto", *TEMPLATES),
     "grads.kind": KINDS,
@@ -42,18 +39,18 @@ AT_LEAST = {
     "grads.batch_tokens": 0,
     "grads.checkpoints": 0,
     "grads.chunk_rows": 1,
+    "grads.folds": 0,
 }
 FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
 BELOW_1 = ("lora.dropout",)
 ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
-Owned = TypeVar("Owned")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What each room and each method is to do."""
 
-    methods: list[str]
+    choosing: Choosing
     seeds: list[int]
     model: ModelConfig
     lora: LoraConfig
@@ -63,38 +60,46 @@ class Settings:
     checkpoints: int
     finetune: FitConfig
     projection: ProjectionConfig
+    folds: int
     store: StoreConfig
-    budget: BudgetConfig
     evaluate: EvaluateConfig
-    knowledge: dict[str, KnowledgeConfig]
-    graph: dict[str, GraphConfig]
-    walk: dict[str, WalkConfig]
+
+    @property
+    def knowledge(self) -> dict[str, KnowledgeConfig]:
+        """Of each walk."""
+        return {method: of.knowledge for method, of in self.choosing.walks.items()}
+
+    @property
+    def graph(self) -> dict[str, GraphConfig]:
+        """Of each walk."""
+        return {method: of.graph for method, of in self.choosing.walks.items()}
+
+    @property
+    def walk(self) -> dict[str, WalkConfig]:
+        """Of each walk."""
+        return {method: of.walk for method, of in self.choosing.walks.items()}
 
 
 def read_settings(config: ConfigDict) -> Settings:
     """Check every field by itself, and that the files it names are there."""
     _check_values(config)
-    lora = {**config.lora, "targets": tuple(_listed(config.lora.targets, "lora.targets"))}
-    _listed(config.world.targets, "world.targets")
+    lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
+    listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
-    walks = {"g2is": config, "g2is_paper": config.paper}
     settings = Settings(
-        methods=_methods(config.run.methods),
+        choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
-        model=_owned(ModelConfig, model, "model"),
-        lora=_owned(LoraConfig, lora, "lora"),
-        world=_owned(WorldConfig, config.world, "world"),
+        model=owned(ModelConfig, model, "model"),
+        lora=owned(LoraConfig, lora, "lora"),
+        world=owned(WorldConfig, config.world, "world"),
         warmup=_warmup(config),
         warmup_fraction=config.warmup.fraction,
         checkpoints=config.grads.checkpoints or config.warmup.epochs,
         finetune=_fit(config.finetune, "finetune"),
-        projection=_owned(ProjectionConfig, config.projection, "projection"),
+        projection=owned(ProjectionConfig, config.projection, "projection"),
+        folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
-        budget=_owned(BudgetConfig, config.selection, "selection"),
-        evaluate=_owned(EvaluateConfig, config.evaluate, "evaluate"),
-        knowledge=_of_walks(KnowledgeConfig, walks, "knowledge"),
-        graph=_of_walks(GraphConfig, walks, "graph"),
-        walk=_of_walks(WalkConfig, walks, "walk"),
+        evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
     )
     _check_files(config)
     return settings
@@ -127,42 +132,11 @@ def _check_values(config: ConfigDict) -> None:
         )
 
 
-def flat_fields(config: ConfigDict, above: str = "") -> dict:
-    """Every field under its full name: `walk.delta`."""
-    fields: dict = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            fields |= flat_fields(value, f"{above}{key}.")
-        else:
-            fields[f"{above}{key}"] = value
-    return fields
-
-
-def _of_walks(kind: Callable[..., Owned], walks: dict, part: str) -> dict[str, Owned]:
-    return {m: _owned(kind, section[part], WALKS[m] + part) for m, section in walks.items()}
-
-
-def _owned(kind: Callable[..., Owned], section, name: str) -> Owned:
-    """The frozen settings that a room owns, from the section of the config of the same fields.
-
-    A room names a field bare or by its own section; the message here has the field's full name.
-    """
-    try:
-        return kind(**section)
-    except TypeError as error:
-        raise InputError(
-            f"config section {name}: {error}; compare it with configs/default.py"
-        ) from error
-    except InputError as error:
-        bare = str(error).removeprefix(name.rpartition(".")[2] + ".")
-        raise InputError(f"{name}.{bare}") from error
-
-
 def _fit(section: ConfigDict, name: str) -> FitConfig:
     fields = OptimizerConfig.__dataclass_fields__
     optimizer = {key: value for key, value in section.items() if key in fields}
     loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
-    return _owned(FitConfig, {**loop, "optimizer": _owned(OptimizerConfig, optimizer, name)}, name)
+    return owned(FitConfig, {**loop, "optimizer": owned(OptimizerConfig, optimizer, name)}, name)
 
 
 def _warmup(config: ConfigDict) -> FitConfig:
@@ -179,33 +153,14 @@ def _warmup(config: ConfigDict) -> FitConfig:
     )
 
 
-def _methods(text: str) -> list[str]:
-    methods = _listed(text, "run.methods")
-    for method in methods:
-        if method not in METHODS:
-            raise InputError(
-                f"run.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
-            )
-    return methods
-
-
 def _seeds(text: str) -> list[int]:
-    seeds = _listed(text, "run.seeds")
+    seeds = listed(text, "run.seeds")
     for seed in seeds:
         if not (seed.isascii() and seed.isdigit() and str(int(seed)) == seed):
             raise InputError(
                 f"run.seeds: {seed!r} is not a whole number from 0; write for instance 0,1,2"
             )
     return [int(seed) for seed in seeds]
-
-
-def _listed(text: str, field: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise InputError(f"{field} is empty; give at least one, separated by commas")
-    if len(set(parts)) < len(parts):
-        raise InputError(f"{field} = {text!r} names one twice; name each once")
-    return parts
 
 
 def paths(text: str) -> list[epath.Path]:

@@ -50,7 +50,7 @@ def stage(job: Job, seed: int) -> epath.Path:
         "fit": fit_identity(settings.warmup),
         "fraction": settings.warmup_fraction,
         "seed": seed,
-        "checkpoints": settings.checkpoints,
+        "checkpoints": settings.warmup.keep_checkpoints,
         **job.model_identity,
     }
     inputs = {"pool": job.pool.digest, **job.checkpoint_digest}

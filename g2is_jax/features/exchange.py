@@ -37,13 +37,18 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class Matrix:
     """A matrix that is read in slices of rows, and what its file knows of each row."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[slice], np.ndarray]
     known: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def open_matrix(source: epath.Path) -> Matrix:
+    """The matrix of a .npy, .safetensors or .pt file; InputError if it is not one of numbers."""
+    return _checked(_reader(source)(source), source)
 
 
 def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig) -> Summary:
@@ -53,7 +58,7 @@ def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig)
     equal them, tokens are 0 and rows are counted from 0 where the file does not say.
     InputError if the file is not a matrix of numbers, or `folder` is not empty.
     """
-    matrix = _checked(_reader(source)(source), source)
+    matrix = open_matrix(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is not empty; give another folder, or delete it")
     count = matrix.shape[0]
@@ -96,7 +101,7 @@ def _summary(store: Store) -> Summary:
 # Reading.
 
 
-def _reader(source: epath.Path) -> Callable[[epath.Path], _Matrix]:
+def _reader(source: epath.Path) -> Callable[[epath.Path], Matrix]:
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
     reader = _by_suffix(source, readers)
     if not source.is_file():
@@ -104,7 +109,7 @@ def _reader(source: epath.Path) -> Callable[[epath.Path], _Matrix]:
     return reader
 
 
-def _read_npy(source: epath.Path) -> _Matrix:
+def _read_npy(source: epath.Path) -> Matrix:
     try:
         if "://" in os.fspath(source):
             with source.open("rb") as stream:
@@ -116,10 +121,10 @@ def _read_npy(source: epath.Path) -> _Matrix:
         raise InputError(
             f"{source}: not a whole .npy file of numbers ({reason}); save the matrix by np.save"
         ) from error
-    return _Matrix(array.shape, array.dtype, array.__getitem__)
+    return Matrix(array.shape, array.dtype, array.__getitem__)
 
 
-def _read_safetensors(source: epath.Path) -> _Matrix:
+def _read_safetensors(source: epath.Path) -> Matrix:
     table = tensor_table(source)
     matrices = [name for name, entry in table.items() if len(entry.shape) == 2]
     name = "features" if "features" in table else matrices[0] if len(matrices) == 1 else None
@@ -129,10 +134,10 @@ def _read_safetensors(source: epath.Path) -> _Matrix:
         )
     entry = table[name]
     known = {key: read_tensor(source, table[key]) for key in OF_EACH_ROW if key in table}
-    return _Matrix(entry.shape, entry.dtype, lambda rows: read_tensor(source, entry, rows), known)
+    return Matrix(entry.shape, entry.dtype, lambda rows: read_tensor(source, entry, rows), known)
 
 
-def _read_pt(source: epath.Path) -> _Matrix:
+def _read_pt(source: epath.Path) -> Matrix:
     torch = _torch(source)
     remote = "://" in os.fspath(source)
     try:
@@ -153,11 +158,11 @@ def _read_pt(source: epath.Path) -> _Matrix:
         ) from error
     tensor = tensor.detach()
     if dtype.kind == "V":  # bfloat16 and the like, which NumPy has not
-        return _Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].float().numpy())
-    return _Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].numpy())
+        return Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].float().numpy())
+    return Matrix(tuple(tensor.shape), dtype, lambda rows: tensor[rows].numpy())
 
 
-def _checked(matrix: _Matrix, source: epath.Path) -> _Matrix:
+def _checked(matrix: Matrix, source: epath.Path) -> Matrix:
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise InputError(
             f"{source}: its shape is {tuple(matrix.shape)}; expected (rows, values), none of them 0"
@@ -176,7 +181,7 @@ def _checked(matrix: _Matrix, source: epath.Path) -> _Matrix:
     return matrix
 
 
-def _chunk(matrix: _Matrix, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(matrix: Matrix, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """features_BP at the length of their norms, gradient norms and tokens of these rows."""
     known = {name: values_N[rows] for name, values_N in matrix.known.items()}
     features_BP = matrix.read(rows).astype(np.float64)

@@ -23,6 +23,7 @@ from g2is_jax.features.store_chunk import (
     encode,
     layout,
     read_features,
+    read_stored,
     whole_chunk,
     write_chunk,
 )
@@ -92,6 +93,18 @@ class Store:
         features_NP = aligned_array((len(self.rows_N), self.width), DTYPES["float32"])
         self.read_into(features_NP)
         return features_NP
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """All rows as they lie on disk: values_NP in the store's dtype, and of int8 the float32
+        scales_N that multiply them. No copy in float32 is made."""
+        values_NP = aligned_array((len(self.rows_N), self.width), DTYPES[self.dtype])
+        scales_N = np.empty(len(self.rows_N), np.float32) if self.dtype == "int8" else None
+        for index, positions_B in enumerate(self.positions):
+            values_BP, scales_B = read_stored(self.folder, index)
+            values_NP[positions_B] = values_BP
+            if scales_N is not None:
+                scales_N[positions_B] = scales_B
+        return values_NP, scales_N
 
     def read_into(self, features_NP: np.ndarray) -> None:
         """Fill a matrix that is already there, such as a memory map."""

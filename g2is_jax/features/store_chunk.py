@@ -81,12 +81,19 @@ def whole_chunk(folder: epath.Path, index: int, expected: str) -> dict[str, Tens
 
 def read_features(folder: epath.Path, index: int) -> np.ndarray:
     """A chunk's rows, features_BP in float32; read from disk as they are converted."""
+    values_BP, scales_B = read_stored(folder, index)
+    features_BP = values_BP.astype(np.float32)
+    if scales_B is not None:
+        features_BP *= scales_B[:, None]
+    return features_BP
+
+
+def read_stored(folder: epath.Path, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A chunk's rows as they lie on disk, and the scales_B of int8 rows; read as they are used."""
     file = chunk_file(folder, index)
     table = tensor_table(file)
-    features_BP = _mapped(file, table["features"]).astype(np.float32)
-    if "scales" in table:
-        features_BP *= read_tensor(file, table["scales"])[:, None]
-    return features_BP
+    scales_B = read_tensor(file, table["scales"]) if "scales" in table else None
+    return _mapped(file, table["features"]), scales_B
 
 
 def chunk_file(folder: epath.Path, index: int) -> epath.Path:

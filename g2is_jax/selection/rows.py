@@ -136,10 +136,10 @@ def _inverse_and_squared(lengths_N):
     return inverse_N, has_length_N.astype(jnp.float32)
 
 
-def unit_row(rows: UnitRows, row) -> jax.Array:
-    """One row as a float32 unit vector, or zero."""
-    value_P = _take(rows, row[None])[0].astype(jnp.float32)
-    return value_P * rows.inverse_length_N[row]
+def unit_rows(rows: UnitRows, chosen_L) -> jax.Array:
+    """The rows of these numbers as float32 unit vectors, or zero, [L, P]."""
+    inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
+    return _take(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
 
 
 def cosines_to_rows(rows: UnitRows, chosen_L) -> jax.Array:

@@ -1,6 +1,6 @@
-"""One component's gradient walk as one compiled program (the rules are at the head of walk.py).
+"""The gradient walk's choice of one row and what it changes (the rules are at the head of walk.py).
 
-Numerical rule. Features, cosines and running sums are float32. So that rounding decides nothing
+Numerical rule. Cosines and running sums are float32. So that rounding decides nothing
 about exact duplicates, orthogonal rows and zero rows, a slack of 1e-6 stands in every comparison:
 similarities that differ by less are equal and the lower index wins, a cosine conflicts only below
 -(tolerance + 1e-6), rule 6 fails only by more, and a cap is passed only by more. A sum shorter
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from g2is_jax.selection.rows import UnitRows, cosines_to_directions, cosines_to_rows
 
 SLACK = 1e-6
 SHORTEST_SUM = 1e-3
@@ -35,9 +37,7 @@ ANCHOR, REANCHOR = len(STAGE_REASONS), len(STAGE_REASONS) + 1
 class WalkPool(NamedTuple):
     """What all walks share. Without neighbours_NE every row is a neighbour."""
 
-    features_NP: jax.Array
-    inverse_length_N: jax.Array
-    squared_N: jax.Array  # squared length as the walk sees it: 1, or 0 for a zero row
+    rows: UnitRows
     costs_N: jax.Array
     sources_N: jax.Array
     cap: jax.Array
@@ -56,7 +56,7 @@ class WalkRules(NamedTuple):
     reanchor: jax.Array
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """One component's walk. Before the first row of S' its cosines and sums mean nothing."""
 
     used_N: jax.Array
@@ -72,13 +72,27 @@ class _State(NamedTuple):
     sum_squared: jax.Array
     sum_core: jax.Array  # <sum, k>
     references_3: jax.Array  # |cos(., k)| of the current sum, the anchor, the best sum
-    trace: "WalkTrace"
 
 
-class _Choice(NamedTuple):
-    row: jax.Array  # -1: the walk has ended
+class Choice(NamedTuple):
+    """The next row and what is seen of it.
+
+    row       -1: the walk has ended
+    top       the row of the largest score, from which `row` differs only where scores are equal
+    closest   the smallest distance of a comparison that would choose another row if it turned: of
+              another candidate's score from being equal to the largest, and by how far the row
+              keeps rules 5 and 6 and the cap, or a row that would come before it breaks them
+              (approximate where rules are dropped)
+    """
+
+    row: jax.Array
     reason: jax.Array
     score: jax.Array
+    previous: jax.Array
+    core: jax.Array
+    smallest: jax.Array
+    top: jax.Array
+    closest: jax.Array
 
 
 class WalkTrace(NamedTuple):
@@ -95,28 +109,109 @@ class WalkTrace(NamedTuple):
 @jax.jit
 def walk_component(
     pool: WalkPool, rules: WalkRules, core_P, used_N, spent_S, remaining
-) -> WalkTrace:
-    """Walks until `remaining` is spent or no row can be taken.
+) -> tuple[WalkTrace, jax.Array]:
+    """Walks until `remaining` is spent or no row can be taken; the closest decision beside.
 
     core_P is the unit core direction, used_N what earlier walks took, spent_S what they spent on
     each source, all costs in units of the budget.
     """
-    core_N = _cosines(pool, core_P)
-    state = _empty(used_N, spent_S, remaining, core_N)
+    core_N = cosines_to_directions(pool.rows, core_P[None])[0]
+    state = empty(used_N, spent_S, remaining, core_N)
 
     def step(carry):
-        state, choice = carry
-        state = _take(pool, core_N, state, choice)
-        return state, _choose(pool, rules, core_N, state)
+        state, trace, choice, closest = carry
+        trace = record(trace, state.taken, choice)
+        previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
+        state = advance(pool, state, choice.row, choice.reason, choice.core, previous_N)
+        choice = choose(pool, rules, core_N, state)
+        return state, trace, choice, jnp.minimum(closest, choice.closest)
 
-    carry = state, _choose(pool, rules, core_N, state)
-    state, _ = lax.while_loop(lambda carry: carry[1].row >= 0, step, carry)
-    return state.trace
+    choice = choose(pool, rules, core_N, state)
+    carry = state, no_trace(core_N), choice, choice.closest
+    _, trace, _, closest = lax.while_loop(lambda carry: carry[2].row >= 0, step, carry)
+    return trace, closest
 
 
-def _cosines(pool: WalkPool, unit_P) -> jax.Array:
-    products_N = jnp.matmul(pool.features_NP, unit_P, precision=lax.Precision.HIGHEST)
-    return products_N * pool.inverse_length_N
+def empty(used_N, spent_S, remaining, core_N) -> State:
+    """A walk that has chosen nothing."""
+    zeros_N = jnp.zeros_like(core_N)
+    nothing, zero = jnp.int32(0), jnp.float32(0)
+    counters = (remaining, nothing, nothing, nothing)
+    sums = (zeros_N, zeros_N, zeros_N, zeros_N, zero, zero, jnp.zeros(3, jnp.float32))
+    return State(used_N, spent_S, *counters, *sums)
+
+
+def choose(pool: WalkPool, rules: WalkRules, core_N, state: State) -> Choice:
+    """The next row of this component's walk, given S'."""
+    fits_N = fitting(pool, state)
+    dropped_N, broken_N = _dropped_rules(pool, rules, core_N, state)
+    far_N = _not_near(pool, state)
+    stage_N = jnp.where(fits_N, 2 * dropped_N + far_N, NO_STAGE)
+    stage = stage_N.min()
+    first = state.size == 0
+    stuck = ~first & (stage > rules.last_stage)
+    starts = first | (stuck & rules.reanchor)
+
+    candidates_N = fits_N & (starts | ((stage_N == stage) & ~stuck))
+    all_scores_N = jnp.where(
+        starts | (stage % 2 == 1), core_N, coherence(rules, state.previous_N, core_N)
+    )
+    scores_N = jnp.where(candidates_N, all_scores_N, -jnp.inf)
+    top = jnp.argmax(scores_N).astype(jnp.int32)
+    equal = scores_N[top] - SLACK
+    row = jnp.argmax(candidates_N & (scores_N >= equal)).astype(jnp.int32)  # the first such row
+    reason = jnp.where(starts, jnp.where(state.taken == 0, ANCHOR, REANCHOR), stage)
+
+    others_N = candidates_N & (jnp.arange(len(core_N)) != top)
+    gap_N = jnp.where(others_N, jnp.abs(scores_N - equal), jnp.inf)
+    ahead_N = (stage > 1) | (far_N < stage % 2) | (all_scores_N >= equal)
+    rival_N = fits_N & ((dropped_N > 0) & ahead_N | (jnp.arange(len(core_N)) == row))
+    turn_N = jnp.where(rival_N & ~first, jnp.abs(broken_N), jnp.inf)
+    return Choice(
+        row=jnp.where(candidates_N.any(), row, -1),
+        reason=reason.astype(jnp.int32),
+        score=scores_N[row],
+        previous=state.previous_N[row],
+        core=core_N[row],
+        smallest=state.smallest_N[row],
+        top=top,
+        closest=jnp.minimum(gap_N, turn_N).min(),
+    )
+
+
+def fitting(pool: WalkPool, state: State) -> jax.Array:
+    """The rows that are unused and fit into what is left of the budget and their source's cap."""
+    within_cap_N = state.spent_S[pool.sources_N] + pool.costs_N <= pool.cap
+    return ~state.used_N & (pool.costs_N <= state.remaining) & within_cap_N
+
+
+def coherence(rules: WalkRules, previous_N, core_N) -> jax.Array:
+    """The score of a neighbour: its cosine to s*, pulled towards the component."""
+    return (1 - rules.pull) * previous_N + rules.pull * core_N
+
+
+def _dropped_rules(pool: WalkPool, rules: WalkRules, core_N, state: State):
+    """The rules that have to be dropped for each row (see LAST_VALID_STAGE), used or not, and by
+    how much the rule it breaks most is broken; below 0 where it keeps them all."""
+    conflict_N = -(rules.tolerance + SLACK) - state.smallest_N  # eq. 5
+    with_row_N = _cosine_to_core(
+        state.sum_core + core_N, state.sum_squared + 2 * state.along_sum_N + pool.rows.squared_N
+    )
+    inconsistent_N = rules.delta * state.references_3[rules.reference] - SLACK - with_row_N  # eq. 6
+    similar_N = state.largest_N - (rules.max_similarity + SLACK)
+    dropped_N = jnp.where(
+        similar_N > 0, 3, jnp.where(inconsistent_N > 0, 2, jnp.where(conflict_N > 0, 1, 0))
+    )
+    return dropped_N, jnp.maximum(jnp.maximum(conflict_N, inconsistent_N), similar_N)
+
+
+def _not_near(pool: WalkPool, state: State) -> jax.Array:
+    """1 where a row is not among the stored neighbours of s*; 0 where there is no s* (-1)."""
+    if pool.neighbours_NE is None:
+        return jnp.zeros(state.used_N.shape, jnp.int32)
+    near_E = jnp.take(pool.neighbours_NE, state.last[None], axis=0, mode="clip")[0]
+    all_far = (state.last >= 0).astype(jnp.int32)
+    return jnp.full(state.used_N.shape, all_far).at[near_E].set(0)
 
 
 def _cosine_to_core(sum_core, sum_squared) -> jax.Array:
@@ -126,73 +221,21 @@ def _cosine_to_core(sum_core, sum_squared) -> jax.Array:
     return jnp.where(has_direction, jnp.abs(sum_core) / length, 0)
 
 
-def _empty(used_N, spent_S, remaining, core_N) -> _State:
-    zeros_N, nowhere_N = jnp.zeros_like(core_N), jnp.full(core_N.shape, -1, jnp.int32)
-    trace = WalkTrace(nowhere_N, nowhere_N, zeros_N, zeros_N, core_N, zeros_N)
-    nothing, zero = jnp.int32(0), jnp.float32(0)
-    counters = (remaining, nothing, nothing, nothing)
-    sums = (zeros_N, zeros_N, zeros_N, zeros_N, zero, zero, jnp.zeros(3, jnp.float32))
-    return _State(used_N, spent_S, *counters, *sums, trace)
+def advance(pool: WalkPool, state: State, row, reason, core, previous_N) -> State:
+    """Adds the chosen row to S', or to an empty S' when it is an anchor.
 
-
-def _choose(pool: WalkPool, rules: WalkRules, core_N, state: _State) -> _Choice:
-    """The next row of this component's walk, given S'."""
-    within_cap_N = state.spent_S[pool.sources_N] + pool.costs_N <= pool.cap
-    fits_N = ~state.used_N & (pool.costs_N <= state.remaining) & within_cap_N
-    stage_N = jnp.where(fits_N, _stages(pool, rules, core_N, state), NO_STAGE)
-    stage = stage_N.min()
-    first = state.size == 0
-    stuck = ~first & (stage > rules.last_stage)
-    starts = first | (stuck & rules.reanchor)
-
-    candidates_N = fits_N & (starts | ((stage_N == stage) & ~stuck))
-    coherence_N = (1 - rules.pull) * state.previous_N + rules.pull * core_N
-    scores_N = jnp.where(starts | (stage % 2 == 1), core_N, coherence_N)
-    scores_N = jnp.where(candidates_N, scores_N, -jnp.inf)
-    row = jnp.argmax(candidates_N & (scores_N >= scores_N.max() - SLACK))  # the first such row
-    reason = jnp.where(starts, jnp.where(state.taken == 0, ANCHOR, REANCHOR), stage)
-    row = jnp.where(candidates_N.any(), row, -1).astype(jnp.int32)
-    return _Choice(row, reason.astype(jnp.int32), scores_N[row])
-
-
-def _stages(pool: WalkPool, rules: WalkRules, core_N, state: _State) -> jax.Array:
-    """The stage at which each row may be taken (see LAST_VALID_STAGE), used or not."""
-    no_conflict_N = state.smallest_N >= -(rules.tolerance + SLACK)  # eq. 5
-    with_row_N = _cosine_to_core(
-        state.sum_core + core_N, state.sum_squared + 2 * state.along_sum_N + pool.squared_N
-    )
-    consistent_N = with_row_N >= rules.delta * state.references_3[rules.reference] - SLACK  # eq. 6
-    dissimilar_N = state.largest_N <= rules.max_similarity + SLACK
-    dropped_N = jnp.where(
-        dissimilar_N, jnp.where(consistent_N, jnp.where(no_conflict_N, 0, 1), 2), 3
-    )
-    if pool.neighbours_NE is None:
-        return 2 * dropped_N
-    near_N = jnp.zeros(core_N.shape, bool).at[pool.neighbours_NE[state.last]].set(True)
-    return 2 * dropped_N + ~near_N
-
-
-def _take(pool: WalkPool, core_N, state: _State, choice: _Choice) -> _State:
-    """Adds the chosen row to S', or to an empty S' when it is an anchor."""
-    row, cost = choice.row, pool.costs_N[choice.row]
-    starts = choice.reason >= ANCHOR
-    last_P = pool.features_NP[row] * pool.inverse_length_N[row]
-    previous_N = _cosines(pool, last_P)
+    core: its cosine to the component; previous_N: to all rows.
+    """
+    cost = pool.costs_N[row]
+    starts = reason >= ANCHOR
     along_sum = jnp.where(starts, 0, state.along_sum_N[row])
-    sum_squared = jnp.where(starts, 0, state.sum_squared) + 2 * along_sum + pool.squared_N[row]
-    sum_core = jnp.where(starts, 0, state.sum_core) + core_N[row]
+    squared = pool.rows.squared_N[row]
+    sum_squared = jnp.where(starts, 0, state.sum_squared) + 2 * along_sum + squared
+    sum_core = jnp.where(starts, 0, state.sum_core) + core
     current = _cosine_to_core(sum_core, sum_squared)
     _, anchor, best = state.references_3
     best = jnp.where(starts, current, jnp.maximum(best, current))
-    trace = WalkTrace(
-        state.trace.order_N.at[row].set(state.taken),
-        state.trace.reason_N.at[row].set(choice.reason),
-        state.trace.score_N.at[row].set(choice.score),
-        state.trace.previous_N.at[row].set(state.previous_N[row]),
-        state.trace.core_N,
-        state.trace.smallest_N.at[row].set(state.smallest_N[row]),
-    )
-    return _State(
+    return State(
         used_N=state.used_N.at[row].set(True),
         spent_S=state.spent_S.at[pool.sources_N[row]].add(cost),
         remaining=state.remaining - cost,
@@ -206,5 +249,23 @@ def _take(pool: WalkPool, core_N, state: _State, choice: _Choice) -> _State:
         sum_squared=sum_squared,
         sum_core=sum_core,
         references_3=jnp.stack([current, jnp.where(starts, current, anchor), best]),
-        trace=trace,
+    )
+
+
+def no_trace(core_N) -> WalkTrace:
+    """Of a walk that has chosen nothing."""
+    zeros_N, nowhere_N = jnp.zeros_like(core_N), jnp.full(core_N.shape, -1, jnp.int32)
+    return WalkTrace(nowhere_N, nowhere_N, zeros_N, zeros_N, zeros_N, zeros_N)
+
+
+def record(trace: WalkTrace, order, choice: Choice) -> WalkTrace:
+    """Enters a choice, the walk's number `order`."""
+    row = choice.row
+    return WalkTrace(
+        trace.order_N.at[row].set(order),
+        trace.reason_N.at[row].set(choice.reason),
+        trace.score_N.at[row].set(choice.score),
+        trace.previous_N.at[row].set(choice.previous),
+        trace.core_N.at[row].set(choice.core),
+        trace.smallest_N.at[row].set(choice.smallest),
     )

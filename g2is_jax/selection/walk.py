@@ -9,17 +9,24 @@ For each core direction k in order of decreasing weight, S' being the rows chose
             without one, the valid row of the whole pool with the largest cos(j, k);
             without one either, `walk.on_exhausted` decides
 
-The compiled program of one component, and the numerical rule, are in step.py.
+One choice as a compiled program, and the numerical rule, are in step.py. Components walk one after
+another, or side by side with the same outcome (lockstep.py); or they take turns (turns.py).
 """
 
+import dataclasses
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.graph import divisors, row_lengths
 from g2is_jax.selection.knowledge import Core
+from g2is_jax.selection.lockstep import Lockstep, lanes_that_fit
+from g2is_jax.selection.rows import Rows, as_rows, over_rows, unit_rows_of
 from g2is_jax.selection.selection import (
     Ledger,
     Limits,
@@ -33,13 +40,17 @@ from g2is_jax.selection.step import (
     LAST_VALID_STAGE,
     REASONS,
     STARTS,
+    Choice,
     WalkPool,
     WalkRules,
     WalkTrace,
     walk_component,
 )
+from g2is_jax.selection.turns import walk_in_turns
 
 DELTA_REFERENCES = ("current", "anchor", "best")
+ORDERS = ("components", "turns")
+IN_TURNS = ("stop", "relax")  # what there is to do in turns when no row is valid
 ON_EXHAUSTED = ("stop", "relax", "reanchor", "redistribute")
 
 
@@ -47,6 +58,9 @@ ON_EXHAUSTED = ("stop", "relax", "reanchor", "redistribute")
 class WalkConfig:
     """The rules of the walk.
 
+    order               `components`: one finishes before the next begins; `turns`: the direction
+                        that the chosen rows serve least takes the next row, which must not conflict
+                        with any row chosen so far (turns.py)
     delta               rule 6: the share of the reference's |cos to k| that must remain
     delta_reference     of the sum so far (`current`), of the `anchor`, or the `best` sum so far
     pull                coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
@@ -64,6 +78,7 @@ class WalkConfig:
     conflict_tolerance: float
     max_similarity: float
     on_exhausted: str
+    order: str
 
     def __post_init__(self):
         for field, low, high in (
@@ -74,15 +89,29 @@ class WalkConfig:
                 raise InputError(
                     f"walk.{field}: {getattr(self, field)} must be from {low} to {high}"
                 )
-        for field, names in (("delta_reference", DELTA_REFERENCES), ("on_exhausted", ON_EXHAUSTED)):
+        for field, names in (
+            *(("order", ORDERS), ("delta_reference", DELTA_REFERENCES)),
+            ("on_exhausted", ON_EXHAUSTED),
+        ):
             if getattr(self, field) not in names:
                 raise InputError(
                     f"walk.{field}: {getattr(self, field)!r} is none of {', '.join(names)}"
                 )
+        if self.order == "turns" and self.on_exhausted not in IN_TURNS:
+            raise InputError(
+                f"walk.on_exhausted: {self.on_exhausted!r} needs walk.order components; in turns"
+                f" choose from {', '.join(IN_TURNS)}"
+            )
 
 
 def gradient_walk(
-    features_NP, core: Core, limits: Limits, config: WalkConfig, neighbours_NE=None
+    features_NP: Rows | np.ndarray | jax.Array,
+    core: Core,
+    limits: Limits,
+    config: WalkConfig,
+    neighbours_NE=None,
+    mesh: Mesh | None = None,
+    lanes: int | None = None,
 ) -> Selection:
     """Chooses rows component by component; without `neighbours_NE` the graph is exact.
 
@@ -90,59 +119,140 @@ def gradient_walk(
     component cannot spend only because no unused row is small enough carries over to the next one.
     What is left by a walk that ended for want of a valid row (`stop`), and whatever is left after
     the last component, is reported as unspent. Rows need not have unit length.
+
+    mesh    shares the rows out over its devices
+    lanes   components that walk side by side, where that is possible; 1 for one after another,
+            None for as many as take little memory beside the features
+    Neither changes what is chosen. The summary's `closest_decision` (None where nothing was to
+    decide) is the distance of the closest one from turning, see step.Choice: where it is about
+    1e-7, rounding decided. `passes` counts the reads of the features.
     """
-    features_NP, core_CP = (
-        jnp.asarray(features_NP, jnp.float32),
-        jnp.asarray(core.core_CP, jnp.float32),
+    rows, core_CP = as_rows(features_NP), jnp.asarray(core.core_CP, jnp.float32)
+    _check(rows, core_CP, limits, neighbours_NE)
+    budgets_C = largest_remainder(limits.budget, core.weights_C)
+    if lanes is None:
+        lanes = lanes_that_fit(rows.values_NP.itemsize * rows.shape[1], len(budgets_C))
+    pool, rules = _pool(rows, limits, neighbours_NE, mesh), _rules(config)
+    if config.order == "turns":
+        return _in_turns(pool, rules, core, core_CP, limits, mesh)
+    if lanes > 1 and _independent(limits, config):
+        return _side_by_side(pool, rules, core, core_CP, limits, budgets_C, lanes)
+    return _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh)
+
+
+def _independent(limits: Limits, config: WalkConfig) -> bool:
+    """Whether earlier components touch later ones by the rows they take and in no other way."""
+    unit_costs = ((limits.costs_N == 1) | (limits.costs_N > limits.budget)).all()
+    return bool(
+        unit_costs and limits.cap >= limits.budget and config.on_exhausted != "redistribute"
     )
-    _check(features_NP, core_CP, limits, neighbours_NE)
-    pool = _pool(features_NP, limits, neighbours_NE)
-    rules = _rules(config)
+
+
+def _side_by_side(pool, rules, core, core_CP, limits, budgets_C, lanes: int) -> Selection:
+    open_N = limits.costs_N <= limits.budget
+    one_source = pool._replace(sources_N=jnp.zeros_like(pool.sources_N))  # no cap is in force
+    lockstep = Lockstep(one_source, rules, core_CP, budgets_C, open_N, lanes)
     ledger = Ledger(limits)
     picks: list[Pick] = []
-    components = []
-    budgets_C = largest_remainder(limits.budget, core.weights_C)
-    for component, weight in enumerate(core.weights_C):
-        ledger.remaining = budget = int(budgets_C[component])
-        chosen = _walk(pool, rules, core_CP[component], ledger, component, len(picks))
-        for pick in chosen:
-            ledger.take(pick.row)
+    components, closest = [], math.inf
+    for component, choices in enumerate(lockstep.run()):
+        ledger.remaining = int(budgets_C[component])
+        chosen = _picks(choices[:-1], component, len(picks))
         picks += chosen
-        ended = _how_it_ended(ledger)
+        components.append(_spend(ledger, chosen, core.weights_C[component]))
+        closest = min([closest, *(float(choice.closest) for choice in choices)])
+    told = {"passes": lockstep.passes, "rolled_back": lockstep.rolled_back}
+    return _selection(limits, picks, components, closest, told)
+
+
+def _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh) -> Selection:
+    ledger = Ledger(limits)
+    picks: list[Pick] = []
+    components, closest = [], math.inf
+    for component, weight in enumerate(core.weights_C):
+        ledger.remaining = int(budgets_C[component])
+        choices, distance = _walk(pool, rules, core_CP[component], ledger, mesh)
+        chosen = _picks(choices, component, len(picks))
+        picks += chosen
+        components.append(_spend(ledger, chosen, weight))
+        closest = min(closest, distance)
         later_C = slice(component + 1, None)
-        if ended == "rest too small" and len(budgets_C[later_C]):
+        if components[-1]["ended"] == "rest too small" and len(budgets_C[later_C]):
             budgets_C[component + 1] += ledger.remaining
         elif config.on_exhausted == "redistribute" and len(budgets_C[later_C]):
             budgets_C[later_C] += largest_remainder(ledger.remaining, core.weights_C[later_C])
-        reasons = [pick.reason for pick in chosen]
-        components.append(
-            {
-                "weight": float(weight),
-                "budget": budget,
-                "spent": budget - ledger.remaining,
-                "rows": len(chosen),
-                "reasons": {name: reasons.count(name) for name in sorted(set(reasons))},
-                "ended": ended,
-            }
-        )
-    summary = {**spending(limits, picks), "components": components}
+    told = {"passes": len(picks) + len(components), "rolled_back": 0}
+    return _selection(limits, picks, components, closest, told)
+
+
+def _in_turns(pool, rules, core, core_CP, limits, mesh) -> Selection:
+    """What a direction is given beforehand is nothing: each `budget` is what it came to spend."""
+    ledger = Ledger(limits)
+    used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
+    weights_C = jnp.asarray(core.weights_C, jnp.float32)
+    turns = walk_in_turns(
+        pool, rules, core_CP, weights_C, used_N, spent_S.astype(jnp.int32), limits.budget
+    )
+    directions = np.asarray(turns.direction_N)
+    choices = _in_order(turns.trace)
+    picks: list[Pick] = []
+    first: set[int] = set()
+    for choice in choices:
+        direction = int(directions[choice.row])
+        (pick,) = _picks([choice], direction, len(picks))
+        begins = direction not in first
+        first.add(direction)
+        smallest = float(choice.smallest) if np.isfinite(choice.smallest) else None
+        previous = None if begins else pick.cos_previous
+        picks.append(dataclasses.replace(pick, cos_previous=previous, cos_smallest=smallest))
+        ledger.take(pick.row)
+    ended = _how_it_ended(ledger)
+    components = []
+    for direction, weight in enumerate(core.weights_C):
+        own = [pick for pick in picks if pick.component == direction]
+        spent = int(limits.costs_N[[pick.row for pick in own]].sum())
+        components.append(_told(own, weight, spent, spent, ended))
+    told = {"passes": int(turns.passes), "rolled_back": 0}
+    return _selection(limits, picks, components, float(turns.closest), told)
+
+
+def _spend(ledger: Ledger, chosen: list[Pick], weight) -> dict:
+    """Enters one component's rows; returns its part of the summary."""
+    budget = ledger.remaining
+    for pick in chosen:
+        ledger.take(pick.row)
+    return _told(chosen, weight, budget, budget - ledger.remaining, _how_it_ended(ledger))
+
+
+def _told(chosen: list[Pick], weight, budget: int, spent: int, ended: str) -> dict:
+    reasons = [pick.reason for pick in chosen]
+    return {
+        "weight": float(weight),
+        "budget": budget,
+        "spent": spent,
+        "rows": len(chosen),
+        "reasons": {name: reasons.count(name) for name in sorted(set(reasons))},
+        "ended": ended,
+    }
+
+
+def _selection(limits, picks, components, closest: float, told: dict) -> Selection:
+    summary = {**spending(limits, picks), "components": components, **told}
+    summary["closest_decision"] = closest if math.isfinite(closest) else None
     return Selection(tuple(picks), summary)
 
 
-def _check(features_NP, core_CP, limits: Limits, neighbours_NE) -> None:
-    rows, width = features_NP.shape
+def _check(rows: Rows, core_CP, limits: Limits, neighbours_NE) -> None:
+    count, width = rows.shape
     if core_CP.shape[1] != width:
         raise InputError(
             f"pool features are {width} wide, validation features {core_CP.shape[1]};"
             " extract both with the same projection"
         )
-    if len(limits.costs_N) != rows:
-        raise ValueError(f"limits of {len(limits.costs_N)} rows, features of {rows}")
-    if neighbours_NE is not None and len(neighbours_NE) != rows:
-        raise ValueError(f"neighbours of {len(neighbours_NE)} rows, features of {rows}")
-    finite_N = np.isfinite(row_lengths(features_NP))
-    if not finite_N.all():
-        raise InputError(f"pool row {int(np.argmin(finite_N))} has a feature that is not finite")
+    if len(limits.costs_N) != count:
+        raise ValueError(f"limits of {len(limits.costs_N)} rows, features of {count}")
+    if neighbours_NE is not None and len(neighbours_NE) != count:
+        raise ValueError(f"neighbours of {len(neighbours_NE)} rows, features of {count}")
 
 
 def _how_it_ended(ledger: Ledger) -> str:
@@ -156,16 +266,15 @@ def _how_it_ended(ledger: Ledger) -> str:
     return "rest too small" if affordable_N.any() else "no row left"
 
 
-def _pool(features_NP, limits: Limits, neighbours_NE) -> WalkPool:
-    lengths_N = row_lengths(features_NP)
+def _pool(rows: Rows, limits: Limits, neighbours_NE, mesh: Mesh | None) -> WalkPool:
+    if neighbours_NE is not None:
+        neighbours_NE = over_rows(np.asarray(neighbours_NE, np.int32), mesh)
     return WalkPool(
-        features_NP,
-        1 / divisors(lengths_N),
-        (lengths_N > 0).astype(jnp.float32),
-        jnp.asarray(limits.costs_N, jnp.int32),
-        jnp.asarray(limits.sources_N, jnp.int32),
-        jnp.asarray(limits.cap, jnp.int32),
-        None if neighbours_NE is None else jnp.asarray(neighbours_NE, jnp.int32),
+        unit_rows_of(rows, mesh),
+        over_rows(np.asarray(limits.costs_N, np.int32), mesh),
+        over_rows(np.asarray(limits.sources_N, np.int32), mesh),
+        jnp.int32(limits.cap),
+        neighbours_NE,
     )
 
 
@@ -183,27 +292,41 @@ def _rules(config: WalkConfig) -> WalkRules:
     )
 
 
-def _walk(pool, rules, core_P, ledger: Ledger, component: int, before: int) -> list[Pick]:
-    """The picks of one component's walk, in order; `before` rows were chosen before it."""
-    used_N = jnp.asarray(~ledger.open_N)
+def _walk(pool, rules, core_P, ledger: Ledger, mesh) -> tuple[list[Choice], float]:
+    """The choices of one component's walk, in order, and the closest decision."""
+    used_N = over_rows(~ledger.open_N, mesh, fill=True)
     spent_S = jnp.asarray(ledger.spent_S, jnp.int32)
-    trace = walk_component(pool, rules, core_P, used_N, spent_S, jnp.int32(ledger.remaining))
+    trace, closest = walk_component(
+        pool, rules, core_P, used_N, spent_S, jnp.int32(ledger.remaining)
+    )
+    return _in_order(trace), float(closest)
+
+
+def _in_order(trace: WalkTrace) -> list[Choice]:
+    """The choices of a trace."""
     trace = WalkTrace._make(map(np.asarray, trace))
     rows_K = np.flatnonzero(trace.order_N >= 0)
-    picks = []
-    for row in rows_K[np.argsort(trace.order_N[rows_K])].tolist():
-        reason = REASONS[trace.reason_N[row]]
-        starts = reason in STARTS
-        picks.append(
-            Pick(
-                row=row,
-                component=component,
-                order=before + int(trace.order_N[row]),
-                reason=reason,
-                score=float(trace.score_N[row]),
-                cos_previous=None if starts else float(trace.previous_N[row]),
-                cos_component=float(trace.core_N[row]),
-                cos_smallest=None if starts else float(trace.smallest_N[row]),
-            )
+    rows_K = rows_K[np.argsort(trace.order_N[rows_K])]
+    seen = (of_N[rows_K] for of_N in trace[1:])
+    return [Choice._make((*of, -1, 0)) for of in zip(rows_K, *seen, strict=True)]
+
+
+def _picks(choices: Iterable[Choice], component: int, before: int) -> list[Pick]:
+    """As picks; `before` rows were chosen before them."""
+    return [
+        Pick(
+            row=int(choice.row),
+            component=component,
+            order=before + order,
+            reason=REASONS[choice.reason],
+            score=float(choice.score),
+            cos_previous=_unless_start(choice, choice.previous),
+            cos_component=float(choice.core),
+            cos_smallest=_unless_start(choice, choice.smallest),
         )
-    return picks
+        for order, choice in enumerate(choices)
+    ]
+
+
+def _unless_start(choice: Choice, cosine) -> float | None:
+    return None if REASONS[choice.reason] in STARTS else float(cosine)

@@ -12,7 +12,7 @@ from configs import default
 from experiments.settings import flat_fields, read_settings
 
 # Configs of other scripts: they have fields of their own.
-OTHERS = {"skills_base"}
+OTHERS = {"skills_base", "sweeps"}
 CONFIGS = sorted(
     file.stem
     for file in (ROOT / "configs").glob("*.py")

@@ -8,8 +8,8 @@ from etils import epath
 from small import changed, small_config, stages
 
 from experiments import run_all
-from experiments.settings import METHODS
 
+METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
 SEEDS = (0, 1)
 TARGETS = ("plus", "pick")
 
@@ -72,6 +72,13 @@ def test_report(finished):
     table = (workdir / "report" / "results.md").read_text()
     assert all(f"| {method} |" in table for method in METHODS)
     assert (workdir / "report" / "results.png").stat().st_size > 1000
+    told = json.loads((workdir / "report" / "composition.json").read_text())["targets"]
+    for target in TARGETS:
+        found = {line["method"]: line for line in told[target]["methods"]}
+        assert list(found) == [method for method in METHODS if method != "none"]
+        for method, line in found.items():
+            tokens = [s["tokens"] for s in scores if (s["method"], s["target"]) == (method, target)]
+            assert line["tokens"] == sum(tokens) / 2
 
 
 def test_selections_are_lines_of_the_pool(finished, files):

@@ -126,8 +126,10 @@ def test_selections_are_those_of_one_device(runs, name):
         adam_BP, sgd_BP = (unit(rows).astype(np.float32) for rows in features_KBP)
         pool_NP, validation_MP = adam_BP[VALIDATION:], sgd_BP[:VALIDATION]
         budget = limits(BudgetConfig(16, "rows", 1.0), *np.ones((2, len(pool_NP)), int))
-        core = core_knowledge(validation_MP, KnowledgeConfig(True, "mean", "count", 3, True))
-        walk = WalkConfig(0.5, "current", 0.0, 0.1, 1.0, "relax")
+        core = core_knowledge(
+            validation_MP, KnowledgeConfig(True, "mean", "count", 3, True, "components")
+        )
+        walk = WalkConfig(0.5, "current", 0.0, 0.1, 1.0, "relax", "components")
         subtasks_M = np.arange(VALIDATION) // 4
         return [
             gradient_walk(pool_NP, core, budget, walk).rows,

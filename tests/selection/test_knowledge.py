@@ -248,6 +248,7 @@ def test_summary():
     core = core_knowledge(np.eye(4), replace(PAPER, center=False, keep="count", keep_value=1))
     assert core.summary() == {
         "components": 1,
+        "directions": 1,
         "components_with_variance": 4,
         "explained": pytest.approx(0.25),
         "effective_rank": pytest.approx(4),
@@ -262,3 +263,37 @@ def test_summary():
     assert told["components_with_variance"] == 11
     shares_C = core.explained_C[:11]
     assert told["effective_rank"] == pytest.approx(np.prod(shares_C**-shares_C))
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_anchors_are_what_the_components_explain_of_each_row(center):
+    """By the projector on the kept directions; whatever the signs of these."""
+    features_MP = features(9, 24)
+    by_row = replace(PAPER, center=center, anchors="rows", unit_rows=True, keep_value=0.97)
+    core = core_knowledge(features_MP, by_row)
+    components_CP = core_knowledge(features_MP, replace(by_row, anchors="components")).core_CP
+    units_MP = features_MP / np.linalg.norm(features_MP, axis=1, keepdims=True)
+    units_MP = units_MP - center * units_MP.mean(axis=0)
+    projections_MP = units_MP @ components_CP.T @ components_CP
+    projections_MP /= np.linalg.norm(projections_MP, axis=1, keepdims=True)
+    np.testing.assert_allclose(core.core_CP, projections_MP, atol=1e-5)
+    np.testing.assert_allclose(core.weights_C, np.full(9, 1 / 9))
+    assert 1 < core.components == len(components_CP) < 9
+    assert core.summary()["components"] == len(components_CP)
+    assert core.summary()["directions"] == 9
+    flipped = core_knowledge(features_MP, replace(by_row, sign="mean"))
+    np.testing.assert_array_equal(core.core_CP, flipped.core_CP)
+
+
+def test_a_row_that_the_components_do_not_touch_has_no_weight():
+    """The second row is across the one direction that is kept, the third is zero."""
+    features_MP = np.array([[2.0, 0, 0], [0, 1, 0], [0, 0, 0], [3, 0, 0]])
+    config = replace(PAPER, center=False, keep="count", keep_value=1, anchors="rows")
+    core = core_knowledge(features_MP, config)
+    np.testing.assert_allclose(core.weights_C, [0.5, 0, 0, 0.5])
+    np.testing.assert_allclose(core.core_CP, [[1, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]])
+
+
+def test_unknown_anchors_are_refused():
+    with pytest.raises(InputError, match=r"knowledge.anchors: 'row' is none of components, rows"):
+        replace(PAPER, anchors="row")

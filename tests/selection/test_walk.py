@@ -22,7 +22,7 @@ def plain_limits(rows: int, budget: int) -> Limits:
 def core_of(*directions) -> Core:
     core_CP = np.asarray(directions, np.float32)
     weights_C = np.full(len(core_CP), 1 / len(core_CP))
-    return Core(core_CP, weights_C, weights_C)
+    return Core(core_CP, weights_C, weights_C, len(weights_C))
 
 
 def unit(*degrees) -> np.ndarray:

@@ -13,9 +13,15 @@ from g2is_jax.selection.walk import WalkConfig, gradient_walk
 TOO_CLOSE = 3e-7  # a decision nearer than this to its turning point is rounding's, not the rule's
 
 
-def both(given: Instance, rules: WalkConfig) -> tuple[Selection, list[dict], list[str], float]:
+def both(
+    given: Instance, rules: WalkConfig, **strategy
+) -> tuple[Selection, list[dict], list[str], float]:
     """The walk's selection; the reference's picks, ends and closest decision."""
-    selection = gradient_walk(given.features_NP, given.core, given.limits, rules, given.near)
+    problem = (given.rows, given.core, given.limits, rules, given.near)
+    return gradient_walk(*problem, **strategy), *transcribed(given, rules)
+
+
+def transcribed(given: Instance, rules: WalkConfig) -> tuple[list[dict], list[str], float]:
     reference = Reference(
         given.features_NP,
         given.core.core_CP,
@@ -28,7 +34,7 @@ def both(given: Instance, rules: WalkConfig) -> tuple[Selection, list[dict], lis
         None if given.near is None else given.near.tolist(),
     )
     picks, ends = reference.run()
-    return selection, picks, ends, reference.margin
+    return picks, ends, reference.margin
 
 
 def assert_equal(selection: Selection, picks: list[dict], ends: list[str], about) -> None:
@@ -102,7 +108,7 @@ def test_all_switches_equal_the_transcription():
     """Every row of the grid under row and token budgets, with and without a source cap."""
     seen: Counter = Counter()
     for number, values in enumerate(GRID):
-        rules = WalkConfig(**dict(zip(FIELDS, values, strict=True)))
+        rules = WalkConfig(**dict(zip(FIELDS, values, strict=True)), order="components")
         for unit, cap in LIMITS:
             for seed in range(1000 + 7 * number, 1007 + 7 * number):
                 given = instance(seed, unit, cap)

@@ -1,0 +1,31 @@
+"""The sweeps of experiments/ablate.py, by name: a new sweep is a new entry.
+
+A list holds the fields that each setting changes; a dictionary of tuples is the grid of all
+combinations, the last field varying fastest. Every other field is that of the config.
+"""
+
+KEEP = {"knowledge.keep": ("variance",)}  # what keep_value means below
+
+SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
+    # Projected width: of the pass, and 1/2, 1/4, 1/8 of it; one gradient pass serves them all.
+    "width": {"grads.folds": (0, 1, 2, 3)},
+    "delta": {"walk.delta": (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)},
+    "keep": KEEP | {"knowledge.keep_value": (0.3, 0.5, 0.7, 0.9)},
+    "pull": {"walk.pull": (0.0, 0.25, 0.5, 0.75, 1.0)},
+    "budget": {"selection.unit": ("fraction",), "selection.budget": (0.02, 0.05, 0.1)},
+    "neighbours": [
+        {"graph.kind": "exact"},
+        *({"graph.kind": "knn", "graph.neighbours": count} for count in (10, 30, 100, 300)),
+    ],
+    # These three train a warm-up for each setting.
+    "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
+    "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],
+    "checkpoints": {"warmup.keep_checkpoints": (0,), "grads.checkpoints": (1, 2, 4)},
+    # 4 widths x 4 deltas x 3 shares of variance: 48 selections after one gradient pass.
+    "paper_grid": {
+        "grads.folds": (0, 1, 2, 3),
+        "walk.delta": (0.5, 0.7, 0.8, 0.9),
+        **KEEP,
+        "knowledge.keep_value": (0.3, 0.5, 0.7),
+    },
+}

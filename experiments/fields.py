@@ -1,0 +1,47 @@
+"""Fields of a config: their full names, lists by commas, and the settings that a room owns."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from ml_collections import ConfigDict
+
+from g2is_jax.runs.errors import InputError
+
+Owned = TypeVar("Owned")
+
+
+def flat_fields(config: ConfigDict, above: str = "") -> dict:
+    """Every field under its full name: `walk.delta`."""
+    fields: dict = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= flat_fields(value, f"{above}{key}.")
+        else:
+            fields[f"{above}{key}"] = value
+    return fields
+
+
+def owned(kind: Callable[..., Owned], section, name: str) -> Owned:
+    """The frozen settings that a room owns, from the section of the config of the same fields.
+
+    A room names a field bare or by its own section; the message here has the field's full name.
+    """
+    try:
+        return kind(**section)
+    except TypeError as error:
+        raise InputError(
+            f"config section {name}: {error}; compare it with configs/default.py"
+        ) from error
+    except InputError as error:
+        bare = str(error).removeprefix(name.rpartition(".")[2] + ".")
+        raise InputError(f"{name}.{bare}") from error
+
+
+def listed(text: str, field: str) -> list[str]:
+    """The parts of a field that names some by commas; at least one, none of them twice."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise InputError(f"{field} is empty; give at least one, separated by commas")
+    if len(set(parts)) < len(parts):
+        raise InputError(f"{field} = {text!r} names one twice; name each once")
+    return parts

@@ -1,0 +1,158 @@
+"""What a sweep over settings selected: its table, overlaps and plot."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from g2is_jax.evaluation.composition import composition
+from g2is_jax.runs.manifest import write_atomic
+
+MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
+
+
+def write_sweep(
+    told: dict, entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
+) -> tuple[dict, str]:
+    """Write `table.json`, `table.md` and `plot.png`; returns what the first two hold.
+
+    told: sweep, seconds, and settings with the stages of each. entries: method, setting, target,
+    seed, rows (positions in the pool), tokens, seconds, folder and, where there are some, metrics
+    of each selection. pool_sources: the source of each row of the pool.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    told = told | {"methods": _by_method(entries, pool_sources)}
+    text = markdown(told)
+    write_atomic(folder / "table.json", json.dumps(told, indent=2) + "\n")
+    write_atomic(folder / "table.md", text)
+    plot(told, folder / "plot.png")
+    return told, text
+
+
+def _by_method(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
+    """method -> target -> settings (means over seeds) and the overlap matrix between them."""
+    found: dict[str, dict] = {}
+    for method in dict.fromkeys(entry["method"] for entry in entries):
+        own = [entry for entry in entries if entry["method"] == method]
+        of_settings = [entry | {"method": entry["setting"]} for entry in own]
+        made = composition(of_settings, pool_sources)
+        found[method] = {}
+        for target, of in made["targets"].items():
+            settings = [
+                {"setting": line.pop("method")} | line | {"overlap_with_first": overlap}
+                for line, overlap in zip(of["methods"], of["overlap"][0], strict=True)
+            ]
+            for line in settings:
+                same = [e for e in own if (e["target"], e["setting"]) == (target, line["setting"])]
+                line["folders"] = [entry["folder"] for entry in same]
+                line["metrics"] = _mean_metrics([entry.get("metrics", {}) for entry in same])
+            found[method][target] = {"settings": settings, "overlap": of["overlap"]}
+    return found
+
+
+def _mean_metrics(metrics: Sequence[dict]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+
+
+def markdown(told: dict) -> str:
+    """A table of each method and target, then what was run and what was there already."""
+    parts = [f"## Sweep {told['sweep']}"]
+    for method, by_target in told["methods"].items():
+        for target, found in by_target.items():
+            parts.append(f"### {_escaped(method)}, {_escaped(target)}")
+            parts.append("\n".join(_table(found["settings"])))
+    parts.append("\n".join(_stages_table(told)))
+    made: Counter[str] = Counter()
+    for of in told["settings"]:
+        made.update(of["stages"]["run"])
+    parts.append(
+        f"{len(told['settings'])} settings in {told['seconds']:,.1f} s of this run, which made "
+        f"these stages: {_counts(made)}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(settings: Sequence[dict]) -> list[str]:
+    sources = list(settings[0]["shares"])[:MOST_SOURCES]
+    metrics = list(settings[0]["metrics"])
+    head = ["setting", "rows", "tokens", "seconds", "overlap with the first", *metrics, *sources]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for of in settings:
+        overlap = of["overlap_with_first"]
+        lines.append(
+            _line(
+                [
+                    *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}"),
+                    *(f"{of['seconds']:,.1f}", "" if overlap is None else f"{overlap:.2f}"),
+                    *(f"{of['metrics'][name]:.3f}" for name in metrics),
+                    *(f"{of['shares'][source]:.1%}" for source in sources),
+                ]
+            )
+        )
+    return lines
+
+
+def _stages_table(told: dict) -> list[str]:
+    """Stages by name, of each setting: how many this run made, and how many it found made."""
+    lines = [_line(["setting", "stages run", "stages reused"]), _line(["---"] * 3)]
+    for of in told["settings"]:
+        counts = [_counts(of["stages"][how]) for how in ("run", "reused")]
+        lines.append(_line([of["setting"], *counts]))
+    return lines
+
+
+def _counts(stages: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in stages.items()) or "none"
+
+
+def _line(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(_escaped(field) for field in fields) + " |"
+
+
+def _escaped(text: str) -> str:
+    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def plot(told: dict, file: epath.Path) -> None:
+    """Of each method and target: overlap with the first setting, and between all of them; the
+    first metric too, where there is one."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        (f"{method}, {target}", found)
+        for method, by_target in told["methods"].items()
+        for target, found in by_target.items()
+    ]
+    metrics = list(panels[0][1]["settings"][0]["metrics"])[:1]
+    count = len(told["settings"])
+    height = max(3.0, 1.0 + 0.22 * count)
+    size = (6 * (2 + len(metrics)), height * len(panels))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(panels), 2 + len(metrics), squeeze=False)
+    for row, (title, found) in zip(axes, panels, strict=True):
+        labels = [of["setting"] for of in found["settings"]]
+        overlaps = [of["overlap_with_first"] for of in found["settings"]]
+        _bars(row[0], labels, overlaps, f"{title}: overlap with the first")
+        row[0].set_xlim(-0.02, 1.02)
+        image = row[1].imshow(np.array(found["overlap"], float), vmin=0, vmax=1)
+        row[1].set_title("overlap between settings (Jaccard)", fontsize=9)
+        figure.colorbar(image, ax=row[1], shrink=0.6)
+        for axis, name in zip(row[2:], metrics, strict=True):
+            values = [of["metrics"][name] for of in found["settings"]]
+            _bars(axis, labels, values, name.replace("_", " "))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    write_atomic(file, buffer.getvalue())
+
+
+def _bars(axis, labels: Sequence[str], values: Sequence[float | None], title: str) -> None:
+    numbers = np.arange(len(labels))
+    axis.plot([np.nan if value is None else value for value in values], numbers, "o")
+    axis.set_yticks(numbers, labels, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.3)

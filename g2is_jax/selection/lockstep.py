@@ -1,0 +1,331 @@
+"""The walks of several components side by side: one product of the features serves a row of each.
+
+A component's walk depends on the earlier ones only by the rows they take. So all walk as if those
+rows were free until one of them matters. Components come in order; one that would choose a row of
+an earlier one, or whose largest score is that of such a row, avoids this row and chooses again.
+When an earlier one takes a row that mattered to a later one before, the later one is rolled back to
+that place. Should the earlier one give the row back (being rolled back itself), so is the later one
+to the place where it avoided it. A row that was neither chosen nor on top can be missing without
+changing a choice: so what remains is the sequence of walks one after another, trace included.
+
+Holds where a row costs the same for all and each component's budget is known beforehand: see
+`walk.py`, which decides. A lane is one component's place in the arrays.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g2is_jax.selection.rows import cosines_to_directions, cosines_to_rows
+from g2is_jax.selection.step import (
+    ANCHOR,
+    Choice,
+    State,
+    WalkPool,
+    WalkRules,
+    advance,
+    choose,
+    empty,
+)
+
+MOST_LANES = 16
+LANE_BYTES = 40  # for each row: the state of a lane, and what a step holds beside it
+LANES_SHARE = 0.04  # of the bytes of the features that lanes may take
+REBUILD_COLUMNS = 16  # kept rows whose cosines are computed at a time
+NO_CHOICE = Choice._make([*[np.int32(-1)] * (len(Choice._fields) - 1), np.float32(np.inf)])
+
+
+def lanes_that_fit(row_bytes: int, components: int) -> int:
+    """How many components may walk side by side in a pool whose rows have so many bytes."""
+    return max(1, min(MOST_LANES, components, int(LANES_SHARE * row_bytes / LANE_BYTES)))
+
+
+class Sums(NamedTuple):
+    """The part of a walk's state that is no array over the pool."""
+
+    size: jax.Array
+    sum_squared: jax.Array
+    sum_core: jax.Array
+    references_3: jax.Array
+
+
+NO_SUMS = Sums._make([np.int32(0), *np.zeros(2, np.float32), np.zeros(3, np.float32)])
+
+
+@dataclass
+class Lane:
+    """A component on its way. Its walk would go on with `choice`, found where its sums are `sums`.
+
+    avoids: (row, step): a row of an earlier component that would have decided the choice number
+    `step`, the first of which it is kept from.
+    """
+
+    component: int
+    place: int  # in the arrays over lanes
+    budget: int
+    open_N: np.ndarray  # without the rows of components that were finished when it began
+    choices: list[Choice] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # chosen
+    decides: dict[int, int] = field(default_factory=dict)  # row -> first choice it was decisive for
+    sums: list[Sums] = field(default_factory=lambda: [NO_SUMS])  # before each, and before the next
+    avoids: list[tuple[int, int]] = field(default_factory=list)
+    following: Choice = NO_CHOICE  # its next choice
+    stale: bool = True  # `following` and the arrays are not of this walk
+    in_arrays: int = 0  # of `choices`; the others were dropped, or come with the next step
+
+    @property
+    def ended(self) -> bool:
+        return not self.stale and int(self.following.row) < 0
+
+    def take(self) -> int:
+        """Makes the next choice its own."""
+        choice, step = self.following, len(self.rows)
+        for decisive in (choice.row, choice.top):
+            self.decides.setdefault(int(decisive), step)
+        self.choices.append(choice)
+        self.rows.append(int(choice.row))
+        return self.rows[-1]
+
+    def drop(self, step: int) -> set[int]:
+        """Goes back to before the choice number `step`; returns the rows that it had taken."""
+        dropped = set(self.rows[step:])
+        del self.choices[step:], self.rows[step:], self.sums[step + 1 :]
+        self.decides = {row: at for row, at in self.decides.items() if at < step}
+        self.avoids = [(row, at) for row, at in self.avoids if at <= step]
+        self.stale = True
+        return dropped
+
+
+class Lockstep:
+    """Walks all components; `run()` returns each one's choices, the last being how it ended.
+
+    passes      reads of the features: of one step for all lanes, of the directions of those that
+                begin together, of up to REBUILD_COLUMNS kept rows of a walk that was rolled back
+    rolled_back choices that were dropped
+    """
+
+    def __init__(self, pool: WalkPool, rules: WalkRules, core_CP, budgets_C, open_N, lanes: int):
+        self._pool, self._rules, self._core_CP = pool, rules, np.asarray(core_CP)
+        self._open_N, self._budgets_C = open_N, budgets_C
+        self._waiting = deque(np.flatnonzero(budgets_C).tolist())  # the others take no part
+        self._lanes: list[Lane] = []  # in the order of their components
+        lanes = max(1, min(lanes, len(self._waiting)))
+        self._places = list(range(lanes))
+        self._done: list[list[Choice]] = [[NO_CHOICE] for _ in budgets_C]
+        self._taken: set[int] = set()  # by finished components
+        self.passes = self.rolled_back = 0
+        self._core_LN, self._states = _nothing(pool, lanes)
+
+    def run(self) -> list[list[Choice]]:
+        """Until every component has ended."""
+        while self._waiting or self._lanes:
+            if self._waiting and self._places:
+                self._begin(min(len(self._waiting), len(self._places)))
+            for index in range(len(self._lanes)):
+                self._settle(index)
+            while self._lanes and self._lanes[0].ended:
+                self._finish()
+            if self._lanes:
+                self._step()
+        return self._done
+
+    def _begin(self, count: int) -> None:
+        """The next components; their cosines to the pool come from one product."""
+        open_N = self._open_N.copy()
+        open_N[list(self._taken)] = False
+        width = 1 << (count - 1).bit_length()  # few shapes, few compilations
+        places_B = np.full(width, len(self._core_LN), np.int32)  # beyond the last: dropped
+        directions_BP = np.zeros((width, self._core_CP.shape[1]), np.float32)
+        for number in range(count):
+            component, place = self._waiting.popleft(), self._places.pop()
+            places_B[number], directions_BP[number] = place, self._core_CP[component]
+            budget = int(self._budgets_C[component])
+            self._lanes.append(Lane(component, place, budget, open_N))
+        self._core_LN = _begun(self._pool, self._core_LN, places_B, directions_BP)
+        self.passes += 1
+
+    def _settle(self, index: int) -> None:
+        """Decides a lane's next row; the lanes before it have decided theirs."""
+        lane = self._lanes[index]
+        if lane.stale:
+            self._lay_out(lane)
+        while not lane.ended:
+            choice = lane.following
+            lost = self._lost(index, choice)
+            if lost is None:
+                break
+            lane.avoids.append((lost, len(lane.rows)))
+            self._states, lane.following = self._look(_without, lane.place, lost)
+        if lane.ended:
+            return
+        row = lane.take()
+        for later in range(index + 1, len(self._lanes)):
+            step = self._lanes[later].decides.get(row)
+            if step is not None:
+                self._roll_back(later, step)
+                self._lanes[later].avoids.append((row, step))
+
+    def _lost(self, index: int, choice: Choice) -> int | None:
+        """A decisive row of this choice that an earlier component has."""
+        rows = int(choice.row), int(choice.top)
+        return next((row for row in rows if self._is_foreign(index, row)), None)
+
+    def _is_foreign(self, index: int, row: int) -> bool:
+        earlier = self._lanes[:index]
+        return row in self._taken or any(
+            row in lane.decides and row in lane.rows for lane in earlier
+        )
+
+    def _roll_back(self, index: int, step: int) -> None:
+        """Drops a lane's choices from `step` on, and those of later lanes that avoided them."""
+        dropped = self._lanes[index].drop(step)
+        self.rolled_back += len(dropped)
+        for later in range(index + 1, len(self._lanes)):
+            lane = self._lanes[later]
+            steps = [
+                at for row, at in lane.avoids if row in dropped and not self._is_foreign(later, row)
+            ]
+            if steps:
+                self._roll_back(later, min(steps))
+                lane.avoids = [(row, at) for row, at in lane.avoids if row not in dropped]
+
+    def _lay_out(self, lane: Lane) -> None:
+        """Puts a new or shortened walk into the arrays, and looks for its next row."""
+        used_N, rows = ~lane.open_N, lane.rows
+        used_N[[*rows, *(row for row, _ in lane.avoids)]] = True
+        if lane.in_arrays != len(rows):
+            starts = [step for step, c in enumerate(lane.choices) if c.reason >= ANCHOR]
+            self._fold(lane.place, rows[max(starts, default=0) :])
+            lane.in_arrays = len(rows)
+        last = rows[-1] if rows else 0
+        counters = (lane.budget - len(rows), len(rows), last)
+        used_N = np.pad(used_N, (0, self._padding), constant_values=True)
+        lane.stale = False
+        self._states, lane.following = self._look(
+            _with_sums, lane.place, used_N, counters, lane.sums[-1]
+        )
+
+    @property
+    def _padding(self) -> int:
+        return self._core_LN.shape[1] - len(self._open_N)
+
+    def _fold(self, place: int, rows: Sequence[int]) -> None:
+        for start in range(0, len(rows), REBUILD_COLUMNS):
+            chunk = rows[start : start + REBUILD_COLUMNS]
+            padded_R = np.zeros(REBUILD_COLUMNS, np.int32)
+            padded_R[: len(chunk)] = chunk
+            first = start == 0
+            self._states = _folded(self._pool, self._states, place, padded_R, len(chunk), first)
+            self.passes += 1
+
+    def _look(self, change, place: int, *arguments) -> tuple[State, Choice]:
+        states, choice = change(
+            self._pool, self._rules, self._core_LN, self._states, place, *arguments
+        )
+        return states, Choice._make(jax.device_get(choice))
+
+    def _finish(self) -> None:
+        lane = self._lanes.pop(0)
+        self._done[lane.component] = [*lane.choices, lane.following]
+        self._taken.update(lane.rows)
+        self._places.append(lane.place)
+
+    def _step(self) -> None:
+        """Every lane that has decided takes its row, in one product, and looks for the next."""
+        moving = [lane for lane in self._lanes if not lane.ended]
+        rows_L = np.full(len(self._states.size), -1, np.int32)
+        reasons_L = np.zeros_like(rows_L)
+        cores_L = np.zeros(rows_L.shape, np.float32)
+        for lane in moving:
+            choice = lane.choices[-1]
+            chosen = choice.row, choice.reason, choice.core
+            rows_L[lane.place], reasons_L[lane.place], cores_L[lane.place] = chosen
+        self._states, choices, sums = _stepped(
+            self._pool, self._rules, self._core_LN, self._states, rows_L, reasons_L, cores_L
+        )
+        self.passes += 1
+        choices, sums = jax.device_get((choices, sums))
+        for lane in moving:
+            lane.following = Choice._make(of_L[lane.place] for of_L in choices)
+            lane.sums.append(Sums._make(of_L[lane.place] for of_L in sums))
+            lane.in_arrays = len(lane.choices)
+
+
+def _one(tree, place):
+    return jax.tree.map(lambda of_L: of_L[place], tree)
+
+
+def _put(tree, place, one):
+    return jax.tree.map(lambda of_L, new: of_L.at[place].set(new), tree, one)
+
+
+@partial(jax.jit, static_argnames="lanes")
+def _nothing(pool: WalkPool, lanes: int) -> tuple[jax.Array, State]:
+    zeros_N = 0 * pool.rows.inverse_length_N  # on the pool's devices
+    core_LN = jnp.stack([zeros_N] * lanes)
+    used_N, spent_S = zeros_N > 0, jnp.zeros(1, jnp.int32)
+    return core_LN, jax.vmap(partial(empty, used_N, spent_S, jnp.int32(0)))(core_LN)
+
+
+@partial(jax.jit, donate_argnames="core_LN")
+def _begun(pool: WalkPool, core_LN, places_B, directions_BP) -> jax.Array:
+    cosines_BN = cosines_to_directions(pool.rows, directions_BP)
+    return core_LN.at[places_B].set(cosines_BN, mode="drop")
+
+
+@partial(jax.jit, donate_argnames="states")
+def _without(pool, rules, core_LN, states: State, place, row) -> tuple[State, Choice]:
+    states = states._replace(used_N=states.used_N.at[place, row].set(True))
+    return states, choose(pool, rules, core_LN[place], _one(states, place))
+
+
+@partial(jax.jit, donate_argnames="states")
+def _with_sums(
+    pool, rules, core_LN, states: State, place, used_N, counters, sums: Sums
+) -> tuple[State, Choice]:
+    remaining, taken, last = counters
+    state = _one(states, place)._replace(
+        used_N=used_N, remaining=remaining, taken=taken, last=last, **sums._asdict()
+    )
+    states = _put(states, place, state)
+    return states, choose(pool, rules, core_LN[place], _one(states, place))
+
+
+@partial(jax.jit, donate_argnames="states")
+def _folded(pool: WalkPool, states: State, place, rows_R, count, first) -> State:
+    """Adds the cosines of `count` rows to a lane's; `first`: to a lane's that has none."""
+    cosines_RN = cosines_to_rows(pool.rows, rows_R)
+    is_row_R1 = (jnp.arange(len(rows_R)) < count)[:, None]
+    state = _one(states, place)
+    smallest_N = jnp.where(is_row_R1, cosines_RN, jnp.inf).min(axis=0)
+    largest_N = jnp.where(is_row_R1, cosines_RN, -jnp.inf).max(axis=0)
+    state = state._replace(
+        previous_N=cosines_RN[count - 1],
+        smallest_N=jnp.where(first, smallest_N, jnp.minimum(state.smallest_N, smallest_N)),
+        largest_N=jnp.where(first, largest_N, jnp.maximum(state.largest_N, largest_N)),
+        along_sum_N=jnp.where(first, 0, state.along_sum_N)
+        + jnp.where(is_row_R1, cosines_RN, 0).sum(axis=0),
+    )
+    return _put(states, place, state)
+
+
+@partial(jax.jit, donate_argnames="states")
+def _stepped(
+    pool: WalkPool, rules: WalkRules, core_LN, states: State, rows_L, reasons_L, cores_L
+) -> tuple[State, Choice, Sums]:
+    """Lanes whose row is -1 stay as they are."""
+    previous_LN = cosines_to_rows(pool.rows, jnp.maximum(rows_L, 0))
+
+    def lane(core_N, state: State, row, reason, core, previous_N):
+        moved = advance(pool, state, row, reason, core, previous_N)
+        state = jax.tree.map(lambda new, old: jnp.where(row >= 0, new, old), moved, state)
+        sums = Sums(state.size, state.sum_squared, state.sum_core, state.references_3)
+        return state, choose(pool, rules, core_N, state), sums
+
+    return jax.vmap(lane)(core_LN, states, rows_L, reasons_L, cores_L, previous_LN)

@@ -1,0 +1,253 @@
+"""Every method in small: what each is given, what decides its selection, and what is shared."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from small import changed, small_config, stages
+
+from configs import default
+from experiments import extract_features, material, own_features, select_subset
+from experiments.fields import flat_fields
+from experiments.job import Job
+from experiments.methods import METHODS, identity, read_choosing, reads
+from g2is_jax.features.store import read_store
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.selection.coverage import coverage, pursuit
+from g2is_jax.selection.influence import gist, knn_uniform, less, rds_plus
+from g2is_jax.selection.lexical import bm25, dsir
+from g2is_jax.selection.rows import Rows
+
+ASKED = (
+    *("random", "bm25", "dsir", "rds_plus", "less", "gist"),
+    *("knn_uniform", "coverage", "pursuit", "g2is"),
+)
+
+
+@pytest.fixture(scope="module")
+def asked(base, files):
+    """Two targets and two seeds."""
+    return changed(
+        small_config(base),
+        data__pool=str(files / "pool.jsonl"),
+        data__validation=f"{files / 'val_plus.jsonl'},{files / 'val_pick.jsonl.gz'}",
+        data__test=f"{files / 'test_plus.jsonl'},{files / 'test_pick.jsonl'}",
+        run__methods=",".join(ASKED),
+        run__seeds="0,1",
+        grads__kind="sign",
+        gist__rank=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(asked, tmp_path_factory) -> tuple[Job, dict]:
+    """The job, and what was chosen by method, target and seed."""
+    workdir = epath.Path(tmp_path_factory.mktemp("methods") / "work")
+    chosen = iter(select_subset.run(asked, workdir))
+    job = Job(asked, workdir)
+    return job, {
+        (m, t.name, s): next(chosen) for s in job.seeds for m in ASKED for t in job.targets
+    }
+
+
+def texts(records, last: bool) -> list[str]:
+    """Prompts, with the replies where `last` is set; rows of these files have two messages."""
+    return [
+        "\n".join(message.content for message in record.messages[: 2 if last else 1])
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_method_is_given_what_it_needs(finished, number, seed):
+    """Its library function, called on what is read from the stores by hand."""
+    job, chosen = finished
+    target, limits = job.targets[number], job.limits
+    pool = {
+        kind: read_store(extract_features.stages(job, job.pool, kind, seed)[0])
+        for kind in ("adam", "sgd", "sign")
+    }
+    [own] = [read_store(f) for f in extract_features.stages(job, target.validation, "sgd", seed)]
+    hidden = [
+        read_store(extract_features.hidden_stage(job, dataset)).features_NP
+        for dataset in (job.pool, target.validation)
+    ]
+    units_MP, subtasks = own.features_NP, [r.subtask for r in target.validation.records]
+    unnormalised_MP = units_MP * own.norms_N[:, None]
+    sign_NP, records = pool["sign"].features_NP, target.validation.records
+    prompts = texts(job.pool.records, last=False), texts(records, last=False)
+    wholes = texts(job.pool.records, last=True), texts(records, last=True)
+    expected = {
+        "bm25": bm25(*prompts, limits),
+        "dsir": dsir(*wholes, limits, seed),
+        "rds_plus": rds_plus(*hidden, limits),
+        "less": less(pool["adam"].features_NP, units_MP, subtasks, limits),
+        "gist": gist(pool["sgd"].features_NP, unnormalised_MP, subtasks, 2, limits),
+        "knn_uniform": knn_uniform(sign_NP, units_MP, limits),
+        "coverage": coverage(sign_NP, units_MP, limits, no_conflict=False),
+        "pursuit": pursuit(sign_NP, units_MP, limits),
+    }
+    for method, selection in expected.items():
+        assert chosen[method, target.name, seed].rows == selection.rows, method
+        assert len(selection.rows) == 8
+
+
+def test_pool_rows_stay_as_they_are_stored(finished):
+    job, _ = finished
+    rows, finite_N = material.pool_rows(job, "g2is", 0)
+    assert isinstance(rows, Rows)
+    assert rows.values_NP.dtype.name == job.settings.store.dtype == "bfloat16"
+    [store] = [read_store(f) for f in extract_features.stages(job, job.pool, "sign", 0)]
+    np.testing.assert_array_equal(rows[:], store.features_NP)
+    assert finite_N.all()
+
+
+def test_words_and_hidden_states_need_no_warm_up(finished, asked, tmp_path):
+    job, chosen = finished
+    config = changed(asked, run__methods="bm25,dsir,rds_plus", run__seeds="0")
+    again = select_subset.run(config, epath.Path(tmp_path))
+    assert {name.partition("-")[0] for name in stages(tmp_path)} == {"hidden", "selection"}
+    expected = [chosen[m, t, 0] for m in ("bm25", "dsir", "rds_plus") for t in ("plus", "pick")]
+    assert [one.rows for one in again] == [one.rows for one in expected]
+    of_hidden = [
+        extract_features.hidden_stage(job, d) for d in (job.pool, job.targets[0].validation)
+    ]
+    folder = chosen["rds_plus", "plus", 0].folder
+    seconds = sum(read_manifest(one)["seconds"] for one in (*of_hidden, folder))
+    assert chosen["rds_plus", "plus", 0].seconds == pytest.approx(seconds)
+    assert (
+        chosen["bm25", "plus", 0].seconds
+        == read_manifest(chosen["bm25", "plus", 0].folder)["seconds"]
+    )
+
+
+def test_a_seed_is_another_selection_where_it_is_read(finished):
+    _, chosen = finished
+    for method in ASKED:
+        both = {chosen[method, "plus", seed].folder for seed in (0, 1)}
+        assert len(both) == (1 if method in ("bm25", "rds_plus") else 2), method
+
+
+def test_compositions_are_told(finished):
+    job, chosen = finished
+    told = json.loads((job.workdir / "report" / "composition.json").read_text())
+    assert list(told["targets"]) == ["plus", "pick"]
+    for target, found in told["targets"].items():
+        assert [line["method"] for line in found["methods"]] == list(ASKED)
+        for line in found["methods"]:
+            both = [chosen[line["method"], target, seed] for seed in (0, 1)]
+            assert line["tokens"] == pytest.approx(np.mean([one.tokens for one in both]))
+            assert line["seconds"] == pytest.approx(np.mean([one.seconds for one in both]))
+            of_plus = [
+                np.mean([job.pool.records[r].source == "plus" for r in o.rows]) for o in both
+            ]
+            assert line["shares"]["plus"] == pytest.approx(np.mean(of_plus))
+
+
+def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
+    """The same stores by their folders, with no model at hand."""
+    job, chosen = finished
+    [pool] = extract_features.stages(job, job.pool, "sign", 0)
+    [own] = extract_features.stages(job, job.targets[0].validation, "sgd", 0)
+    bare = changed(job.config, model__checkpoint="", data__pool="", run__seeds="0")
+    config = changed(bare, run__methods="knn_uniform,coverage,pursuit,g2is")
+    places = own_features.run(config, epath.Path(tmp_path), pool, own, job.pool.path)
+    for place in places:
+        folder = chosen[place.name, "plus", 0].folder
+        picks, expected = (
+            [json.loads(line) for line in (one / "selection.jsonl").read_text().splitlines()]
+            for one in (place, folder)
+        )
+        fields = ("row", "position", "id", "source", "component", "reason")
+        assert [[p[f] for f in fields] for p in picks] == [[p[f] for f in fields] for p in expected]
+        lines = (place / "selected.jsonl").read_bytes()
+        assert lines == (folder / "selected.jsonl").read_bytes()
+
+
+# Which settings decide what.
+
+
+VALUES = {  # two legal values of each field that is no number, and of some that are
+    "knowledge.sign": ("svd", "mean"),
+    "knowledge.keep": ("ratio", "variance"),
+    "knowledge.anchors": ("rows", "components"),
+    "graph.kind": ("knn", "exact"),
+    "walk.delta_reference": ("best", "current"),
+    "walk.on_exhausted": ("stop", "relax"),
+    "walk.order": ("components", "turns"),
+    "selection.unit": ("rows", "tokens"),
+    "selection.budget": (1.0, 0.0),
+    "selection.source_cap": (0.5, 0.4),
+}
+
+
+def other(field: str, value):
+    """A legal value of the field that is not this one."""
+    if isinstance(value, bool):
+        return not value
+    legal = VALUES.get(
+        field.removeprefix("paper."), (3, 4) if isinstance(value, int) else (0.35, 0.6)
+    )
+    return next(one for one in legal if one != value)
+
+
+def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
+    config = default.get_config()
+    checked = 0
+    for field, value in flat_fields(config).items():
+        if field.partition(".")[0] not in (
+            "knowledge",
+            "graph",
+            "walk",
+            "gist",
+            "paper",
+            "selection",
+        ):
+            continue
+        if field == "paper.kind" or field.endswith("graph.neighbours"):
+            continue
+        changes = {field: other(field, value)}
+        if field == "selection.unit":
+            changes["selection.budget"] = 1.0
+        over = changed(config, **{name.replace(".", "__"): v for name, v in changes.items()})
+        before, after = read_choosing(config), read_choosing(over)
+        for method in METHODS:
+            differs = identity(method, before, 0) != identity(method, after, 0)
+            assert differs == (reads(method, field) and method != "full"), (method, field)
+        checked += 1
+    assert checked >= 28
+
+
+def test_the_number_of_neighbours_is_read_where_they_are_stored():
+    exact = default.get_config()
+    for kind, differs in (("exact", False), ("knn", True)):
+        of = [read_choosing(changed(exact, graph__kind=kind, graph__neighbours=n)) for n in (5, 6)]
+        assert (identity("g2is", of[0], 0) != identity("g2is", of[1], 0)) == differs
+
+
+def test_features_and_later_stages():
+    assert reads("less", "lora.rank")
+    assert reads("g2is", "grads.folds")
+    assert not reads("random", "warmup.fraction")
+    assert not reads("bm25", "projection.width")
+    assert not any(reads(method, "finetune.epochs") for method in METHODS)
+    assert reads("random", "selection.budget")
+
+
+def test_seeds_are_part_of_what_is_drawn():
+    choosing = read_choosing(default.get_config())
+    seeded = {m for m in METHODS if identity(m, choosing, 0) != identity(m, choosing, 1)}
+    assert seeded == {"random", "dsir"}
+
+
+def test_rank_of_gist_out_of_range(config, tmp_path):
+    with pytest.raises(InputError, match=r"^gist\.rank = 0; it must be at least 1$"):
+        Job(changed(config, gist__rank=0), epath.Path(tmp_path))
+
+
+def test_every_method_of_the_page_is_there():
+    expected = "none full random length bm25 dsir rds_plus less less_rr gist knn_uniform"
+    assert list(METHODS) == [*expected.split(), "coverage", "pursuit", "g2is_paper", "g2is"]
