@@ -11,7 +11,7 @@ the rows or more are of the whole pool for want of a valid neighbour, or the `gr
 Both sides of `fallback` are given the same lists, and making them is in neither's time. Sides run
 in turns; ratios are of calls of the same round; compilation is in no time.
 
-The other side of `graph` holds 4 N^2 bytes and two copies of the features: 10.9 GB with the
+The other side of `graph` holds 4 N^2 bytes and two copies of the features: 11.0 GB with the
 process's own for 50,000 rows of 1,024.
 """
 
