@@ -76,11 +76,13 @@ def get_config() -> ConfigDict:
     config.walk = ConfigDict()  # of method g2is (ours)
     config.walk.delta = 0.8  # rule 6
     config.walk.delta_reference = "current"  # or anchor, best
-    config.walk.pull = 0.75  # 0 follows the previous row alone, 1 the component alone
+    config.walk.pull = 1.0  # 0 follows the previous row alone, 1 the component alone
     config.walk.conflict_tolerance = 0.0  # cosine
+    config.walk.conflict_worth = 0.8  # rule 5 yields where it costs more of the aim; 0: never
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
     config.walk.on_exhausted = "relax"  # or stop; with components also reanchor, redistribute
-    config.walk.order = "turns"  # the least served direction is next; or components, by weight
+    config.walk.order = "together"  # one walk for all directions; or components, one by one
+    config.walk.fairness = 4.0  # 0: the mean direction; the larger, the more the least served one
 
     config.paper = paper_preset()  # of method g2is_paper
 
@@ -122,9 +124,11 @@ def paper_preset() -> ConfigDict:
     preset.walk.delta_reference = "current"
     preset.walk.pull = 0.0
     preset.walk.conflict_tolerance = 0.0
+    preset.walk.conflict_worth = 0.0
     preset.walk.max_similarity = 1.0
     preset.walk.on_exhausted = "stop"
     preset.walk.order = "components"
+    preset.walk.fairness = 0.0  # not read
     return preset
 
 

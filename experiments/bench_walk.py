@@ -113,7 +113,7 @@ class Problem:
         budget = limits(
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
-        rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, "stop", "components")
+        rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, "stop", "components", 0.0, 0.0)
         return gradient_walk(self.rows, self.core, budget, rules, self.near_NE, lanes=lanes or None)
 
 

@@ -29,9 +29,10 @@ STAGE_REASONS = (
     *("neighbour", "fallback", "relaxed conflict", "relaxed conflict"),
     *("relaxed consistency", "relaxed consistency", "relaxed similarity", "relaxed similarity"),
 )
+WORTH = "worth a conflict"  # rule 5 yielded
 STARTS = ("anchor", "reanchor")  # the first row of an S'
-REASONS = (*STAGE_REASONS, *STARTS)
-ANCHOR, REANCHOR = len(STAGE_REASONS), len(STAGE_REASONS) + 1
+REASONS = (*STAGE_REASONS, WORTH, *STARTS)
+YIELDED, ANCHOR, REANCHOR = range(len(STAGE_REASONS), len(REASONS))
 
 
 class WalkPool(NamedTuple):
@@ -51,6 +52,7 @@ class WalkRules(NamedTuple):
     reference: jax.Array  # index into walk.DELTA_REFERENCES
     pull: jax.Array
     tolerance: jax.Array
+    worth: jax.Array  # 0: rule 5 never yields
     max_similarity: jax.Array  # infinite when off
     last_stage: jax.Array
     reanchor: jax.Array
@@ -141,26 +143,34 @@ def empty(used_N, spent_S, remaining, core_N) -> State:
     return State(used_N, spent_S, *counters, *sums)
 
 
-def choose(pool: WalkPool, rules: WalkRules, core_N, state: State) -> Choice:
-    """The next row of this component's walk, given S'."""
+def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -> Choice:
+    """The next row of this component's walk, given S'.
+
+    aim_N: what a row is worth to the walk, the cosine to the component unless it is given.
+    """
+    aim_N = core_N if aim_N is None else aim_N
     fits_N = fitting(pool, state)
     dropped_N, broken_N = _dropped_rules(pool, rules, core_N, state)
+    first = state.size == 0
+    yields, margin = _yields(rules, fits_N, dropped_N, aim_N)
+    in_conflict_N = yields & (dropped_N == 1)
+    dropped_N = jnp.where(in_conflict_N, 0, dropped_N)
     far_N = _not_near(pool, state)
     stage_N = jnp.where(fits_N, 2 * dropped_N + far_N, NO_STAGE)
     stage = stage_N.min()
-    first = state.size == 0
     stuck = ~first & (stage > rules.last_stage)
     starts = first | (stuck & rules.reanchor)
 
     candidates_N = fits_N & (starts | ((stage_N == stage) & ~stuck))
     all_scores_N = jnp.where(
-        starts | (stage % 2 == 1), core_N, coherence(rules, state.previous_N, core_N)
+        starts | (stage % 2 == 1), aim_N, coherence(rules, state.previous_N, aim_N)
     )
     scores_N = jnp.where(candidates_N, all_scores_N, -jnp.inf)
     top = jnp.argmax(scores_N).astype(jnp.int32)
     equal = scores_N[top] - SLACK
     row = jnp.argmax(candidates_N & (scores_N >= equal)).astype(jnp.int32)  # the first such row
-    reason = jnp.where(starts, jnp.where(state.taken == 0, ANCHOR, REANCHOR), stage)
+    reason = jnp.where(in_conflict_N[row], YIELDED, stage)
+    reason = jnp.where(starts, jnp.where(state.taken == 0, ANCHOR, REANCHOR), reason)
 
     others_N = candidates_N & (jnp.arange(len(core_N)) != top)
     gap_N = jnp.where(others_N, jnp.abs(scores_N - equal), jnp.inf)
@@ -175,8 +185,17 @@ def choose(pool: WalkPool, rules: WalkRules, core_N, state: State) -> Choice:
         core=core_N[row],
         smallest=state.smallest_N[row],
         top=top,
-        closest=jnp.minimum(gap_N, turn_N).min(),
+        closest=jnp.minimum(jnp.minimum(gap_N, turn_N).min(), jnp.where(first, jnp.inf, margin)),
     )
+
+
+def _yields(rules: WalkRules, fits_N, dropped_N, aim_N) -> tuple[jax.Array, jax.Array]:
+    """Whether rule 5 yields, its best row being worth too little, and how far from turning."""
+    kept = jnp.where(fits_N & (dropped_N == 0), aim_N, -jnp.inf).max()
+    free = jnp.where(fits_N & (dropped_N <= 1), aim_N, -jnp.inf).max()
+    short = rules.worth * jnp.maximum(free, 0) - SLACK - kept
+    can = (rules.worth > 0) & (free > 0)
+    return can & (short > 0), jnp.where(can, jnp.abs(short), jnp.inf)
 
 
 def fitting(pool: WalkPool, state: State) -> jax.Array:
@@ -185,9 +204,9 @@ def fitting(pool: WalkPool, state: State) -> jax.Array:
     return ~state.used_N & (pool.costs_N <= state.remaining) & within_cap_N
 
 
-def coherence(rules: WalkRules, previous_N, core_N) -> jax.Array:
+def coherence(rules: WalkRules, previous_N, aim_N) -> jax.Array:
     """The score of a neighbour: its cosine to s*, pulled towards the component."""
-    return (1 - rules.pull) * previous_N + rules.pull * core_N
+    return (1 - rules.pull) * previous_N + rules.pull * aim_N
 
 
 def _dropped_rules(pool: WalkPool, rules: WalkRules, core_N, state: State):
@@ -206,12 +225,11 @@ def _dropped_rules(pool: WalkPool, rules: WalkRules, core_N, state: State):
 
 
 def _not_near(pool: WalkPool, state: State) -> jax.Array:
-    """1 where a row is not among the stored neighbours of s*; 0 where there is no s* (-1)."""
+    """1 where a row is not among the stored neighbours of s*."""
     if pool.neighbours_NE is None:
         return jnp.zeros(state.used_N.shape, jnp.int32)
     near_E = jnp.take(pool.neighbours_NE, state.last[None], axis=0, mode="clip")[0]
-    all_far = (state.last >= 0).astype(jnp.int32)
-    return jnp.full(state.used_N.shape, all_far).at[near_E].set(0)
+    return jnp.ones(state.used_N.shape, jnp.int32).at[near_E].set(0)
 
 
 def _cosine_to_core(sum_core, sum_squared) -> jax.Array:

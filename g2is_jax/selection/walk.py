@@ -10,7 +10,8 @@ For each core direction k in order of decreasing weight, S' being the rows chose
             without one either, `walk.on_exhausted` decides
 
 One choice as a compiled program, and the numerical rule, are in step.py. Components walk one after
-another, or side by side with the same outcome (lockstep.py); or they take turns (turns.py).
+another, or side by side with the same outcome (lockstep.py); or one walk serves them all together
+(together.py).
 """
 
 import dataclasses
@@ -46,11 +47,10 @@ from g2is_jax.selection.step import (
     WalkTrace,
     walk_component,
 )
-from g2is_jax.selection.turns import walk_in_turns
+from g2is_jax.selection.together import COLUMNS, walk_together
 
 DELTA_REFERENCES = ("current", "anchor", "best")
-ORDERS = ("components", "turns")
-IN_TURNS = ("stop", "relax")  # what there is to do in turns when no row is valid
+ORDERS = ("components", "together")
 ON_EXHAUSTED = ("stop", "relax", "reanchor", "redistribute")
 
 
@@ -58,13 +58,16 @@ ON_EXHAUSTED = ("stop", "relax", "reanchor", "redistribute")
 class WalkConfig:
     """The rules of the walk.
 
-    order               `components`: one finishes before the next begins; `turns`: the direction
-                        that the chosen rows serve least takes the next row, which must not conflict
-                        with any row chosen so far (turns.py)
+    order               `components`: one finishes before the next begins; `together`: one walk is
+                        pulled to all, the more to each the less it is served so far (together.py)
+    fairness            how much more: 0 not at all; read if the order is together
     delta               rule 6: the share of the reference's |cos to k| that must remain
     delta_reference     of the sum so far (`current`), of the `anchor`, or the `best` sum so far
     pull                coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
     conflict_tolerance  rule 5: cos(j, s) >= -conflict_tolerance
+    conflict_worth      rule 5 yields in a step where its best row aims at less than this share of
+                        what the best row without it does, (cos to k, or its counterpart of a walk
+                        together); 0: never
     max_similarity      rows more similar than this to a row of S' are not valid; 1.0 is off
     on_exhausted        when no row is valid: `stop` leaves the budget unspent; `relax` drops for
                         this step the conflict rule, then consistency too, then the similarity cap
@@ -79,11 +82,13 @@ class WalkConfig:
     max_similarity: float
     on_exhausted: str
     order: str
+    fairness: float
+    conflict_worth: float
 
     def __post_init__(self):
         for field, low, high in (
             *(("delta", 0, 1), ("pull", 0, 1)),
-            *(("conflict_tolerance", 0, 1), ("max_similarity", -1, 1)),
+            *(("conflict_tolerance", 0, 1), ("max_similarity", -1, 1), ("conflict_worth", 0, 1)),
         ):
             if not low <= getattr(self, field) <= high:
                 raise InputError(
@@ -97,10 +102,12 @@ class WalkConfig:
                 raise InputError(
                     f"walk.{field}: {getattr(self, field)!r} is none of {', '.join(names)}"
                 )
-        if self.order == "turns" and self.on_exhausted not in IN_TURNS:
+        if not 0 <= self.fairness < math.inf:
+            raise InputError(f"walk.fairness: {self.fairness} must be a finite number from 0")
+        if self.order == "together" and self.on_exhausted == "redistribute":
             raise InputError(
-                f"walk.on_exhausted: {self.on_exhausted!r} needs walk.order components; in turns"
-                f" choose from {', '.join(IN_TURNS)}"
+                "walk.on_exhausted: redistribute needs walk.order components; a walk together has"
+                " no other walk to give to: choose relax, reanchor or stop"
             )
 
 
@@ -133,8 +140,8 @@ def gradient_walk(
     if lanes is None:
         lanes = lanes_that_fit(rows.values_NP.itemsize * rows.shape[1], len(budgets_C))
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), _rules(config)
-    if config.order == "turns":
-        return _in_turns(pool, rules, core, core_CP, limits, mesh)
+    if config.order == "together":
+        return _together(pool, rules, core, core_CP, limits, config, mesh)
     if lanes > 1 and _independent(limits, config):
         return _side_by_side(pool, rules, core, core_CP, limits, budgets_C, lanes)
     return _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh)
@@ -144,7 +151,10 @@ def _independent(limits: Limits, config: WalkConfig) -> bool:
     """Whether earlier components touch later ones by the rows they take and in no other way."""
     unit_costs = ((limits.costs_N == 1) | (limits.costs_N > limits.budget)).all()
     return bool(
-        unit_costs and limits.cap >= limits.budget and config.on_exhausted != "redistribute"
+        unit_costs
+        and limits.cap >= limits.budget
+        and config.on_exhausted != "redistribute"
+        and config.conflict_worth == 0  # a row that is not on top may decide whether rule 5 yields
     )
 
 
@@ -185,26 +195,26 @@ def _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh) -> 
     return _selection(limits, picks, components, closest, told)
 
 
-def _in_turns(pool, rules, core, core_CP, limits, mesh) -> Selection:
-    """What a direction is given beforehand is nothing: each `budget` is what it came to spend."""
+def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
+    """A direction is given no budget beforehand: its `budget` is what was spent for it."""
     ledger = Ledger(limits)
     used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
-    weights_C = jnp.asarray(core.weights_C, jnp.float32)
-    turns = walk_in_turns(
-        pool, rules, core_CP, weights_C, used_N, spent_S.astype(jnp.int32), limits.budget
+    walked = walk_together(
+        pool,
+        rules,
+        core_CP,
+        jnp.asarray(core.weights_C, jnp.float32),
+        jnp.float32(config.fairness),
+        used_N,
+        spent_S.astype(jnp.int32),
+        jnp.int32(limits.budget),
     )
-    directions = np.asarray(turns.direction_N)
-    choices = _in_order(turns.trace)
-    picks: list[Pick] = []
-    first: set[int] = set()
-    for choice in choices:
-        direction = int(directions[choice.row])
-        (pick,) = _picks([choice], direction, len(picks))
-        begins = direction not in first
-        first.add(direction)
-        smallest = float(choice.smallest) if np.isfinite(choice.smallest) else None
-        previous = None if begins else pick.cos_previous
-        picks.append(dataclasses.replace(pick, cos_previous=previous, cos_smallest=smallest))
+    directions_N = np.asarray(walked.direction_N)
+    picks = [
+        dataclasses.replace(pick, component=int(directions_N[pick.row]))
+        for pick in _picks(_in_order(walked.trace), 0, 0)
+    ]
+    for pick in picks:
         ledger.take(pick.row)
     ended = _how_it_ended(ledger)
     components = []
@@ -212,8 +222,9 @@ def _in_turns(pool, rules, core, core_CP, limits, mesh) -> Selection:
         own = [pick for pick in picks if pick.component == direction]
         spent = int(limits.costs_N[[pick.row for pick in own]].sum())
         components.append(_told(own, weight, spent, spent, ended))
-    told = {"passes": int(turns.passes), "rolled_back": 0}
-    return _selection(limits, picks, components, float(turns.closest), told)
+    reads = len(picks) + -(-len(core.weights_C) // COLUMNS)
+    told = {"passes": reads, "rolled_back": 0}
+    return _selection(limits, picks, components, float(walked.closest), told)
 
 
 def _spend(ledger: Ledger, chosen: list[Pick], weight) -> dict:
@@ -286,6 +297,7 @@ def _rules(config: WalkConfig) -> WalkRules:
         jnp.int32(DELTA_REFERENCES.index(config.delta_reference)),
         jnp.float32(config.pull),
         jnp.float32(config.conflict_tolerance),
+        jnp.float32(config.conflict_worth),
         jnp.float32(jnp.inf if off else config.max_similarity),
         jnp.int32(LAST_STAGE if relax else LAST_VALID_STAGE),
         jnp.bool_(config.on_exhausted == "reanchor"),

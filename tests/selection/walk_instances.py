@@ -18,6 +18,8 @@ PAPER = WalkConfig(
     max_similarity=1.0,
     on_exhausted="stop",
     order="components",
+    fairness=0.0,
+    conflict_worth=0.0,
 )
 PAPER_KNOWLEDGE = KnowledgeConfig(
     center=True, sign="svd", keep="variance", keep_value=0.5, unit_rows=False, anchors="components"

@@ -1,0 +1,120 @@
+"""One walk towards all directions together, each weighted by how little it is served so far.
+
+S is what has been chosen, and direction d is served so far by
+
+    served_d = sum over s in S of max(0, cos(s, k_d)).
+
+What a row j would add is the marginal gain of an alpha-fair utility (Mo and Walrand 2000):
+
+    aim(j) = sum over d of need_d max(0, cos(j, k_d)),  need_d = weight_d (1 + served_d / c)^-alpha,
+
+the needs normalised to sum 1, c being what the best row gives a direction, on average. alpha 0 is
+the mean influence (LESS's ranking without subtasks), 1/2 nearly the greedy step of `coverage`; the
+larger it is, the more the least served direction decides. The walk is that of step.py with aim(j)
+in place of cos(j, k): S' is all of S, and rule 6 measures against the mean of the directions.
+
+Differs from the paper, which walks component by component and gives each rows by its weight,
+whether other rows serve it or not. Cost: one read of the features for each row, and 4 bytes beside
+them for each row and direction.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from g2is_jax.selection.rows import cosines_to_directions, cosines_to_rows, unit_rows
+from g2is_jax.selection.step import (
+    SHORTEST_SUM,
+    Choice,
+    State,
+    WalkPool,
+    WalkRules,
+    WalkTrace,
+    advance,
+    choose,
+    empty,
+    no_trace,
+    record,
+)
+
+COLUMNS = 16  # directions whose cosines are computed at a time
+
+
+class Together(NamedTuple):
+    """The trace, the direction that gained most by each row, and the closest decision."""
+
+    trace: WalkTrace
+    direction_N: jax.Array
+    closest: jax.Array
+
+
+class _Target(NamedTuple):
+    """served_DN: what each row would add to each direction. mean_N: cosines to the mean."""
+
+    core_DP: jax.Array
+    weights_D: jax.Array
+    served_DN: jax.Array
+    mean_N: jax.Array
+    best: jax.Array  # c
+    fairness: jax.Array  # alpha
+
+
+@jax.jit
+def walk_together(
+    pool: WalkPool, rules: WalkRules, core_DP, weights_D, fairness, used_N, spent_S, budget
+) -> Together:
+    """Walks until the budget is spent or no row can be taken.
+
+    core_DP are unit directions, weights_D their shares (0: does not count), fairness is alpha.
+    """
+    target = _target(pool, core_DP, weights_D, fairness)
+    state = empty(used_N, spent_S, budget, target.mean_N)
+    trace = no_trace(target.mean_N)
+    served_D = jnp.zeros_like(weights_D)
+
+    def look(state: State, served_D) -> tuple[Choice, jax.Array]:
+        need_D = _needs(target, served_D)
+        aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
+        choice = choose(pool, rules, target.mean_N, state, aim_N)
+        gains_D = need_D * target.served_DN[:, choice.row]
+        direction = jnp.argmax(gains_D).astype(jnp.int32)
+        core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], core_DP[direction])
+        return choice._replace(core=core), direction
+
+    def step(carry):
+        state, served_D, trace, direction_N, closest, (choice, direction) = carry
+        trace = record(trace, state.taken, choice)
+        direction_N = direction_N.at[choice.row].set(direction)
+        previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
+        mean = target.mean_N[choice.row]
+        state = advance(pool, state, choice.row, choice.reason, mean, previous_N)
+        served_D = served_D + target.served_DN[:, choice.row]
+        following = look(state, served_D)
+        closest = jnp.minimum(closest, following[0].closest)
+        return state, served_D, trace, direction_N, closest, following
+
+    first = look(state, served_D)
+    carry = state, served_D, trace, trace.order_N, first[0].closest, first
+    carry = lax.while_loop(lambda carry: carry[-1][0].row >= 0, step, carry)
+    return Together(*carry[2:5])
+
+
+def _target(pool: WalkPool, core_DP, weights_D, fairness) -> _Target:
+    starts = range(0, len(core_DP), COLUMNS)
+    blocks = [core_DP[start : start + COLUMNS] for start in starts]
+    cosines_DN = jnp.concatenate([cosines_to_directions(pool.rows, block) for block in blocks])
+    served_DN = jnp.maximum(cosines_DN, 0)
+    weights_D = weights_D / weights_D.sum()
+    mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
+    length = jnp.linalg.norm(mean_P)
+    mean_N = jnp.matmul(weights_D, cosines_DN, precision=lax.Precision.HIGHEST)
+    mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
+    best = jnp.vdot(weights_D, served_DN.max(axis=1))
+    return _Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
+
+
+def _needs(target: _Target, served_D) -> jax.Array:
+    need_D = target.weights_D * (1 + served_D / target.best) ** -target.fairness
+    return need_D / need_D.sum()
