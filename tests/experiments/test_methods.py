@@ -177,7 +177,7 @@ VALUES = {  # two legal values of each field that is no number, and of some that
     "graph.kind": ("knn", "exact"),
     "walk.delta_reference": ("best", "current"),
     "walk.on_exhausted": ("stop", "relax"),
-    "walk.order": ("components", "turns"),
+    "walk.order": ("components", "together"),
     "selection.unit": ("rows", "tokens"),
     "selection.budget": (1.0, 0.0),
     "selection.source_cap": (0.5, 0.4),
