@@ -5,6 +5,7 @@ Imports no jax: a script pins its cores before it does, as XLA makes a thread fo
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
@@ -122,6 +123,13 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> di
     """The median, the smallest and the largest ratio of calls of the same round."""
     ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """The exponent of a power law, by least squares of the logarithms."""
+    return statistics.linear_regression(
+        [math.log(size) for size in sizes], [math.log(time) for time in seconds]
+    ).slope
 
 
 def check_settings(settings: Any, parts: Sequence[str], positive: Iterable[str]) -> None:

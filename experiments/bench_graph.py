@@ -25,10 +25,10 @@ from experiments.bench import (
     paired_ratio,
     pin,
     ranged,
+    slope,
     timed,
     versions,
 )
-from experiments.bench_walk import slope
 from g2is_jax.runs.errors import InputError
 
 PARTS = ("numpy", "growth")

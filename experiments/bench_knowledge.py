@@ -25,6 +25,7 @@ from experiments.bench import (
     paired_ratio,
     pin,
     ranged,
+    slope,
     timed,
     versions,
 )
@@ -150,13 +151,6 @@ def exponent_of(
             seconds[size].append(timed(functools.partial(ours, features_MP, config.keep))[0])
     medians = [statistics.median(times) for times in seconds.values()]
     return {"shapes": list(shapes), "seconds": medians, "exponent": slope(sizes, medians)}
-
-
-def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The exponent of a power law, by least squares of the logarithms."""
-    return statistics.linear_regression(
-        [math.log(size) for size in sizes], [math.log(time) for time in seconds]
-    ).slope
 
 
 def table(result: dict) -> str:

@@ -19,9 +19,8 @@ import ctypes
 import dataclasses
 import functools
 import gc
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +35,7 @@ from experiments.bench import (
     paired_ratio,
     pin,
     ranged,
+    slope,
     timed,
     versions,
 )
@@ -249,13 +249,6 @@ def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
         "seconds": list(medians.values()),
         "exponent": slope(list(medians), list(medians.values())),
     }
-
-
-def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The exponent of a power law, by least squares of the logarithms."""
-    return statistics.linear_regression(
-        [math.log(size) for size in sizes], [math.log(time) for time in seconds]
-    ).slope
 
 
 def table(result: dict) -> str:
