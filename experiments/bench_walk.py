@@ -4,7 +4,8 @@
 
 Parts, by commas: `graph` (against all cosines in float32 by NumPy and a plain walk on them, which
 chooses the same rows or the run stops), `memory` (the process's peak while it walks, over the bytes
-of the features) and `growth` (exponents of time against rows, width and budget). Cases: `benign`
+of the features) and `growth` (exponents of time against rows, width and budget, of walks that relax
+the rules rather than end before their budget). Cases: `benign`
 (rows in all directions with a weak one in common), `conflict` (clusters against each other, so that
 walks often end) and `fallback` (loose clusters and stored lists of --neighbours, so that a third of
 the rows or more are of the whole pool for want of a valid neighbour, or the `graph` part stops).
@@ -105,7 +106,7 @@ class Problem:
     budget: int
     near_NE: np.ndarray | None
 
-    def walk(self, lanes: int) -> Any:
+    def walk(self, lanes: int, on_exhausted: str = "stop") -> Any:
         from g2is_jax.selection.selection import BudgetConfig, limits
         from g2is_jax.selection.walk import WalkConfig, gradient_walk
 
@@ -113,7 +114,7 @@ class Problem:
         budget = limits(
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
-        rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, "stop", "components", 0.0, 0.0)
+        rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0)
         return gradient_walk(self.rows, self.core, budget, rules, self.near_NE, lanes=lanes or None)
 
 
@@ -236,16 +237,20 @@ def scaled_fits(config: BenchConfig, field: str, step: float, chosen: int) -> bo
 
 
 def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
-    """Time for each chosen row, of sizes in turns: how many are chosen may vary with the size."""
-    chosen = {size: len(given.walk(config.lanes).picks) for size, given in problems.items()}
+    """Of walks of these sizes, in turns."""
+    walks = {
+        size: functools.partial(given.walk, config.lanes, "relax")
+        for size, given in problems.items()
+    }
+    passes = {size: walk().summary["passes"] for size, walk in walks.items()}
     seconds: dict[int, list[float]] = {size: [] for size in problems}
     for _ in range(config.repeats):
-        for size, given in problems.items():
-            seconds[size].append(timed(functools.partial(given.walk, config.lanes))[0])
+        for size, walk in walks.items():
+            seconds[size].append(timed(walk)[0])
     medians = {size: statistics.median(times) for size, times in seconds.items()}
     return {
         "sizes": list(problems),
-        "chosen": list(chosen.values()),
+        "passes": list(passes.values()),
         "seconds": list(medians.values()),
         "exponent": slope(list(medians), list(medians.values())),
     }
@@ -268,9 +273,11 @@ def table(result: dict) -> str:
     if "memory" in result:
         lines.append(f"peak memory {result['memory']['peak_over_features']:.3f} of the features'")
     for name, found in result.get("growth", {}).items():
-        shapes = ", ".join(
-            f"{size:,}: {seconds:.3f} s"
-            for size, seconds in zip(found["sizes"], found["seconds"], strict=True)
+        shapes = "; ".join(
+            f"{size:,}: {seconds:.3f} s, {passes} passes"
+            for size, seconds, passes in zip(
+                found["sizes"], found["seconds"], found["passes"], strict=True
+            )
         )
         lines.append(f"growth with {name}: exponent {found['exponent']:.2f} ({shapes})")
     return "\n".join(lines)

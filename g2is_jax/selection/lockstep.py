@@ -9,53 +9,40 @@ to the place where it avoided it. A row that was neither chosen nor on top can b
 changing a choice: so what remains is the sequence of walks one after another, trace included.
 
 Holds where a row costs the same for all and each component's budget is known beforehand: see
-`walk.py`, which decides. A lane is one component's place in the arrays.
+`walk.py`, which decides. The arrays and what is compiled are in lanes.py.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from g2is_jax.selection.rows import cosines_to_directions, cosines_to_rows
-from g2is_jax.selection.step import (
-    ANCHOR,
-    Choice,
-    State,
-    WalkPool,
-    WalkRules,
-    advance,
-    choose,
-    empty,
+from g2is_jax.selection.lanes import (
+    NO_SUMS,
+    Sums,
+    begun,
+    fetched,
+    folded,
+    nothing,
+    stepped,
+    with_sums,
+    without,
 )
+from g2is_jax.selection.step import ANCHOR, Choice, State, WalkPool, WalkRules
 
 MOST_LANES = 16
 LANE_BYTES = 40  # for each row: the state of a lane, and what a step holds beside it
 LANES_SHARE = 0.04  # of the bytes of the features that lanes may take
+SMALL_BYTES = 2**21  # that lanes may take of any pool
 REBUILD_COLUMNS = 16  # kept rows whose cosines are computed at a time
 NO_CHOICE = Choice._make([*[np.int32(-1)] * (len(Choice._fields) - 1), np.float32(np.inf)])
 
 
-def lanes_that_fit(row_bytes: int, components: int) -> int:
-    """How many components may walk side by side in a pool whose rows have so many bytes."""
-    return max(1, min(MOST_LANES, components, int(LANES_SHARE * row_bytes / LANE_BYTES)))
-
-
-class Sums(NamedTuple):
-    """The part of a walk's state that is no array over the pool."""
-
-    size: jax.Array
-    sum_squared: jax.Array
-    sum_core: jax.Array
-    references_3: jax.Array
-
-
-NO_SUMS = Sums._make([np.int32(0), *np.zeros(2, np.float32), np.zeros(3, np.float32)])
+def lanes_that_fit(rows: int, row_bytes: int, components: int) -> int:
+    """How many components may walk side by side in a pool of so many rows of so many bytes."""
+    memory = max(LANES_SHARE * row_bytes * rows, SMALL_BYTES)
+    return max(1, min(MOST_LANES, components, int(memory / (LANE_BYTES * rows))))
 
 
 @dataclass
@@ -120,7 +107,7 @@ class Lockstep:
         self._done: list[list[Choice]] = [[NO_CHOICE] for _ in budgets_C]
         self._taken: set[int] = set()  # by finished components
         self.passes = self.rolled_back = 0
-        self._core_LN, self._states = _nothing(pool, lanes)
+        self._core_LN, self._states = nothing(pool, lanes)
 
     def run(self) -> list[list[Choice]]:
         """Until every component has ended."""
@@ -139,16 +126,23 @@ class Lockstep:
         """The next components; their cosines to the pool come from one product."""
         open_N = self._open_N.copy()
         open_N[list(self._taken)] = False
+        first = len(self._lanes)
         width = 1 << (count - 1).bit_length()  # few shapes, few compilations
         places_B = np.full(width, len(self._core_LN), np.int32)  # beyond the last: dropped
+        budgets_B = np.zeros(width, np.int32)
         directions_BP = np.zeros((width, self._core_CP.shape[1]), np.float32)
         for number in range(count):
             component, place = self._waiting.popleft(), self._places.pop()
             places_B[number], directions_BP[number] = place, self._core_CP[component]
-            budget = int(self._budgets_C[component])
-            self._lanes.append(Lane(component, place, budget, open_N))
-        self._core_LN = _begun(self._pool, self._core_LN, places_B, directions_BP)
+            budgets_B[number] = self._budgets_C[component]
+            self._lanes.append(Lane(component, place, int(budgets_B[number]), open_N))
+        self._core_LN, self._states, seen = begun(
+            *(self._pool, self._rules, self._core_LN, self._states),
+            *(places_B, directions_BP, self._padded(~open_N), budgets_B),
+        )
         self.passes += 1
+        for lane, (choice, _) in zip(self._lanes[first:], fetched(seen), strict=False):
+            lane.following, lane.stale = choice, False
 
     def _settle(self, index: int) -> None:
         """Decides a lane's next row; the lanes before it have decided theirs."""
@@ -161,7 +155,7 @@ class Lockstep:
             if lost is None:
                 break
             lane.avoids.append((lost, len(lane.rows)))
-            self._states, lane.following = self._look(_without, lane.place, lost)
+            self._states, lane.following = self._look(without, lane.place, lost)
         if lane.ended:
             return
         row = lane.take()
@@ -196,7 +190,7 @@ class Lockstep:
                 lane.avoids = [(row, at) for row, at in lane.avoids if row not in dropped]
 
     def _lay_out(self, lane: Lane) -> None:
-        """Puts a new or shortened walk into the arrays, and looks for its next row."""
+        """Puts a shortened walk into the arrays, and looks for its next row."""
         used_N, rows = ~lane.open_N, lane.rows
         used_N[[*rows, *(row for row, _ in lane.avoids)]] = True
         if lane.in_arrays != len(rows):
@@ -205,15 +199,14 @@ class Lockstep:
             lane.in_arrays = len(rows)
         last = rows[-1] if rows else 0
         counters = (lane.budget - len(rows), len(rows), last)
-        used_N = np.pad(used_N, (0, self._padding), constant_values=True)
         lane.stale = False
         self._states, lane.following = self._look(
-            _with_sums, lane.place, used_N, counters, lane.sums[-1]
+            with_sums, lane.place, self._padded(used_N), counters, lane.sums[-1]
         )
 
-    @property
-    def _padding(self) -> int:
-        return self._core_LN.shape[1] - len(self._open_N)
+    def _padded(self, used_N: np.ndarray) -> np.ndarray:
+        padding = self._core_LN.shape[1] - len(used_N)
+        return np.pad(used_N, (0, padding), constant_values=True)
 
     def _fold(self, place: int, rows: Sequence[int]) -> None:
         for start in range(0, len(rows), REBUILD_COLUMNS):
@@ -221,14 +214,14 @@ class Lockstep:
             padded_R = np.zeros(REBUILD_COLUMNS, np.int32)
             padded_R[: len(chunk)] = chunk
             first = start == 0
-            self._states = _folded(self._pool, self._states, place, padded_R, len(chunk), first)
+            self._states = folded(self._pool, self._states, place, padded_R, len(chunk), first)
             self.passes += 1
 
     def _look(self, change, place: int, *arguments) -> tuple[State, Choice]:
-        states, choice = change(
+        states, seen = change(
             self._pool, self._rules, self._core_LN, self._states, place, *arguments
         )
-        return states, Choice._make(jax.device_get(choice))
+        return states, fetched(seen)[0][0]
 
     def _finish(self) -> None:
         lane = self._lanes.pop(0)
@@ -246,86 +239,12 @@ class Lockstep:
             choice = lane.choices[-1]
             chosen = choice.row, choice.reason, choice.core
             rows_L[lane.place], reasons_L[lane.place], cores_L[lane.place] = chosen
-        self._states, choices, sums = _stepped(
+        self._states, seen = stepped(
             self._pool, self._rules, self._core_LN, self._states, rows_L, reasons_L, cores_L
         )
         self.passes += 1
-        choices, sums = jax.device_get((choices, sums))
+        seen_L = fetched(seen)
         for lane in moving:
-            lane.following = Choice._make(of_L[lane.place] for of_L in choices)
-            lane.sums.append(Sums._make(of_L[lane.place] for of_L in sums))
+            lane.following, sums = seen_L[lane.place]
+            lane.sums.append(sums)
             lane.in_arrays = len(lane.choices)
-
-
-def _one(tree, place):
-    return jax.tree.map(lambda of_L: of_L[place], tree)
-
-
-def _put(tree, place, one):
-    return jax.tree.map(lambda of_L, new: of_L.at[place].set(new), tree, one)
-
-
-@partial(jax.jit, static_argnames="lanes")
-def _nothing(pool: WalkPool, lanes: int) -> tuple[jax.Array, State]:
-    zeros_N = 0 * pool.rows.inverse_length_N  # on the pool's devices
-    core_LN = jnp.stack([zeros_N] * lanes)
-    used_N, spent_S = zeros_N > 0, jnp.zeros(1, jnp.int32)
-    return core_LN, jax.vmap(partial(empty, used_N, spent_S, jnp.int32(0)))(core_LN)
-
-
-@partial(jax.jit, donate_argnames="core_LN")
-def _begun(pool: WalkPool, core_LN, places_B, directions_BP) -> jax.Array:
-    cosines_BN = cosines_to_directions(pool.rows, directions_BP)
-    return core_LN.at[places_B].set(cosines_BN, mode="drop")
-
-
-@partial(jax.jit, donate_argnames="states")
-def _without(pool, rules, core_LN, states: State, place, row) -> tuple[State, Choice]:
-    states = states._replace(used_N=states.used_N.at[place, row].set(True))
-    return states, choose(pool, rules, core_LN[place], _one(states, place))
-
-
-@partial(jax.jit, donate_argnames="states")
-def _with_sums(
-    pool, rules, core_LN, states: State, place, used_N, counters, sums: Sums
-) -> tuple[State, Choice]:
-    remaining, taken, last = counters
-    state = _one(states, place)._replace(
-        used_N=used_N, remaining=remaining, taken=taken, last=last, **sums._asdict()
-    )
-    states = _put(states, place, state)
-    return states, choose(pool, rules, core_LN[place], _one(states, place))
-
-
-@partial(jax.jit, donate_argnames="states")
-def _folded(pool: WalkPool, states: State, place, rows_R, count, first) -> State:
-    """Adds the cosines of `count` rows to a lane's; `first`: to a lane's that has none."""
-    cosines_RN = cosines_to_rows(pool.rows, rows_R)
-    is_row_R1 = (jnp.arange(len(rows_R)) < count)[:, None]
-    state = _one(states, place)
-    smallest_N = jnp.where(is_row_R1, cosines_RN, jnp.inf).min(axis=0)
-    largest_N = jnp.where(is_row_R1, cosines_RN, -jnp.inf).max(axis=0)
-    state = state._replace(
-        previous_N=cosines_RN[count - 1],
-        smallest_N=jnp.where(first, smallest_N, jnp.minimum(state.smallest_N, smallest_N)),
-        largest_N=jnp.where(first, largest_N, jnp.maximum(state.largest_N, largest_N)),
-        along_sum_N=jnp.where(first, 0, state.along_sum_N)
-        + jnp.where(is_row_R1, cosines_RN, 0).sum(axis=0),
-    )
-    return _put(states, place, state)
-
-
-@partial(jax.jit, donate_argnames="states")
-def _stepped(
-    pool: WalkPool, rules: WalkRules, core_LN, states: State, rows_L, reasons_L, cores_L
-) -> tuple[State, Choice, Sums]:
-    """Lanes whose row is -1 stay as they are."""
-    previous_LN = cosines_to_rows(pool.rows, jnp.maximum(rows_L, 0))
-
-    def lane(core_N, state: State, row, reason, core, previous_N):
-        moved = advance(pool, state, row, reason, core, previous_N)
-        state = jax.tree.map(lambda new, old: jnp.where(row >= 0, new, old), moved, state)
-        sums = Sums(state.size, state.sum_squared, state.sum_core, state.references_3)
-        return state, choose(pool, rules, core_N, state), sums
-
-    return jax.vmap(lane)(core_LN, states, rows_L, reasons_L, cores_L, previous_LN)

@@ -138,7 +138,8 @@ def gradient_walk(
     _check(rows, core_CP, limits, neighbours_NE)
     budgets_C = largest_remainder(limits.budget, core.weights_C)
     if lanes is None:
-        lanes = lanes_that_fit(rows.values_NP.itemsize * rows.shape[1], len(budgets_C))
+        row_bytes = rows.values_NP.itemsize * rows.shape[1]
+        lanes = lanes_that_fit(len(rows), row_bytes, len(budgets_C))
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), _rules(config)
     if config.order == "together":
         return _together(pool, rules, core, core_CP, limits, config, mesh)
@@ -292,16 +293,17 @@ def _pool(rows: Rows, limits: Limits, neighbours_NE, mesh: Mesh | None) -> WalkP
 def _rules(config: WalkConfig) -> WalkRules:
     off = config.max_similarity >= 1
     relax = config.on_exhausted == "relax"
-    return WalkRules(
-        jnp.float32(config.delta),
-        jnp.int32(DELTA_REFERENCES.index(config.delta_reference)),
-        jnp.float32(config.pull),
-        jnp.float32(config.conflict_tolerance),
-        jnp.float32(config.conflict_worth),
-        jnp.float32(jnp.inf if off else config.max_similarity),
-        jnp.int32(LAST_STAGE if relax else LAST_VALID_STAGE),
-        jnp.bool_(config.on_exhausted == "reanchor"),
+    numbers = (
+        np.float32(config.delta),
+        np.int32(DELTA_REFERENCES.index(config.delta_reference)),
+        np.float32(config.pull),
+        np.float32(config.conflict_tolerance),
+        np.float32(config.conflict_worth),
+        np.float32(np.inf if off else config.max_similarity),
+        np.int32(LAST_STAGE if relax else LAST_VALID_STAGE),
+        np.bool_(config.on_exhausted == "reanchor"),
     )
+    return WalkRules._make(numbers)
 
 
 def _walk(pool, rules, core_P, ledger: Ledger, mesh) -> tuple[list[Choice], float]:

@@ -86,7 +86,7 @@ def test_the_table_tells_each_sides_seconds(monkeypatch):
 
 
 def test_growth_and_its_table(monkeypatch):
-    """For as many chosen rows at every size, but where the budget is what varies."""
+    """With the whole budget spent at every size."""
     monkeypatch.setattr(bench, "pin", lambda threads: [0])
     monkeypatch.setattr(bench, "STEPS", (0.5, 1.0))
     result = bench.run(bench.BenchConfig(**SETTINGS | {"parts": "growth"}))
@@ -96,6 +96,8 @@ def test_growth_and_its_table(monkeypatch):
         "width": [8, 16],
         "budget": [12, 24],
     }
+    half, whole = found["budget"]["passes"]
+    assert 24 / 3 <= whole > half  # at least a read for each row of a component
     assert "growth with budget: exponent" in bench.table(result)
     assert bench.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
