@@ -35,7 +35,7 @@ CASES = {  # dtype, lanes, edges
     "float32, 9 neighbours": ("float32", 1, 9),
 }
 SEEDS = 84  # for each case
-DEVICES = {"float32 side by side": 48, "int8, 2 neighbours": 48}
+DEVICES = {"float32 side by side": 48, "bfloat16 side by side": 24, "int8, 2 neighbours": 24}
 CASES_ON_DEVICES = CASES | {"int8, 2 neighbours": ("int8", 1, 2)}
 POLICIES = ("stop", "relax", "reanchor")
 
