@@ -96,7 +96,9 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
     InputError names a row that is not finite.
     """
     values_NP = over_rows(rows.values_NP, mesh)
-    lengths_N = row_lengths(values_NP)
+    on_cpu = jax.default_backend() == "cpu"
+    in_turn = on_cpu and mesh is None and values_NP.dtype == jnp.int8
+    lengths_N = _lengths_in_turn(values_NP) if in_turn else row_lengths(values_NP)
     finite_N = np.isfinite(np.asarray(lengths_N)[: len(rows)])
     if rows.scales_N is not None:
         scales_N = np.asarray(rows.scales_N)
@@ -105,7 +107,7 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
     if not finite_N.all():
         raise InputError(f"pool row {int(np.argmin(finite_N))} has a feature that is not finite")
     bits_NP = None
-    if values_NP.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    if values_NP.dtype == jnp.bfloat16 and on_cpu:
         bits_NP = over_rows(np.asarray(rows.values_NP).view(np.uint16), mesh)
     inverse_N, squared_N = _inverse_and_squared(lengths_N)
     return UnitRows(values_NP, inverse_N, squared_N, bits_NP)
@@ -127,6 +129,12 @@ def over_rows(array, mesh: Mesh | None, fill=0) -> jax.Array:
 def row_lengths(features_NP) -> jax.Array:
     """L2 norm of each row's values, computed in float32."""
     return jnp.sqrt(jnp.sum(jnp.square(features_NP.astype(jnp.float32)), axis=1))
+
+
+@jax.jit
+def _lengths_in_turn(features_NP) -> jax.Array:
+    """As `row_lengths`; of many int8 rows at once XLA on a CPU would make a float32 copy."""
+    return lax.map(lambda row_P: row_lengths(row_P[None])[0], features_NP)
 
 
 @jax.jit

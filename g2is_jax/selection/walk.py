@@ -138,8 +138,7 @@ def gradient_walk(
     _check(rows, core_CP, limits, neighbours_NE)
     budgets_C = largest_remainder(limits.budget, core.weights_C)
     if lanes is None:
-        row_bytes = rows.values_NP.itemsize * rows.shape[1]
-        lanes = lanes_that_fit(len(rows), row_bytes, len(budgets_C))
+        lanes = lanes_that_fit(rows.shape, rows.values_NP.itemsize, len(budgets_C))
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), _rules(config)
     if config.order == "together":
         return _together(pool, rules, core, core_CP, limits, config, mesh)

@@ -198,14 +198,15 @@ def test_a_walk_that_depends_on_more_than_rows_is_not_put_side_by_side():
 
 
 def test_lanes_take_a_small_share_of_the_memory():
-    for row_bytes in (100, 1024, 4096, 16384, 10**6):
-        lanes = lanes_that_fit(10**6, row_bytes, 99)
-        assert lanes == 1 or 40 * lanes <= LANES_SHARE * row_bytes
-    assert lanes_that_fit(10**6, 10**6, 99) == MOST_LANES
-    assert lanes_that_fit(10**6, 10**6, 3) == 3
-    assert lanes_that_fit(10**6, 10, 3) == 1
-    assert lanes_that_fit(1000, 10, 99) == MOST_LANES  # of a small pool they take little
-    assert lanes_that_fit(2 * 10**4, 10, 99) == 2
+    for itemsize, lane_bytes in ((4, 40), (2, 80), (1, 80)):
+        for width in (100, 1024, 4096, 10**6):
+            lanes = lanes_that_fit((10**6, width), itemsize, 99)
+            assert lanes == 1 or lane_bytes * lanes <= LANES_SHARE * width * itemsize
+    assert lanes_that_fit((10**6, 10**6), 4, 99) == MOST_LANES
+    assert lanes_that_fit((10**6, 10**6), 4, 3) == 3
+    assert lanes_that_fit((10**6, 10), 4, 3) == 1
+    assert lanes_that_fit((1000, 10), 4, 99) == MOST_LANES  # of a small pool they take little
+    assert lanes_that_fit((2 * 10**4, 10), 4, 99) == 2
 
 
 def test_closest_decision_is_the_distance_at_which_a_choice_turns():
