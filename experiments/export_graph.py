@@ -16,6 +16,7 @@ from experiments import material
 from experiments.datasets import Target
 from experiments.job import Job
 from experiments.launch import launch
+from g2is_jax.evaluation import graph_page
 from g2is_jax.evaluation.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
@@ -71,7 +72,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
         "rows_not_finite": int((~finite_N).sum()),
         "left_out": left_out,
     }
-    page = graph_statistics.markdown(told, f"{method}, {target.name}, seed {seed}")
+    page = graph_page.markdown(told, f"{method}, {target.name}, seed {seed}")
     write_atomic(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
     write_atomic(folder / "statistics.md", page)
     plot_explained(core, folder / "explained_variance.png")

@@ -91,15 +91,8 @@ class Job:
 
     def check(self) -> None:
         """Read all inputs, so that whatever is wrong with them is said now."""
-        decoder = read_config(self.checkpoint)  # transformers would blame the tokenizer
-        if self.config.model.max_length > decoder.max_position_embeddings:
-            raise InputError(
-                f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
-                f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
-            )
-        _ = self.limits, self.targets, self.base
-        self._check_vocabulary()
-        self.check_sizes()
+        self.check_inputs()
+        _ = self.base
         print(
             f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
             f"{self.pool.dropped:,} dropped without a supervised token, "
@@ -108,6 +101,18 @@ class Job:
             f"{match_report(self.settings.lora, self.model.base_shapes)}",
             flush=True,
         )
+
+    def check_inputs(self) -> None:
+        """As `check`, without the weights."""
+        decoder = read_config(self.checkpoint)  # transformers would blame the tokenizer
+        if self.config.model.max_length > decoder.max_position_embeddings:
+            raise InputError(
+                f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
+                f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
+            )
+        _ = self.limits, self.targets
+        self._check_vocabulary()
+        self._check_sizes()
 
     def _check_vocabulary(self) -> None:
         """Every token has a row in the embedding: a lookup beyond it would not fail by itself."""
@@ -120,7 +125,7 @@ class Job:
                     f"the model has {rows}; use the tokenizer that belongs to the model"
                 )
 
-    def check_sizes(self) -> None:
+    def _check_sizes(self) -> None:
         """What the selectors ask of the numbers of rows, said before the features are made."""
         width = features_width(self.settings.projection, self.model.adapter_shapes)
         if width % 2**self.settings.folds:
@@ -129,11 +134,10 @@ class Job:
                 "often; lower it, or change projection.width"
             )
         pool_rows = len(self.pool.records)
-        for method in self.methods:
-            if method not in self.settings.walk:
+        for method, walk in self.settings.choosing.walks.items():
+            if method not in self.methods:
                 continue
-            section = SECTIONS[method]
-            graph, knowledge = self.settings.graph[method], self.settings.knowledge[method]
+            section, graph, knowledge = SECTIONS[method], walk.graph, walk.knowledge
             if graph.kind == "knn" and graph.neighbours >= pool_rows:
                 raise InputError(
                     f"{section}graph.neighbours: {graph.neighbours} asked, a pool of {pool_rows} "

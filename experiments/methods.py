@@ -47,7 +47,7 @@ class WalkSettings:
 
     @property
     def identity(self) -> dict:
-        """As JSON, without what is not read: an exact graph has no number of neighbours."""
+        """As JSON; an exact graph has no number of neighbours."""
         graph = dataclasses.asdict(self.graph)
         return {
             "knowledge": dataclasses.asdict(self.knowledge),

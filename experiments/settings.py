@@ -17,9 +17,6 @@ from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.graph import GraphConfig
-from g2is_jax.selection.knowledge import KnowledgeConfig
-from g2is_jax.selection.walk import WalkConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
@@ -63,21 +60,6 @@ class Settings:
     folds: int
     store: StoreConfig
     evaluate: EvaluateConfig
-
-    @property
-    def knowledge(self) -> dict[str, KnowledgeConfig]:
-        """Of each walk."""
-        return {method: of.knowledge for method, of in self.choosing.walks.items()}
-
-    @property
-    def graph(self) -> dict[str, GraphConfig]:
-        """Of each walk."""
-        return {method: of.graph for method, of in self.choosing.walks.items()}
-
-    @property
-    def walk(self) -> dict[str, WalkConfig]:
-        """Of each walk."""
-        return {method: of.walk for method, of in self.choosing.walks.items()}
 
 
 def read_settings(config: ConfigDict) -> Settings:

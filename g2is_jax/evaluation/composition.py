@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from g2is_jax.evaluation.tables import escaped, row
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_COLUMNS = 12  # sources with a column of their own in the Markdown; the JSON has them all
@@ -114,7 +115,7 @@ def markdown(told: dict) -> str:
         if len(found["methods"]) > 1:
             lines += ["", "Rows shared by two methods (mean Jaccard index over the seeds):", ""]
             lines += _overlap_table(found)
-        parts.append("\n".join([f"### {_escaped(target)}: rows by source", "", *lines]))
+        parts.append("\n".join([f"### {escaped(target)}: rows by source", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,27 +132,18 @@ def _composition_table(
     whole = folded(pool["shares"])
     head = ["method", "rows", "tokens", "seconds", *columns]
     first = ["(the pool)", f"{pool['rows']:,}", "", "", *(f"{share:.1%}" for share in whole)]
-    lines = [_line(head), _line(["---"] * len(head)), _line(first)]
+    lines = [row(head), row(["---"] * len(head)), row(first)]
     for of in methods:
         costs = [f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"]
         pairs = zip(folded(of["shares"]), whole, strict=True)
         cells = [f"{share:.1%} (×{share / pooled:.1f})" for share, pooled in pairs]
-        lines.append(_line([of["method"], *costs, *cells]))
+        lines.append(row([of["method"], *costs, *cells]))
     return lines
 
 
 def _overlap_table(found: dict) -> list[str]:
     names = [of["method"] for of in found["methods"]]
-    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
-    for name, row in zip(names, found["overlap"], strict=True):
-        lines.append(_line([name, *("" if value is None else f"{value:.2f}" for value in row)]))
+    lines = [row(["", *names]), row(["---"] * (len(names) + 1))]
+    for name, values in zip(names, found["overlap"], strict=True):
+        lines.append(row([name, *("" if value is None else f"{value:.2f}" for value in values)]))
     return lines
-
-
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(field) for field in fields) + " |"
-
-
-def _escaped(text: str) -> str:
-    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
-    return " ".join(text.split()).replace("|", "\\|")

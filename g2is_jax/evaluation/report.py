@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
+from g2is_jax.evaluation.tables import row
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
@@ -154,7 +155,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         head = ["method", "rows", "tokens", "seconds"]
         for metric in metrics:
             head += [TITLES[metric], "gain over random"]
-        lines = [f"### {target}", "", _line(head), _line(["---"] * len(head))]
+        lines = [f"### {target}", "", row(head), row(["---"] * len(head))]
         for method in dict.fromkeys(cell.method for cell in chosen):
             of_method = {cell.metric: cell for cell in chosen if cell.method == method}
             first = of_method[metrics[0]]
@@ -162,7 +163,7 @@ def markdown(cells: Sequence[Cell]) -> str:
             for metric in metrics:
                 cell = of_method[metric]
                 line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
-            lines.append(_line(line))
+            lines.append(row(line))
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -183,12 +184,12 @@ def versus(found: Sequence[Difference]) -> str:
         "Mean over seeds of the paired difference, more is better"
         f" ({percent} interval; seeds on which it is ahead)",
         "",
-        _line(head),
-        _line(["---"] * len(head)),
+        row(head),
+        row(["---"] * len(head)),
     ]
     for rival in dict.fromkeys(d.rival for d in found):
         of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
-        lines.append(_line([rival, *(_told(of_rival.get(column)) for column in columns)]))
+        lines.append(row([rival, *(_told(of_rival.get(column)) for column in columns)]))
     return "\n".join(lines) + "\n"
 
 
@@ -207,10 +208,6 @@ def spread(mean: float | None, stderr: float | None, sign: str = "") -> str:
         return ""
     text = f"{mean:{sign}.3f}"
     return text if stderr is None else f"{text} ± {stderr:.3f}"
-
-
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(fields) + " |"
 
 
 def plot(cells: Sequence[Cell], file: epath.Path) -> None:
@@ -244,9 +241,8 @@ def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
     against = differences(scores)
     table = "\n".join(part for part in (markdown(cells), versus(against)) if part)
     write_atomic(folder / "results.json", json.dumps([vars(c) for c in cells], indent=2) + "\n")
-    if against:
-        told = json.dumps([vars(d) for d in against], indent=2) + "\n"
-        write_atomic(folder / "differences.json", told)
+    told = json.dumps([vars(d) for d in against], indent=2) + "\n"
+    write_atomic(folder / "differences.json", told)
     write_atomic(folder / "scores.json", json.dumps(list(scores), indent=2) + "\n")
     write_atomic(folder / "results.md", table)
     plot(cells, folder / "results.png")

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.evaluation.composition import composition
+from g2is_jax.evaluation.tables import escaped, row
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
@@ -62,7 +63,7 @@ def markdown(told: dict) -> str:
     parts = [f"## Sweep {told['sweep']}"]
     for method, by_target in told["methods"].items():
         for target, found in by_target.items():
-            parts.append(f"### {_escaped(method)}, {_escaped(target)}")
+            parts.append(f"### {escaped(method)}, {escaped(target)}")
             parts.append("\n".join(_table(found["settings"])))
     parts.append("\n".join(_stages_table(told)))
     made: Counter[str] = Counter()
@@ -79,11 +80,11 @@ def _table(settings: Sequence[dict]) -> list[str]:
     sources = list(settings[0]["shares"])[:MOST_SOURCES]
     metrics = list(settings[0]["metrics"])
     head = ["setting", "rows", "tokens", "seconds", "overlap with the first", *metrics, *sources]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [row(head), row(["---"] * len(head))]
     for of in settings:
         overlap = of["overlap_with_first"]
         lines.append(
-            _line(
+            row(
                 [
                     *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}"),
                     *(f"{of['seconds']:,.1f}", "" if overlap is None else f"{overlap:.2f}"),
@@ -97,24 +98,15 @@ def _table(settings: Sequence[dict]) -> list[str]:
 
 def _stages_table(told: dict) -> list[str]:
     """Stages by name, of each setting: how many this run made, and how many it found made."""
-    lines = [_line(["setting", "stages run", "stages reused"]), _line(["---"] * 3)]
+    lines = [row(["setting", "stages run", "stages reused"]), row(["---"] * 3)]
     for of in told["settings"]:
         counts = [_counts(of["stages"][how]) for how in ("run", "reused")]
-        lines.append(_line([of["setting"], *counts]))
+        lines.append(row([of["setting"], *counts]))
     return lines
 
 
 def _counts(stages: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in stages.items()) or "none"
-
-
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(field) for field in fields) + " |"
-
-
-def _escaped(text: str) -> str:
-    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def plot(told: dict, file: epath.Path) -> None:
@@ -133,15 +125,15 @@ def plot(told: dict, file: epath.Path) -> None:
     size = (6 * (2 + len(metrics)), height * len(panels))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(panels), 2 + len(metrics), squeeze=False)
-    for row, (title, found) in zip(axes, panels, strict=True):
+    for across, (title, found) in zip(axes, panels, strict=True):
         labels = [of["setting"] for of in found["settings"]]
         overlaps = [of["overlap_with_first"] for of in found["settings"]]
-        _bars(row[0], labels, overlaps, f"{title}: overlap with the first")
-        row[0].set_xlim(-0.02, 1.02)
-        image = row[1].imshow(np.array(found["overlap"], float), vmin=0, vmax=1)
-        row[1].set_title("overlap between settings (Jaccard)", fontsize=9)
-        figure.colorbar(image, ax=row[1], shrink=0.6)
-        for axis, name in zip(row[2:], metrics, strict=True):
+        _bars(across[0], labels, overlaps, f"{title}: overlap with the first")
+        across[0].set_xlim(-0.02, 1.02)
+        image = across[1].imshow(np.array(found["overlap"], float), vmin=0, vmax=1)
+        across[1].set_title("overlap between settings (Jaccard)", fontsize=9)
+        figure.colorbar(image, ax=across[1], shrink=0.6)
+        for axis, name in zip(across[2:], metrics, strict=True):
             values = [of["metrics"][name] for of in found["settings"]]
             _bars(axis, labels, values, name.replace("_", " "))
     buffer = io.BytesIO()

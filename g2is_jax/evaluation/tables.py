@@ -1,0 +1,18 @@
+"""Markdown tables."""
+
+from collections.abc import Iterable, Sequence
+
+
+def row(fields: Iterable[object]) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(escaped(str(field)) for field in fields) + " |"
+
+
+def table(head: Sequence[object], body: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table."""
+    return [row(head), row(["---"] * len(head)), *map(row, body)]
+
+
+def escaped(text: str) -> str:
+    """On one line, with no bar that would end a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
