@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     config.walk.conflict_tolerance = 0.0  # cosine
     config.walk.conflict_worth = 0.8  # rule 5 yields where it costs more of the aim; 0: never
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
-    config.walk.on_exhausted = "relax"  # or stop; with components also reanchor, redistribute
+    config.walk.on_exhausted = "relax"  # or stop, reanchor; with components also redistribute
     config.walk.order = "together"  # one walk for all directions; or components, one by one
     config.walk.fairness = 4.0  # 0: the mean direction; the larger, the more the least served one
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from g2is_jax.evaluation.tables import escaped, row
+from g2is_jax.evaluation.tables import escaped, table
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_COLUMNS = 12  # sources with a column of their own in the Markdown; the JSON has them all
@@ -132,18 +132,19 @@ def _composition_table(
     whole = folded(pool["shares"])
     head = ["method", "rows", "tokens", "seconds", *columns]
     first = ["(the pool)", f"{pool['rows']:,}", "", "", *(f"{share:.1%}" for share in whole)]
-    lines = [row(head), row(["---"] * len(head)), row(first)]
+    body = [first]
     for of in methods:
         costs = [f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"]
         pairs = zip(folded(of["shares"]), whole, strict=True)
         cells = [f"{share:.1%} (×{share / pooled:.1f})" for share, pooled in pairs]
-        lines.append(row([of["method"], *costs, *cells]))
-    return lines
+        body.append([of["method"], *costs, *cells])
+    return table(head, body)
 
 
 def _overlap_table(found: dict) -> list[str]:
     names = [of["method"] for of in found["methods"]]
-    lines = [row(["", *names]), row(["---"] * (len(names) + 1))]
-    for name, values in zip(names, found["overlap"], strict=True):
-        lines.append(row([name, *("" if value is None else f"{value:.2f}" for value in values)]))
-    return lines
+    body = [
+        [name, *("" if value is None else f"{value:.2f}" for value in values)]
+        for name, values in zip(names, found["overlap"], strict=True)
+    ]
+    return table(["", *names], body)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from g2is_jax.evaluation.tables import row
+from g2is_jax.evaluation.tables import escaped, table
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
@@ -155,7 +155,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         head = ["method", "rows", "tokens", "seconds"]
         for metric in metrics:
             head += [TITLES[metric], "gain over random"]
-        lines = [f"### {target}", "", row(head), row(["---"] * len(head))]
+        body = []
         for method in dict.fromkeys(cell.method for cell in chosen):
             of_method = {cell.metric: cell for cell in chosen if cell.method == method}
             first = of_method[metrics[0]]
@@ -163,8 +163,8 @@ def markdown(cells: Sequence[Cell]) -> str:
             for metric in metrics:
                 cell = of_method[metric]
                 line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
-            lines.append(row(line))
-        parts.append("\n".join(lines))
+            body.append(line)
+        parts.append("\n".join([f"### {escaped(target)}", "", *table(head, body)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -184,13 +184,12 @@ def versus(found: Sequence[Difference]) -> str:
         "Mean over seeds of the paired difference, more is better"
         f" ({percent} interval; seeds on which it is ahead)",
         "",
-        row(head),
-        row(["---"] * len(head)),
     ]
+    body = []
     for rival in dict.fromkeys(d.rival for d in found):
         of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
-        lines.append(row([rival, *(_told(of_rival.get(column)) for column in columns)]))
-    return "\n".join(lines) + "\n"
+        body.append([rival, *(_told(of_rival.get(column)) for column in columns)])
+    return "\n".join([*lines, *table(head, body)]) + "\n"
 
 
 def _told(difference: Difference | None) -> str:

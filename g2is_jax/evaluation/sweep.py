@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.evaluation.composition import composition
-from g2is_jax.evaluation.tables import escaped, row
+from g2is_jax.evaluation.tables import escaped, table
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
@@ -78,31 +78,32 @@ def markdown(told: dict) -> str:
 
 def _table(settings: Sequence[dict]) -> list[str]:
     sources = list(settings[0]["shares"])[:MOST_SOURCES]
-    metrics = list(settings[0]["metrics"])
+    metrics = list(dict.fromkeys(name for of in settings for name in of["metrics"]))
     head = ["setting", "rows", "tokens", "seconds", "overlap with the first", *metrics, *sources]
-    lines = [row(head), row(["---"] * len(head))]
-    for of in settings:
-        overlap = of["overlap_with_first"]
-        lines.append(
-            row(
-                [
-                    *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}"),
-                    *(f"{of['seconds']:,.1f}", "" if overlap is None else f"{overlap:.2f}"),
-                    *(f"{of['metrics'][name]:.3f}" for name in metrics),
-                    *(f"{of['shares'][source]:.1%}" for source in sources),
-                ]
-            )
-        )
-    return lines
+    body = [
+        [
+            *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"),
+            *_given([of["overlap_with_first"]], ".2f"),
+            *_given([of["metrics"].get(name) for name in metrics], ".3f"),
+            *_given([of["shares"][source] for source in sources], ".1%"),
+        ]
+        for of in settings
+    ]
+    return table(head, body)
+
+
+def _given(values: Sequence[float | None], form: str) -> list[str]:
+    """Nothing where there is no value."""
+    return ["" if value is None else format(value, form) for value in values]
 
 
 def _stages_table(told: dict) -> list[str]:
     """Stages by name, of each setting: how many this run made, and how many it found made."""
-    lines = [row(["setting", "stages run", "stages reused"]), row(["---"] * 3)]
-    for of in told["settings"]:
-        counts = [_counts(of["stages"][how]) for how in ("run", "reused")]
-        lines.append(row([of["setting"], *counts]))
-    return lines
+    body = [
+        [of["setting"], *(_counts(of["stages"][how]) for how in ("run", "reused"))]
+        for of in told["settings"]
+    ]
+    return table(["setting", "stages run", "stages reused"], body)
 
 
 def _counts(stages: Mapping[str, int]) -> str:
@@ -119,7 +120,12 @@ def plot(told: dict, file: epath.Path) -> None:
         for method, by_target in told["methods"].items()
         for target, found in by_target.items()
     ]
-    metrics = list(panels[0][1]["settings"][0]["metrics"])[:1]
+    all_settings = [of for _, found in panels for of in found["settings"]]
+    metrics = [
+        name
+        for name in all_settings[0]["metrics"]
+        if all(name in of["metrics"] for of in all_settings)
+    ][:1]
     count = len(told["settings"])
     height = max(3.0, 1.0 + 0.22 * count)
     size = (6 * (2 + len(metrics)), height * len(panels))

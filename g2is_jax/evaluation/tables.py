@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 
-def row(fields: Iterable[object]) -> str:
-    """A line of a table."""
-    return "| " + " | ".join(escaped(str(field)) for field in fields) + " |"
-
-
 def table(head: Sequence[object], body: Iterable[Sequence[object]]) -> list[str]:
     """The lines of a table."""
-    return [row(head), row(["---"] * len(head)), *map(row, body)]
+    return [
+        "| " + " | ".join(escaped(str(field)) for field in line) + " |"
+        for line in (head, ["---"] * len(head), *body)
+    ]
 
 
 def escaped(text: str) -> str:

@@ -191,7 +191,11 @@ class Lockstep:
             ]
             if steps:
                 self._roll_back(later, min(steps))
-                lane.avoids = [(row, at) for row, at in lane.avoids if row not in dropped]
+                lane.avoids = [
+                    (row, at)
+                    for row, at in lane.avoids
+                    if row not in dropped or self._is_foreign(later, row)
+                ]
 
     def _lay_out(self, lane: Lane) -> None:
         """Puts a shortened walk into the arrays, and looks for its next row."""

@@ -24,6 +24,7 @@ DTYPES = {name: np.dtype(name) for name in ("float32", "int8")} | {
 FEWEST_COLUMNS = 4  # of a product: for fewer, XLA on a CPU makes a float32 copy of the rows
 DIGITS, DIGIT_BASE = 3, 254  # an int8 digit is a whole number from -127 to 127
 LARGEST_INT8 = 127
+WIDEST_INT8 = (2**31 - 1) // 127**2  # values whose products sum to an int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,11 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
 
     InputError names a row that is not finite.
     """
+    if rows.scales_N is not None and rows.shape[1] > WIDEST_INT8:
+        raise InputError(
+            f"int8 rows of {rows.shape[1]} values: products of more than {WIDEST_INT8} do not fit "
+            "32 bits; store the features as bfloat16, or project them"
+        )
     values_NP = over_rows(rows.values_NP, mesh)
     on_cpu = jax.default_backend() == "cpu"
     in_turn = on_cpu and mesh is None and values_NP.dtype == jnp.int8

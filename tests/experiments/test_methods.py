@@ -194,6 +194,13 @@ def other(field: str, value):
     return next(one for one in legal if one != value)
 
 
+# By other fields of the default config.
+UNREAD = (
+    *("graph.neighbours", "paper.graph.neighbours", "knowledge.sign"),
+    *("paper.walk.fairness",),
+)
+
+
 def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
     config = default.get_config()
     checked = 0
@@ -207,7 +214,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
             "selection",
         ):
             continue
-        if field == "paper.kind" or field.endswith("graph.neighbours"):
+        if field in UNREAD or field == "paper.kind":
             continue
         changes = {field: other(field, value)}
         if field == "selection.unit":
@@ -221,10 +228,20 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
     assert checked >= 28
 
 
-def test_the_number_of_neighbours_is_read_where_they_are_stored():
-    exact = default.get_config()
-    for kind, differs in (("exact", False), ("knn", True)):
-        of = [read_choosing(changed(exact, graph__kind=kind, graph__neighbours=n)) for n in (5, 6)]
+@pytest.mark.parametrize(
+    ("field", "values", "reader", "readers"),
+    [
+        ("graph__neighbours", (5, 6), "graph__kind", {"exact": False, "knn": True}),
+        ("knowledge__sign", ("svd", "mean"), "knowledge__anchors", {"rows": 0, "components": 1}),
+        ("walk__fairness", (1.0, 2.0), "walk__order", {"components": False, "together": True}),
+    ],
+)
+def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader, readers):
+    for value, differs in readers.items():
+        of = [
+            read_choosing(changed(default.get_config(), **{reader: value, field: one}))
+            for one in values
+        ]
         assert (identity("g2is", of[0], 0) != identity("g2is", of[1], 0)) == differs
 
 
