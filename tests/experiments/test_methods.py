@@ -1,5 +1,6 @@
 """Every method in small: what each is given, what decides its selection, and what is shared."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,12 +12,13 @@ from configs import default
 from experiments import extract_features, material, own_features, select_subset
 from experiments.fields import flat_fields
 from experiments.job import Job
-from experiments.methods import METHODS, identity, read_choosing, reads
+from experiments.methods import METHODS, Material, core_of, identity, read_choosing, reads
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.influence import gist, knn_uniform, less, rds_plus
+from g2is_jax.selection.knowledge import KnowledgeConfig
 from g2is_jax.selection.lexical import bm25, dsir
 from g2is_jax.selection.rows import Rows
 
@@ -243,6 +245,25 @@ def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader,
             for one in values
         ]
         assert (identity("g2is", of[0], 0) != identity("g2is", of[1], 0)) == differs
+
+
+def test_several_checkpoints_count_by_their_weights_not_by_their_gradients_lengths():
+    """Of two checkpoints side by side, the first with gradients 50 times as long."""
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(6, 4)) for _ in range(2)]
+    units_MP = 0.5**0.5 * np.concatenate(
+        [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1
+    )
+    own_MP = np.concatenate([50 * units_MP[:, :4], units_MP[:, 4:]], axis=1)
+    choosing = read_choosing(default.get_config())
+    m = Material(choosing, None, 0, None, None, validation_MP=units_MP, unnormalised_MP=own_MP)
+    knowledge = KnowledgeConfig(False, "svd", "count", 3, True, "components")
+    shares = {}
+    for unit in (True, False):
+        core = core_of(dataclasses.replace(knowledge, unit_rows=unit), m)
+        shares[unit] = (core.core_CP[0, :4] ** 2).sum()
+    assert 0.2 < shares[True] < 0.8
+    assert shares[False] > 0.99
 
 
 def test_features_and_later_stages():
