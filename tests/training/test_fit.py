@@ -18,7 +18,7 @@ from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16)
 CONFIG = FitConfig(
-    epochs=3, batch_size=4, microbatch_tokens=64, keep_checkpoints=0, optimizer=ADAMW
+    epochs=3, batch_size=4, microbatch_tokens=64, keep_checkpoints=0, packing=False, optimizer=ADAMW
 )
 STEPS = 9  # three an epoch
 
@@ -36,7 +36,8 @@ def base(model):
 def run(model, base, folder, rows=None, config=CONFIG, seed=5):
     encoded = random_rows(LENGTHS) if rows is None else rows
     shapes = shapes_of(random_rows(LENGTHS), config.batch_size)
-    return fit(model, base, encoded, shapes, config, seed, epath.Path(folder))
+    ids = [f"row-{n}" for n in range(len(encoded))]
+    return fit(model, base, encoded, shapes, config, seed, epath.Path(folder), ids)
 
 
 def log_of(folder) -> list[dict]:

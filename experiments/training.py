@@ -1,0 +1,57 @@
+"""What warm-up and fine-tune have in common: an adapter trained on rows of the pool."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from etils import epath
+
+from experiments.job import Job
+from g2is_jax.data.batches import row_lengths, training_padding
+from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.lora import Leaves
+from g2is_jax.training.fit import FitConfig, fit
+
+ADAPTER = "adapter"  # folder within a stage: PEFT's files of the last adapter
+
+
+def train(
+    job: Job,
+    rows: Sequence[int],
+    config: FitConfig,
+    seed: int,
+    folder: epath.Path,
+    after_epoch: Callable[[int, Leaves], None] | None = None,
+) -> tuple[Leaves, dict]:
+    """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
+    encoded = [job.pool.encoded[row] for row in rows]
+    ids = [job.pool.records[row].id for row in rows]
+    shapes = job.training_shapes(config, config.packing)
+    adapter, moments = fit(
+        job.model, job.base, encoded, shapes, config, seed, folder, ids, job.mesh, after_epoch
+    )
+    write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint))
+    return adapter, {
+        "rows": len(rows),
+        "steps": moments.step,
+        **_padding(job, row_lengths(encoded), config, seed),
+    }
+
+
+def _padding(job: Job, lengths, config: FitConfig, seed: int) -> dict[str, float]:
+    """Shares of padding in what went through the model; of packed rows, also what it was saved."""
+
+    def share(packed: bool) -> float:
+        shapes = job.training_shapes(config, packed)
+        steps = (config.batch_size, seed, config.epochs)
+        return round(training_padding(lengths, *steps, shapes, job.devices), 4)
+
+    if not config.packing:
+        return {"padding": share(packed=False)}
+    return {"padding": share(packed=True), "padding_unpacked": share(packed=False)}
+
+
+def fit_identity(config: FitConfig) -> dict:
+    """Training settings that decide the result; the microbatch does not."""
+    fields = dataclasses.asdict(config)
+    names = ("epochs", "batch_size", "optimizer", *(("packing",) if config.packing else ()))
+    return {name: fields[name] for name in names}
