@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from experiments.job import Job
-from g2is_jax.data.batches import row_lengths, training_padding
+from g2is_jax.data.batches import TrainingShapes, row_lengths, training_padding
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.training.fit import FitConfig, fit
@@ -30,24 +30,15 @@ def train(
         job.model, job.base, encoded, shapes, config, seed, folder, ids, job.mesh, after_epoch
     )
     write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint))
-    return adapter, {
-        "rows": len(rows),
-        "steps": moments.step,
-        **_padding(job, row_lengths(encoded), config, seed),
-    }
 
+    def padding(shapes: TrainingShapes) -> float:
+        steps = (row_lengths(encoded), config.batch_size, seed, config.epochs)
+        return round(training_padding(*steps, shapes, job.devices), 4)
 
-def _padding(job: Job, lengths, config: FitConfig, seed: int) -> dict[str, float]:
-    """Shares of padding in what went through the model; of packed rows, also what it was saved."""
-
-    def share(packed: bool) -> float:
-        shapes = job.training_shapes(config, packed)
-        steps = (config.batch_size, seed, config.epochs)
-        return round(training_padding(lengths, *steps, shapes, job.devices), 4)
-
-    if not config.packing:
-        return {"padding": share(packed=False)}
-    return {"padding": share(packed=True), "padding_unpacked": share(packed=False)}
+    counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
+    if config.packing:
+        counts["padding_unpacked"] = padding(job.training_shapes(config, packed=False))
+    return adapter, counts
 
 
 def fit_identity(config: FitConfig) -> dict:

@@ -18,9 +18,7 @@ BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only s
 
 @dataclass(frozen=True)
 class Batch:
-    rows_B: (
-        np.ndarray
-    )  # int32, position in the given list; -1 for padding rows; if packed, the first
+    rows_B: np.ndarray  # int32, position in the given list, of packed rows the first; -1: padding
     tokens_BT: np.ndarray  # int32
     supervised_BT: np.ndarray  # bool
     segments_BT: np.ndarray | None = None  # int32, which of its packed rows a token is of; -1: none
@@ -247,9 +245,9 @@ def training_shapes(
     batches = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
     if packed:
         (width_T,) = widths_grid(lengths_N, most=1)
-        sequences = [pack(rows, lengths_N, width_T) for rows in batches]
-        ends = np.cumsum([len(of_step) for of_step in sequences])
-        lengths_N = np.array([lengths_N[rows].sum() for step in sequences for rows in step])
+        steps = [_totals(pack(rows, lengths_N, width_T), lengths_N) for rows in batches]
+        lengths_N = np.concatenate(steps)
+        ends = np.cumsum([len(totals) for totals in steps])
         batches = np.split(np.arange(len(lengths_N)), ends[:-1])
         # Sequences of other steps may be fuller than any of these.
         widths = widths_grid([*lengths_N, width_T], most_widths, COMPILE_COST)
@@ -301,13 +299,17 @@ def _step_plans(
     if not shapes.packed:
         return _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
     sequences = pack(rows, lengths_N, shapes.widths[-1])
-    tokens_S = np.array([lengths_N[of_one].sum() for of_one in sequences])
-    places = np.arange(len(sequences))
+    totals, places = _totals(sequences, lengths_N), np.arange(len(sequences))
     plans = []
-    for plan in _split(places, tokens_S, shapes.widths, shapes.tokens, multiple):
+    for plan in _split(places, totals, shapes.widths, shapes.tokens, multiple):
         chosen = tuple(sequences[place] for place in plan.rows)
         plans.append(Plan(np.concatenate(chosen), plan.size_B, plan.width_T, chosen))
     return plans
+
+
+def _totals(sequences: Sequence[np.ndarray], lengths_N: np.ndarray) -> np.ndarray:
+    """Tokens of each sequence."""
+    return np.array([lengths_N[rows].sum() for rows in sequences])
 
 
 def training_padding(

@@ -44,7 +44,8 @@ class FitConfig:
     batch_size: examples an optimiser step. microbatch_tokens: the most tokens, padding included,
     that go through a device at once; smaller batches are accumulated, which changes no result.
     keep_checkpoints: of the checkpoints, one an epoch, how many of the newest stay; 0 keeps all.
-    packing: the rows of a step share sequences. Without dropout this changes no result.
+    packing: the shapes that go with it are for rows that share sequences, which without dropout
+    changes no result.
     """
 
     epochs: int
@@ -75,7 +76,7 @@ def fit(
 ) -> tuple[Leaves, Moments]:
     """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
 
-    Returns the adapter and Adam's moments after the last step. `shapes` are the model's on the
+    Returns the adapter and Adam's moments after the last step. `shapes` are made for the
     devices of `mesh`, which share the rows of each microbatch. `after_epoch` is called with the
     epochs done and the adapter, again if the run was killed there. Raises InputError where loss or
     gradient is no longer a number, with the `ids` of the step's rows.
@@ -128,12 +129,9 @@ def _diverged(
     step: int, loss: float, ids: Sequence[str], checkpoints: Checkpoints, folder: epath.Path
 ) -> InputError:
     """What to say where training cannot go on."""
-    steps = checkpoints.steps()
-    left = (
-        f"the last good checkpoint is {folder / 'checkpoints' / str(steps[-1])}"
-        if steps
-        else ("there is no checkpoint yet")
-    )
+    left = "there is no checkpoint yet"
+    if steps := checkpoints.steps():
+        left = f"the last good checkpoint is {folder / 'checkpoints' / str(steps[-1])}"
     what = "its gradient is not finite" if math.isfinite(loss) else f"its loss is {loss}"
     return InputError(
         f"{folder}: training stopped at step {step}: {what}; {left}; lower learning_rate or "
