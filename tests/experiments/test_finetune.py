@@ -27,6 +27,7 @@ def settings(base):
         world__targets="sorting_letters,lookup_arithmetic",
         lora__dropout=0.0,
         finetune__learning_rate=0.05,
+        finetune__microbatch_tokens=128,
         finetune__merge=True,
         evaluate__new_tokens=0,
         evaluate__curves=True,
