@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
     config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
     config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
+    config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
+    config.finetune.merge = False  # also write base and adapter as one checkpoint
 
     config.grads = ConfigDict()
     # Of pool rows, for g2is, knn_uniform, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
@@ -97,6 +99,8 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
     config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
+    config.evaluate.curves = False  # answer loss on validation rows after each epoch
+    config.evaluate.adapter = "last"  # or best: of the epoch whose loss on validation rows is least
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
@@ -143,7 +147,8 @@ def _training(epochs: int, learning_rate: float, schedule: str) -> ConfigDict:
     training = ConfigDict()
     training.epochs = epochs
     training.batch_size = 128  # examples an optimiser step (LESS)
-    training.microbatch_tokens = 16384  # tokens a forward pass, padding included
+    training.microbatch_tokens = 16384  # tokens a device and forward pass, padding included
+    training.packing = False  # short rows share a sequence, each blind to the others; not cudnn
     training.keep_checkpoints = 1  # the newest; one is written after each epoch
     training.learning_rate = learning_rate
     training.schedule = schedule  # linear, cosine, constant

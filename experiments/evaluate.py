@@ -5,9 +5,10 @@ import json
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import finetune, select_subset
+from experiments import curves, finetune, select_subset
 from experiments.job import Job, Target
 from experiments.launch import launch
+from experiments.training import ADAPTER
 from g2is_jax.evaluation.evaluate import evaluate
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
@@ -33,25 +34,30 @@ def scores(job: Job) -> list[dict]:
 def score(job: Job, method: str, target: Target, seed: int) -> dict:
     """Metrics of one method, with rows, supervised tokens and seconds that it took."""
     cost = {"rows": 0, "tokens": 0, "seconds": 0.0}
-    adapter = None
+    label = f"{method} {target.name} seed {seed}"
+    tuned, adapter = None, ADAPTER
     if method != "none":
         chosen = select_subset.stage(job, method, target, seed)
-        adapter = finetune.stage(job, chosen, f"{method} {target.name}", seed)
-        seconds = chosen.seconds + read_manifest(adapter)["seconds"]
+        tuned = finetune.stage(job, chosen, f"{method} {target.name}", seed)
+        adapter = curves.adapter_to_evaluate(job, tuned, target, label)
+        seconds = chosen.seconds + read_manifest(tuned)["seconds"]
         cost = {"rows": len(chosen.rows), "tokens": chosen.tokens, "seconds": seconds}
-    folder = stage(job, adapter, target, f"{method} {target.name} seed {seed}")
+    folder = stage(job, tuned, adapter, target, label)
     metrics = json.loads((folder / "metrics.json").read_text())
     return {"method": method, "target": target.name, "seed": seed, "metrics": metrics, **cost}
 
 
-def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> epath.Path:
-    """Measure; `metrics.json` holds the means, `rows.jsonl` what was read in each row."""
+def stage(
+    job: Job, tuned: epath.Path | None, adapter: str, target: Target, label: str
+) -> epath.Path:
+    """Measure the base, or the adapter in this folder of a fine-tune's stage; `metrics.json` holds
+    the means, `rows.jsonl` what was read in each row."""
 
     def build(folder: epath.Path) -> dict:
         model = job.model
         leaves = model.zero_adapter()
-        if adapter is not None:
-            leaves = read_adapter(adapter / "adapter", model)
+        if tuned is not None:
+            leaves = read_adapter(tuned / adapter, model)
         metrics, rows = evaluate(
             model,
             leaves,
@@ -67,8 +73,10 @@ def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> e
 
     identity = {"new_tokens": job.settings.evaluate.new_tokens, **job.model_identity}
     inputs = {"test": target.test_digest, **job.checkpoint_digest}
-    if adapter is not None:
-        inputs["adapter"] = stage_hash(adapter)
+    if adapter != ADAPTER:
+        identity["adapter"] = adapter
+    if tuned is not None:
+        inputs["adapter"] = stage_hash(tuned)
     return job.run_stage("evaluate", label, identity, inputs, build)
 
 

@@ -195,7 +195,7 @@ class Job:
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
-        """The devices that share the gradient pass; None where there is but one."""
+        """The devices that share gradient pass and training; None where there is but one."""
         mesh = data_mesh()
         return mesh if mesh.size > 1 else None
 
@@ -215,10 +215,15 @@ class Job:
         sources = [record.source for record in self.pool.records]
         return limits(self.settings.choosing.budget, self.pool.tokens_N, sources)
 
-    def training_shapes(self, config: FitConfig) -> TrainingShapes:
+    @property
+    def devices(self) -> int:
+        return self.mesh.size if self.mesh else 1
+
+    def training_shapes(self, config: FitConfig, packed: bool) -> TrainingShapes:
         """The pool's, so that all selections share their compiled programs."""
-        lengths = row_lengths(self.pool.encoded)
-        return training_shapes(lengths, config.batch_size, config.microbatch_tokens)
+        lengths, devices = row_lengths(self.pool.encoded), self.devices
+        tokens = config.microbatch_tokens * devices
+        return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)
 
     @functools.cached_property
     def targets(self) -> list[Target]:

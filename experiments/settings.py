@@ -21,7 +21,9 @@ from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
 BUILT_IN = "skills"
+NOT_OF_FIT = ("fraction", "keep_epochs", "merge")  # fields beside FitConfig's
 CHOICES = {
+    "evaluate.adapter": ("last", "best"),
     "model.chat_template": ("auto", *TEMPLATES),
     "grads.kind": KINDS,
     "grads.less_kind": KINDS,
@@ -68,6 +70,7 @@ def read_settings(config: ConfigDict) -> Settings:
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
+    evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
     settings = Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
@@ -81,7 +84,7 @@ def read_settings(config: ConfigDict) -> Settings:
         projection=owned(ProjectionConfig, config.projection, "projection"),
         folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
-        evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
+        evaluate=owned(EvaluateConfig, evaluate, "evaluate"),
     )
     _check_files(config)
     return settings
@@ -112,12 +115,18 @@ def _check_values(config: ConfigDict) -> None:
             f"evaluate.new_tokens = {config.evaluate.new_tokens} leaves no room for a prompt "
             f"within model.max_length = {config.model.max_length}; lower the one or raise the other"
         )
+    curves = config.evaluate.curves or config.evaluate.adapter == "best"
+    if curves and not config.finetune.keep_epochs:
+        raise InputError(
+            "evaluate.curves and evaluate.adapter = 'best' need the adapter of each epoch; "
+            "set finetune.keep_epochs"
+        )
 
 
 def _fit(section: ConfigDict, name: str) -> FitConfig:
     fields = OptimizerConfig.__dataclass_fields__
     optimizer = {key: value for key, value in section.items() if key in fields}
-    loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
+    loop = {k: v for k, v in section.items() if k not in (*optimizer, *NOT_OF_FIT)}
     return owned(FitConfig, {**loop, "optimizer": owned(OptimizerConfig, optimizer, name)}, name)
 
 
