@@ -11,6 +11,7 @@ from experiments.methods import Choosing, read_choosing
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.skills import WorldConfig
 from g2is_jax.evaluation.evaluate import EvaluateConfig
+from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
@@ -63,6 +64,7 @@ class Settings:
     folds: int
     store: StoreConfig
     evaluate: EvaluateConfig
+    harness: HarnessConfig
 
     @property
     def knowledge(self) -> dict[str, KnowledgeConfig]:
@@ -86,6 +88,7 @@ def read_settings(config: ConfigDict) -> Settings:
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
+    evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
     settings = Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
@@ -99,7 +102,8 @@ def read_settings(config: ConfigDict) -> Settings:
         projection=owned(ProjectionConfig, config.projection, "projection"),
         folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
-        evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
+        evaluate=owned(EvaluateConfig, evaluate, "evaluate"),
+        harness=_harness(config.evaluate),
     )
     _check_files(config)
     return settings
@@ -151,6 +155,18 @@ def _warmup(config: ConfigDict) -> FitConfig:
     return dataclasses.replace(
         fit, keep_checkpoints=fit.keep_checkpoints and max(fit.keep_checkpoints, asked)
     )
+
+
+def _harness(section: ConfigDict) -> HarnessConfig:
+    named = section.harness_tasks
+    fields = {
+        "tasks": tuple(listed(named, "evaluate.harness_tasks")) if named.strip() else (),
+        "include": section.harness_include,
+        "shots": section.harness_shots,
+        "limit": section.harness_limit,
+        "chat": section.harness_chat,
+    }
+    return owned(HarnessConfig, fields, "evaluate")
 
 
 def _seeds(text: str) -> list[int]:
