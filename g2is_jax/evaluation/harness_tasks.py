@@ -3,9 +3,8 @@
 import difflib
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from etils import epath
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import file_hash
@@ -15,9 +14,9 @@ from g2is_jax.runs.manifest import file_hash
 class HarnessConfig:
     """tasks: names of tasks, groups or tags; empty: the harness is not used.
 
-    include: folder of YAML files of further tasks; "": none. shots: examples before each question;
-    -1: the task's own number. limit: the first rows of each task alone; 0: all. chat: prompts are
-    conversations in the model's chat template.
+    include: local folder of YAML files of further tasks; "": none. shots: examples before each
+    question; -1: the task's own number. limit: the first rows of each task alone; 0: all. chat:
+    prompts are conversations in the model's chat template.
     """
 
     tasks: tuple[str, ...]
@@ -30,7 +29,7 @@ class HarnessConfig:
         for field, value, least in (("shots", self.shots, -1), ("limit", self.limit, 0)):
             if value < least:
                 raise InputError(f"harness_{field} = {value}; it must be at least {least}")
-        if self.include and not epath.Path(self.include).is_dir():
+        if self.include and not Path(self.include).is_dir():
             raise InputError(
                 f"harness_include = {self.include}: no such folder; give one with the tasks' YAML "
                 "files, or leave it empty"
@@ -41,7 +40,7 @@ class HarnessConfig:
         if not self.include:
             return ""
         lines = []
-        for file in epath.Path(self.include).rglob("*"):
+        for file in Path(self.include).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 lines.append(f"{file.relative_to(self.include)} {file_hash(file)}\n")
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
