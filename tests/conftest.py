@@ -49,5 +49,4 @@ def harness(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        patch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True, raising=False)
         yield harness

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from g2is_jax.evaluation.harness_tasks import HarnessConfig
+
 TASK = """
 task: {name}
 dataset_path: json
@@ -57,3 +59,9 @@ def write_tasks(
     write_task(folder, "tiny_reply", "generate_until", REPLY % until, replies)
     write_task(folder, "tiny_text", "loglikelihood_rolling", TEXT, texts)
     (folder / "tiny_group.yaml").write_text(GROUP)
+
+
+def config_of(folder: Path | str, *tasks: str, **fields) -> HarnessConfig:
+    """Every row, with the tasks' own shots, as plain text."""
+    plain = {"shots": -1, "limit": 0, "chat": False}
+    return HarnessConfig(tasks, str(folder), **plain | fields)

@@ -2,22 +2,19 @@
 
 import copy
 import functools
-import shutil
-import sys
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from harness_folder import write_tasks
+from harness_folder import config_of, write_tasks
 from tiny_models import FLOAT32, QUICK, lora_config, random_leaves, raw_of
 from tokenizers import processors
 
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import Message
 from g2is_jax.data.skills import BASE_FOLDER
-from g2is_jax.evaluation.harness_tasks import HarnessConfig, check_tasks, read_metrics
+from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.generate import Prompts, Stops, generate
@@ -306,11 +303,6 @@ def likeliest_choices(expected) -> np.ndarray:
     return sums.reshape(len(QUESTIONS), len(CHOICES)).argmax(axis=1)
 
 
-def config_of(folder, *tasks: str, **fields) -> HarnessConfig:
-    plain = {"shots": -1, "limit": 0, "chat": False}
-    return HarnessConfig(tasks, str(folder), **plain | fields)
-
-
 def test_tasks_of_a_folder(harness, made, tuned, chat, folder, replies):
     config = config_of(folder, "tiny_group", "tiny_reply", "tiny_text")
     check_tasks(config)
@@ -328,82 +320,6 @@ def test_tasks_of_a_folder(harness, made, tuned, chat, folder, replies):
         "tiny_text/byte_perplexity": pytest.approx(np.exp(-total / characters), rel=1e-5),
     }
     assert less_is_better == ["tiny_text/byte_perplexity"]
-
-
-def test_folder_beside_the_built_in_tasks(harness, folder, monkeypatch):
-    """These are read only where the folder has not all that is asked for."""
-    asked = []
-    monkeypatch.setattr(harness, "_task_manager", harness._task_manager.__wrapped__)  # uncached
-    monkeypatch.setattr(
-        harness, "TaskManager", lambda **given: asked.append(given) or TaskNames(["tiny_first"])
-    )
-    for tasks in (("tiny_first",), ("tiny_first", "gsm8k")):
-        harness.task_manager(config_of(folder, *tasks))
-    harness.task_manager(config_of("", "gsm8k"))
-    own = {"include_path": str(folder), "include_defaults": False}
-    assert asked == [own, own, {"include_path": str(folder)}, {"include_path": None}]
-
-
-@dataclass
-class TaskNames:
-    """Of a task manager alone what it knows."""
-
-    all_tasks: list[str]
-
-
-@pytest.mark.usefixtures("harness")
-def test_wrong_tasks(folder, monkeypatch):
-    """Said before anything is measured: a name that nobody knows, data that are not there."""
-    monkeypatch.setattr(TaskNames, "load", lambda self, names: 1 / 0, raising=False)
-    manager = TaskNames(["tiny_first"])
-    monkeypatch.setattr("g2is_jax.evaluation.harness.task_manager", lambda config: manager)
-    with pytest.raises(InputError, match="no task 'tiny_frist'; did you mean tiny_first"):
-        check_tasks(config_of(folder, "tiny_frist"))
-    with pytest.raises(InputError, match=r"tiny_first cannot be loaded \(ZeroDivisionError: div"):
-        check_tasks(config_of(folder, "tiny_first"))
-
-
-def test_a_task_without_its_data(harness, folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "tasks")
-    yaml = tmp_path / "tasks" / "tiny_text.yaml"
-    yaml.write_text(yaml.read_text().replace(str(folder), str(tmp_path / "absent")))
-    with pytest.raises(InputError, match=r"harness_tasks: tiny_text cannot be loaded .*absent"):
-        check_tasks(config_of(tmp_path / "tasks", "tiny_text"))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"shots": -2}, "harness_shots = -2; it must be at least -1"),
-        ({"limit": -1}, "harness_limit = -1; it must be at least 0"),
-        ({"include": "nowhere"}, "harness_include = nowhere: no such folder"),
-    ],
-)
-def test_wrong_settings(fields, message):
-    plain = {"tasks": ("gsm8k",), "include": "", "shots": 0, "limit": 0, "chat": False}
-    with pytest.raises(InputError, match=message):
-        HarnessConfig(**plain | fields)
-
-
-def test_digest_is_of_all_files_but_compiled_code(tmp_path):
-    (tmp_path / "below").mkdir()
-    seen = {config_of(tmp_path).digest(), config_of("").digest()}
-    for name, text in (("a.yaml", "x"), ("below/a.yaml", "x"), ("below/data.jsonl", "1")):
-        (tmp_path / name).write_text(text)
-        seen.add(config_of(tmp_path).digest())
-    (tmp_path / "a.yaml").write_text("y")
-    seen.add(config_of(tmp_path).digest())
-    assert len(seen) == 6
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "a.pyc").write_text("z")
-    assert config_of(tmp_path).digest() in seen
-
-
-def test_without_lm_eval(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.delitem(sys.modules, "g2is_jax.evaluation.harness", raising=False)
-    with pytest.raises(InputError, match=r'pip install "g2is_jax\[eval\]"'):
-        check_tasks(config_of("", "gsm8k"))
 
 
 def test_shots_limit_and_chat_reach_the_harness(harness, made, folder):
