@@ -56,14 +56,15 @@ def check_tasks(config: HarnessConfig) -> None:
             near = difflib.get_close_matches(task, manager.all_tasks, n=1)
             hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists all"
             raise InputError(f"evaluate.harness_tasks: there is no task {task!r}; {hint}")
-        try:
-            manager.load([task])
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"evaluate.harness_tasks: {task} cannot be loaded ({type(error).__name__}: "
-                f"{reason}); its data comes from the hub, unless its YAML file names local files"
-            ) from error
+    try:
+        manager.load(list(config.tasks))  # all at once: no task may come in by two names
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"evaluate.harness_tasks = {','.join(config.tasks)} cannot be loaded "
+            f"({type(error).__name__}: {reason}); check the names, and that the hub can be reached "
+            "or the tasks' YAML files name local files"
+        ) from error
 
 
 def read_metrics(results: dict) -> tuple[dict[str, float], list[str]]:

@@ -52,8 +52,16 @@ def test_a_name_that_nobody_knows(harness, monkeypatch):
 def test_a_task_without_its_data(folder):
     (folder / "tiny_text.jsonl").unlink()
     check_tasks(config_of(folder, "tiny_group"))
-    with pytest.raises(InputError, match=r"harness_tasks: tiny_text cannot be loaded .*jsonl"):
+    with pytest.raises(InputError, match=r"_tasks = tiny_text cannot be loaded .*text\.jsonl"):
         check_tasks(config_of(folder, "tiny_text"))
+
+
+@pytest.mark.usefixtures("harness")
+def test_a_task_by_two_names(folder):
+    with pytest.raises(
+        InputError, match=r"tiny_group,tiny_first cannot be loaded .*Duplicate task"
+    ):
+        check_tasks(config_of(folder, "tiny_group", "tiny_first"))
 
 
 @pytest.mark.parametrize(
