@@ -101,6 +101,12 @@ def get_config() -> ConfigDict:
     config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
     config.evaluate.curves = False  # answer loss on validation rows after each epoch
     config.evaluate.adapter = "last"  # or best: of the epoch whose loss on validation rows is least
+    # Tasks, groups, tags of lm-evaluation-harness, by commas: gsm8k,mmlu; empty: none
+    config.evaluate.harness_tasks = ""
+    config.evaluate.harness_include = ""  # folder of YAML files of tasks of your own
+    config.evaluate.harness_shots = -1  # examples before a question; -1: the task's own number
+    config.evaluate.harness_limit = 0  # first rows of each task; 0: all
+    config.evaluate.harness_chat = False  # prompts in the chat template; False: plain text
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,

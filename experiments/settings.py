@@ -11,6 +11,7 @@ from experiments.methods import Choosing, read_choosing
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.skills import WorldConfig
 from g2is_jax.evaluation.evaluate import EvaluateConfig
+from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
@@ -62,6 +63,7 @@ class Settings:
     folds: int
     store: StoreConfig
     evaluate: EvaluateConfig
+    harness: HarnessConfig
 
 
 def read_settings(config: ConfigDict) -> Settings:
@@ -85,6 +87,7 @@ def read_settings(config: ConfigDict) -> Settings:
         folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         evaluate=owned(EvaluateConfig, evaluate, "evaluate"),
+        harness=_harness(config.evaluate),
     )
     _check_files(config)
     return settings
@@ -142,6 +145,18 @@ def _warmup(config: ConfigDict) -> FitConfig:
     return dataclasses.replace(
         fit, keep_checkpoints=fit.keep_checkpoints and max(fit.keep_checkpoints, asked)
     )
+
+
+def _harness(section: ConfigDict) -> HarnessConfig:
+    named = section.harness_tasks
+    fields = {
+        "tasks": tuple(listed(named, "evaluate.harness_tasks")) if named.strip() else (),
+        "include": section.harness_include,
+        "shots": section.harness_shots,
+        "limit": section.harness_limit,
+        "chat": section.harness_chat,
+    }
+    return owned(HarnessConfig, fields, "evaluate")
 
 
 def _seeds(text: str) -> list[int]:

@@ -32,3 +32,21 @@ def torch():
         pytest.skip("needs the parity extra: pip install -r requirements-parity.txt")
     torch.set_num_threads(1)  # the tests run side by side; more threads wait for each other
     return torch
+
+
+@pytest.fixture(scope="session")
+def harness(tmp_path_factory):
+    """The adapter to lm-evaluation-harness, whose data sets are made in a folder of the session."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        if os.environ.get("G2IS_REQUIRE_PARITY"):
+            raise
+        pytest.skip('needs lm-evaluation-harness: pip install "g2is_jax[eval]"')
+    import datasets
+
+    from g2is_jax.evaluation import harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield harness

@@ -7,10 +7,11 @@ import numpy as np
 
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.records import Record
-from g2is_jax.evaluation.likelihood import batches, likelihoods
+from g2is_jax.evaluation.likelihood import likelihoods
+from g2is_jax.evaluation.replies import replies
 from g2is_jax.evaluation.tasks import extract_answer, is_correct
 from g2is_jax.model.build import Model
-from g2is_jax.model.generate import Prompts, Stops, generate
+from g2is_jax.model.generate import Stops
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
@@ -57,22 +58,9 @@ def greedy_replies(
             f"model.max_length = {max_length}; lower the one or raise the other"
         )
     prompts = [chat.encode_prompt(record.messages, room) for record in records]
-    # Every token supervised: the mask then tells prompts from padding.
-    encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
     greedy = GenerateConfig(config.new_tokens, temperature=0.0, top_p=1.0, seed=0)
     stops = Stops(chat.end_tokens(), chat.stop_strings())
-
-    def decode(tokens: list[int]) -> str:
-        return str(chat.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    texts = [""] * len(records)
-    for batch in batches(encoded, config.batch_tokens, room):
-        rows = Prompts(batch.tokens_BT, batch.supervised_BT, batch.rows_B)
-        replies = generate(model, adapter, base, rows, greedy, stops, decode)
-        for row, reply in zip(batch.rows_B, replies, strict=True):
-            if row >= 0:
-                texts[row] = reply.text
-    return texts
+    return replies(model, adapter, base, chat, prompts, greedy, stops, config.batch_tokens)
 
 
 def evaluate(
@@ -98,8 +86,8 @@ def evaluate(
     ]
     metrics = {"answer_loss": float(losses_M[supervised_M].mean())}
     if config.new_tokens:
-        replies = greedy_replies(model, adapter, base, chat, records, max_length, config)
-        for row, record, reply in zip(rows, records, replies, strict=True):
+        texts = greedy_replies(model, adapter, base, chat, records, max_length, config)
+        for row, record, reply in zip(rows, records, texts, strict=True):
             right = record.answer is not None and is_correct(reply, record.answer)
             row |= {"reply": reply, "read": extract_answer(reply), "correct": right}
         metrics["exact_match"] = float(np.mean([row["correct"] for row in rows]))

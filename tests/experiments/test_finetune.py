@@ -113,7 +113,7 @@ def test_best_adapter_is_evaluated(finished, settings, monkeypatch, best):
     place = curves.adapter_to_evaluate(variant, tuned(job), target, label)
     assert place == {1: "epochs/1", 2: "adapter"}[best]
     score = evaluate.score(variant, "random", target, 0)
-    direct = evaluate.stage(job, tuned(job), place, target, label)
+    direct = evaluate.stage(job, evaluate.Tuned(tuned(job), place), target, label)
     assert score["metrics"] == json.loads((direct / "metrics.json").read_text())
     last = evaluate.score(job, "random", target, 0)
     assert (last["metrics"] == score["metrics"]) == (best == 2)
