@@ -96,7 +96,11 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
-    config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
+    config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
+    # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; for
+    # rows of one's own a metric: exact_match, number, choice, math, contains, f1, rouge_l
+    config.evaluate.tasks = "answer"
+    config.evaluate.shots_files = ""  # of worked rows, likewise; empty: a target's validation file
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,

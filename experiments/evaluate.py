@@ -1,4 +1,4 @@
-"""Answer loss and exact match of base or adapter on a target's test rows."""
+"""Answer loss and the task's metrics of base or adapter on a target's test rows."""
 
 import json
 
@@ -9,8 +9,9 @@ from experiments import finetune, select_subset
 from experiments.job import Job, Target
 from experiments.launch import launch
 from g2is_jax.evaluation.evaluate import evaluate
+from g2is_jax.evaluation.tasks.metrics import SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
-from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash, write_atomic
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -47,6 +48,8 @@ def score(job: Job, method: str, target: Target, seed: int) -> dict:
 def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> epath.Path:
     """Measure; `metrics.json` holds the means, `rows.jsonl` what was read in each row."""
 
+    exam = job.exams[target.name]
+
     def build(folder: epath.Path) -> dict:
         model = job.model
         leaves = model.zero_adapter()
@@ -57,16 +60,29 @@ def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> e
             leaves,
             job.base,
             job.chat,
-            target.test_records,
+            exam,
             job.config.model.max_length,
             job.settings.evaluate,
         )
         write_atomic(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if metrics.get(SHOTS_DROPPED):
+            print(
+                f"evaluate {label}: {metrics[SHOTS_DROPPED]} worked rows left away, as prompts "
+                "would not fit model.max_length",
+                flush=True,
+            )
         return {"rows": len(rows)}
 
-    identity = {"new_tokens": job.settings.evaluate.new_tokens, **job.model_identity}
+    task = exam.task
+    identity = {
+        "new_tokens": job.settings.evaluate.new_tokens,
+        "task": [task.name, task.shots, task.metrics, task.letters],
+        **job.model_identity,
+    }
     inputs = {"test": target.test_digest, **job.checkpoint_digest}
+    if task.shots:
+        inputs["shots"] = file_hash(job.shots_files[target.name])
     if adapter is not None:
         inputs["adapter"] = stage_hash(adapter)
     return job.run_stage("evaluate", label, identity, inputs, build)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
+from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
 SUBJECT = "g2is"  # what is compared with every other method, seed by seed
 CONFIDENCE = 0.95
 Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
-TITLES = {"answer_loss": "answer loss (lower is better)", "exact_match": "exact match"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def _groups(scores: Sequence[dict]) -> Groups:
     groups: Groups = {}
     for score in scores:
         for metric in score["metrics"]:
+            if metric == SHOTS_DROPPED:
+                continue
             key = (score["method"], score["target"], metric)
             groups.setdefault(key, {})[score["seed"]] = score
     return groups
@@ -55,7 +57,7 @@ def _groups(scores: Sequence[dict]) -> Groups:
 
 def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[float]:
     """By how much `own` is better at each seed."""
-    sign = -1 if metric == "answer_loss" else 1
+    sign = -1 if metric == LOSS else 1
     return [sign * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric]) for s in seeds]
 
 
@@ -153,7 +155,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         metrics = list(dict.fromkeys(cell.metric for cell in chosen))
         head = ["method", "rows", "tokens", "seconds"]
         for metric in metrics:
-            head += [TITLES[metric], "gain over random"]
+            head += [title(metric), "gain over random"]
         lines = [f"### {target}", "", _line(head), _line(["---"] * len(head))]
         for method in dict.fromkeys(cell.method for cell in chosen):
             of_method = {cell.metric: cell for cell in chosen if cell.method == method}
@@ -174,7 +176,7 @@ def versus(found: Sequence[Difference]) -> str:
     columns = list(dict.fromkeys((d.target, d.metric) for d in found))
     head = [
         "against",
-        *(f"{target}: {TITLES[metric].split(' (')[0]}" for target, metric in columns),
+        *(f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns),
     ]
     percent = f"{CONFIDENCE:.0%}".replace("%", " %")
     lines = [
@@ -229,7 +231,7 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
         errors = [2 * (c.stderr or 0.0) for c in shown]
         axis.errorbar([c.mean for c in shown], range(len(shown)), xerr=errors, fmt="o", capsize=3)
         axis.set_yticks(range(len(shown)), [c.method for c in shown])
-        axis.set_title(f"{target}: {TITLES[metric]}", fontsize=9)
+        axis.set_title(f"{target}: {title(metric)}", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
