@@ -49,11 +49,12 @@ def from_bbh(config: str, question: str, target: str) -> Iterator[Example]:
 
 def from_bbh_worked(config: str, subtask: str, text: str) -> Iterator[Example]:
     """The worked examples of one prompt; what introduces the task stays before the first."""
-    body = text.rpartition("-----\n")[2].strip()
-    for example in re.split(r"\n\n(?=Q: )(?!\A)", body):
-        question, found, reply = example.partition("\nA: ")
-        if found:
-            yield subtask, question.strip(), reply.strip(), stated(reply) or ""
+    lead, *examples = re.split(r"(?:\A|\n\n)(?=Q: )", text.rpartition("-----\n")[2].strip())
+    for example in examples:
+        question, _, reply = example.partition("\nA: ")
+        asked = f"{lead}\n\n{question}" if lead else question
+        yield subtask, asked, reply.strip(), stated(reply) or ""
+        lead = ""
 
 
 def from_mmlu(
