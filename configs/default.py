@@ -97,8 +97,8 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
     config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
-    # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; for
-    # rows of one's own a metric: exact_match, number, choice, math, contains, f1, rouge_l
+    # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; or
+    # for rows of one's own exact_match, number, choice, mathematics, contains, f1, rouge_l
     config.evaluate.tasks = "answer"
     config.evaluate.shots_files = ""  # of worked rows, likewise; empty: a target's validation file
 

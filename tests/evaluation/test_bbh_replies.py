@@ -44,6 +44,7 @@ REPLIES = [
     ("So the answer is −24.", "-24", 1),
     ("So the answer is 1,024.", "1024", 1),
     ("So the answer is 24.", "-24", 0),
+    ("So the answer is 4. So the answer is", "4", 1),
     ("So the answer is four.", "4", 0),
     ("So the answer is 14.", "4", 0),
     # lists and words

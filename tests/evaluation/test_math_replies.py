@@ -48,6 +48,8 @@ SAME = [
     (r"x\le3", r"x \leq 3"),
     ("0.333",),
     (r"\frac{1}{3}",),
+    (r"\sqrt{2}", "2^{0.5}"),
+    ("1.41421",),
     ("33%",),
     ("-33",),
     (r"\frac{1}{0}",),
@@ -114,7 +116,7 @@ REPLIES = [
 
 @pytest.mark.parametrize(("reply", "answer", "right"), REPLIES)
 def test_replies(reply, answer, right):
-    metric = METRICS["math"]
+    metric = METRICS["mathematics"]
     assert metric.score(metric.read(reply), answer) == right
 
 

@@ -86,7 +86,8 @@ def test_tasks_by_name():
         **{"answer": 0, "gsm8k": 8, "math": 4, "bbh": 3},
         **{"mmlu": 5, "gpqa": 0, "gpqa_5shot": 5},
     }
-    own = named_task("f1")
-    assert (own.metrics, own.shots, own.letters) == (("f1",), 0, "")
+    for name in METRICS:
+        own = named_task(name)
+        assert (own.metrics, own.shots, own.letters) == ((name,), 0, "")
     with pytest.raises(InputError, match=r"evaluate\.tasks: 'gsm' is unknown; .*gsm8k.*rouge_l"):
         named_task("gsm")

@@ -41,7 +41,7 @@ METRICS = {
     "number": Metric("same number", stated_numeral, same_number),
     "choice": Metric("same choice", choice_letter, same_choice),
     "stated": Metric("same stated answer", stated_or_all, same_answer),
-    "math": Metric("same mathematics", read_mathematics, same_mathematics),
+    "mathematics": Metric("same mathematics", read_mathematics, same_mathematics),
     "contains": Metric("contains the answer", own_part, contains),
     "f1": Metric("token F1", extract_answer, token_f1),
     "rouge_l": Metric("ROUGE-L", own_part, rouge_l),

@@ -33,7 +33,7 @@ TASKS = {
     for task in (
         Task("answer", 0, replied, ("exact_match",), letters=""),
         Task("gsm8k", 8, replied, ("strict", "flexible"), letters=""),
-        Task("math", 4, replied, ("math",), letters=""),
+        Task("math", 4, replied, ("mathematics",), letters=""),
         Task("bbh", 3, replied, ("stated",), letters=""),
         Task("mmlu", 5, lettered, (ACCURACY,), letters="ABCD"),
         Task("gpqa", 0, lettered, (ACCURACY,), letters="ABCD"),
