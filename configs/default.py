@@ -98,7 +98,11 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
-    config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
+    config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
+    # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; or
+    # for rows of one's own exact_match, number, choice, mathematics, contains, f1, rouge_l
+    config.evaluate.tasks = "answer"
+    config.evaluate.shots_files = ""  # of worked rows, likewise; empty: a target's validation file
     config.evaluate.curves = False  # answer loss on validation rows after each epoch
     config.evaluate.adapter = "last"  # or best: of the epoch whose loss on validation rows is least
     # Tasks, groups, tags of lm-evaluation-harness, by commas: gsm8k,mmlu; empty: none

@@ -1,4 +1,4 @@
-"""Answer loss and exact match of base or adapter on a target's test rows.
+"""Answer loss and the task's metrics of base or adapter on a target's test rows.
 
 Also its scores on the tasks of lm-evaluation-harness that `evaluate.harness_tasks` names.
 """
@@ -17,9 +17,10 @@ from experiments.methods import METHODS
 from experiments.training import ADAPTER
 from g2is_jax.evaluation.evaluate import evaluate
 from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
+from g2is_jax.evaluation.tasks.metrics import SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
-from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash, write_atomic
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -73,22 +74,37 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
     """Measure an adapter, or the base; `metrics.json` holds the means, `rows.jsonl` what was read
     in each row."""
 
+    exam = job.exams[target.name]
+
     def build(folder: epath.Path) -> dict:
         metrics, rows = evaluate(
             job.model,
             _leaves(job, tuned),
             job.base,
             job.chat,
-            target.test_records,
+            exam,
             job.config.model.max_length,
             job.settings.evaluate,
         )
         write_atomic(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if metrics.get(SHOTS_DROPPED):
+            print(
+                f"evaluate {label}: {metrics[SHOTS_DROPPED]} worked rows left away, as prompts "
+                "would not fit model.max_length",
+                flush=True,
+            )
         return {"rows": len(rows)}
 
-    identity = {"new_tokens": job.settings.evaluate.new_tokens, **job.model_identity}
+    task = exam.task
+    identity = {
+        "new_tokens": job.settings.evaluate.new_tokens,
+        "task": [task.name, task.shots, task.metrics, task.letters],
+        **job.model_identity,
+    }
     inputs = {"test": target.test_digest, **job.checkpoint_digest, **_hash(tuned)}
+    if task.shots:
+        inputs["shots"] = file_hash(job.shots_files[target.name])
     return job.run_stage("evaluate", label, identity, inputs, build)
 
 

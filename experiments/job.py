@@ -18,6 +18,7 @@ from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import Record, read_records
 from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
+from g2is_jax.evaluation.tasks.table import Exam, set_exam
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model, build_model
@@ -110,7 +111,7 @@ class Job:
                 f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
                 f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
             )
-        _ = self.limits, self.targets
+        _ = self.limits, self.exams
         self._check_vocabulary()
         self._check_sizes()
 
@@ -247,6 +248,30 @@ class Job:
         name = target_name(validation)
         dataset = self._dataset(validation, read_records(validation))
         return Target(name, dataset, test, records, file_hash(test))
+
+    @functools.cached_property
+    def exams(self) -> dict[str, Exam]:
+        """What each target, by its name, is measured with."""
+        return {
+            target.name: set_exam(
+                task,
+                target.test_records,
+                target.test,
+                read_records(shots_file) if task.shots else [],
+                shots_file,
+            )
+            for target, task, shots_file in zip(
+                self.targets, self.settings.tasks, self.shots_files.values(), strict=True
+            )
+        }
+
+    @property
+    def shots_files(self) -> dict[str, epath.Path]:
+        """Where the worked rows that are shown for each target, by its name, stand."""
+        return {
+            target.name: named or target.validation.path
+            for target, named in zip(self.targets, self.settings.shots_files, strict=True)
+        }
 
     def _dataset(self, path: epath.Path, records: list[Record]) -> Dataset:
         encoded = self.chat.encode_all(records, self.config.model.max_length)

@@ -12,6 +12,7 @@ from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.skills import WorldConfig
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
+from g2is_jax.evaluation.tasks.table import Task, named_task
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
@@ -64,6 +65,8 @@ class Settings:
     store: StoreConfig
     evaluate: EvaluateConfig
     harness: HarnessConfig
+    tasks: list[Task]  # one a target
+    shots_files: list[epath.Path | None]  # one a target; None: its validation file
 
 
 def read_settings(config: ConfigDict) -> Settings:
@@ -73,6 +76,8 @@ def read_settings(config: ConfigDict) -> Settings:
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
     evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
+    tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
+    shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
     settings = Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
@@ -88,6 +93,8 @@ def read_settings(config: ConfigDict) -> Settings:
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         evaluate=owned(EvaluateConfig, evaluate, "evaluate"),
         harness=_harness(config.evaluate),
+        tasks=[named_task(name) for name in tasks],
+        shots_files=[epath.Path(file) if file else None for file in shots_files],
     )
     _check_files(config)
     return settings
@@ -169,6 +176,18 @@ def _seeds(text: str) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
+def _for_each_target(config: ConfigDict, text: str, field: str) -> list[str]:
+    """The parts of a field that has one by commas for each target, or one for all of them."""
+    parts = [part.strip() for part in text.split(",")]
+    targets = len(paths(config.data.test)) or len(listed(config.world.targets, "world.targets"))
+    if len(parts) not in (1, targets):
+        raise InputError(
+            f"{field} = {text!r} names {len(parts)} for {targets} targets; give one for each, in "
+            "the order of data.test, or one for all"
+        )
+    return parts if len(parts) == targets else parts * targets
+
+
 def paths(text: str) -> list[epath.Path]:
     """The files of a field that names some by commas."""
     return [epath.Path(part.strip()) for part in text.split(",") if part.strip()]
@@ -200,6 +219,9 @@ def _check_files(config: ConfigDict) -> None:
             "rename one of the files"
         )
     pool = [] if config.data.pool == BUILT_IN else [epath.Path(config.data.pool)]
-    for file in [*pool, *validations, *tests]:
+    for file in [*pool, *validations, *tests, *paths(config.evaluate.shots_files)]:
         if not file.exists():
-            raise InputError(f"{file}: no such file; check data.pool, data.validation, data.test")
+            raise InputError(
+                f"{file}: no such file; check data.pool, data.validation, data.test, "
+                "evaluate.shots_files"
+            )

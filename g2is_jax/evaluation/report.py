@@ -9,14 +9,13 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.evaluation.tables import escaped, table
+from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
 SUBJECT = "g2is"  # what is compared with every other method, seed by seed
 CONFIDENCE = 0.95
 Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
-TITLES = {"answer_loss": "answer loss (lower is better)", "exact_match": "exact match"}
-LESS_IS_BETTER = ("answer_loss",)  # a score may name more of its own
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ def _groups(scores: Sequence[dict]) -> Groups:
     groups: Groups = {}
     for score in scores:
         for metric in score["metrics"]:
+            if metric == SHOTS_DROPPED:
+                continue
             key = (score["method"], score["target"], metric)
             groups.setdefault(key, {})[score["seed"]] = score
     return groups
@@ -59,8 +60,7 @@ def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[f
     """By how much `own` is better at each seed."""
     gains = []
     for seed in seeds:
-        falling = (*LESS_IS_BETTER, *own[seed].get("less_is_better", ()))
-        sign = -1 if metric in falling else 1
+        sign = -1 if metric in (LOSS, *own[seed].get("less_is_better", ())) else 1
         gains.append(sign * (own[seed]["metrics"][metric] - theirs[seed]["metrics"][metric]))
     return gains
 
@@ -159,7 +159,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         metrics = list(dict.fromkeys(cell.metric for cell in chosen))
         head = ["method", "rows", "tokens", "seconds"]
         for metric in metrics:
-            head += [_title(metric), "gain over random"]
+            head += [title(metric), "gain over random"]
         body = []
         for method in dict.fromkeys(cell.method for cell in chosen):
             of_method = {cell.metric: cell for cell in chosen if cell.method == method}
@@ -180,7 +180,7 @@ def versus(found: Sequence[Difference]) -> str:
     columns = list(dict.fromkeys((d.target, d.metric) for d in found))
     head = [
         "against",
-        *(f"{target}: {_title(metric).split(' (')[0]}" for target, metric in columns),
+        *(f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns),
     ]
     percent = f"{CONFIDENCE:.0%}".replace("%", " %")
     lines = [
@@ -195,11 +195,6 @@ def versus(found: Sequence[Difference]) -> str:
         of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
         body.append([rival, *(_told(of_rival.get(column)) for column in columns)])
     return "\n".join([*lines, *table(head, body)]) + "\n"
-
-
-def _title(metric: str) -> str:
-    """A task of the harness names its metrics itself."""
-    return TITLES.get(metric, metric)
 
 
 def _told(difference: Difference | None) -> str:
@@ -235,7 +230,7 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
         errors = [2 * (c.stderr or 0.0) for c in shown]
         axis.errorbar([c.mean for c in shown], range(len(shown)), xerr=errors, fmt="o", capsize=3)
         axis.set_yticks(range(len(shown)), [c.method for c in shown])
-        axis.set_title(f"{target}: {_title(metric)}", fontsize=9)
+        axis.set_title(f"{target}: {title(metric)}", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
