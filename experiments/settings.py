@@ -82,11 +82,18 @@ class Settings:
 
 def read_settings(config: ConfigDict) -> Settings:
     """Check every field by itself, and that the files it names are there."""
+    settings = check_settings(config)
+    _check_files(config)
+    return settings
+
+
+def check_settings(config: ConfigDict) -> Settings:
+    """Check every field by itself; the files it names need not be there."""
     _check_values(config)
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
-    settings = Settings(
+    return Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
         model=owned(ModelConfig, model, "model"),
@@ -101,8 +108,6 @@ def read_settings(config: ConfigDict) -> Settings:
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
     )
-    _check_files(config)
-    return settings
 
 
 def _check_values(config: ConfigDict) -> None:
