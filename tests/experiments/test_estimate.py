@@ -22,6 +22,11 @@ SIZES = Sizes(pool_rows=1000, validation_rows=30, test_rows=50, mean_tokens=99)
 GIVEN = vars(SIZES)
 GRADIENTS = ("pool gradients", "validation gradients")
 V5E = CHIPS["v5e"]
+# Of the tiny Llama: two layers of width 42, 6 heads of 10, keys for 2 of them, an MLP of 53 and 131
+# tokens; adapters of rank 3 on all layers.
+LINEAR = 2 * (2 * 42 * 60 + 2 * 42 * 20 + 3 * 42 * 53)
+ADAPTER = 2 * 3 * (2 * (42 + 60) + 2 * (42 + 20) + 3 * (42 + 53))
+SIGNS = ADAPTER * 64
 
 
 @pytest.fixture
@@ -49,18 +54,51 @@ def hours(of: Plan) -> dict[str, float]:
 
 
 def test_operations_of_the_pools_pass_by_hand():
-    """Two layers of width 42, 6 heads of 10, 2 of them with keys, MLP 53, 131 tokens, rank 3."""
-    attention = 42 * 60 + 42 * 20 + 42 * 20 + 60 * 42
-    linear = 2 * (attention + 3 * 42 * 53)
-    adapter = 2 * 3 * ((42 + 60) + (42 + 20) + (42 + 20) + (60 + 42) + 3 * (42 + 53))
-    seen = 2 * (2 * 60 + 2 * 60) * 50  # of 99 tokens, 50 are at or before the mean one
-    token = 4 * linear + 6 * adapter + 3 * seen + 4 * 42 * 131
+    attention = 2 * (2 * 60 + 2 * 60) * 50  # of 99 tokens, the mean one sees 50
+    token = 4 * LINEAR + 6 * ADAPTER + 3 * attention + 4 * 42 * 131
     found = by_name(stages(plan()))
     assert found["pool gradients"].operations == 1000 * 99 * token
     assert found["validation gradients"].operations == 30 * 99 * token
     assert found["warm-up"].operations == pytest.approx(4 * 0.05 * 1000 * 99 * token)
     kinds = 2  # plain gradients, and Adam's for less and g2is_paper
-    assert found["pool gradients"].float32_operations == 1000 * kinds * 2 * adapter * 64
+    assert found["pool gradients"].float32_operations == 1000 * kinds * 2 * SIGNS
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("none", 2 * ADAPTER), ("sketch", 5 * ADAPTER), ("rademacher", 2 * ADAPTER + 2 * SIGNS / 10)],
+)
+def test_traffic_of_the_projection_by_hand(kind, values):
+    """A gradient is written and read, once more for each repetition; signs once a batch of 10."""
+    fields = {"projection__repetitions": 3, "grads__batch_tokens": 999}
+    found = by_name(stages(plan(projection__kind=kind, **fields)))["pool gradients"]
+    assert found.traffic == pytest.approx(1000 * 2 * 4 * values)
+    width = ADAPTER if kind == "none" else 64
+    assert found.memory["features"] == 4 * 2 * 10 * 2 * width
+
+
+def test_evaluation_by_hand():
+    """Answers are read, then prompts; replies of 7 tokens attend to 106 places at the end."""
+    fields = {"run__methods": "none,full", "evaluate__new_tokens": 7, "model__max_length": 106}
+    found = by_name(stages(plan(evaluate__batch_tokens=999, **fields)))["evaluate"]
+    block = 2 * LINEAR + 2 * ADAPTER
+    head = 2 * 42 * 131
+    prompt = 99 * (block + 2 * 2 * 120 * 50)
+    reply = 7 * (block + 2 * 2 * 120 * 53.5 + head)
+    assert found.operations == 2 * 50 * (2 * prompt + 99 * head + reply)
+    base = 2 * (LINEAR + 2 * 42 * 131 + 5 * 42)
+    cache = 106 * 2 * 2 * 20 * 2
+    assert found.traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
+    assert found.memory["cache"] == 10 * cache
+    assert found.memory["logits"] == 4 * 999 * 131
+    silent = by_name(stages(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
+    assert (silent.operations, silent.traffic) == (2 * 50 * (prompt + 99 * head), 0)
+
+
+def test_budgets_of_every_unit():
+    for unit, budget in (("fraction", 0.02), ("rows", 20.0), ("tokens", 20.0 * 99)):
+        of = plan(selection__unit=unit, selection__budget=budget)
+        assert of.chosen == pytest.approx(20)
 
 
 def test_hours_are_those_of_the_published_numbers():
@@ -110,9 +148,9 @@ def test_memory_names_what_is_held():
     held = {"base", "adapter", "optimiser", "activations"}
     assert set(found["warm-up"].memory) == set(found["fine-tune"].memory) == held | {"gradients"}
     assert all(set(found[stage].memory) == held | {"features"} for stage in GRADIENTS)
-    adapter = 4 * 2 * 3 * ((42 + 60) + 2 * (42 + 20) + (60 + 42) + 3 * (42 + 53))
-    assert found["warm-up"].memory["adapter"] == adapter
-    assert found["warm-up"].memory["optimiser"] == 2 * adapter
+    memory = found["warm-up"].memory
+    assert memory["adapter"] == 4 * ADAPTER
+    assert memory["optimiser"] == memory["gradients"] == 2 * 4 * ADAPTER
     more = by_name(stages(plan(grads__batch_tokens=32768, warmup__microbatch_tokens=32768)))
     for stage in ("pool gradients", "warm-up"):
         grown = more[stage].memory["activations"] / found[stage].memory["activations"]
