@@ -30,15 +30,13 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
     jax.config.config_with_absl()
 
-    def main(argv: Sequence[str]) -> None:
+    def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
-        if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is not a flag; flags look like --config.walk.delta=0.7")
         place = epath.Path(workdir.value)
         with naming_full_disk(place):
             run(config_flag.value, place)
 
-    run_or_tell(main, _parse)
+    run_or_tell(main, parse_config)
 
 
 def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
@@ -61,12 +59,16 @@ def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
     return left
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse_config(argv: Sequence[str]) -> list[str]:
+    """Parse the flags of a script with a config; a mistake is explained by what the config has."""
     config = _written_config(argv)
     try:
-        return flags.FLAGS(list(argv))
+        left = flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(_explain(argv, config, error)) from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; flags look like --config.walk.delta=0.7")
+    return left
 
 
 def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -> str:
@@ -84,15 +86,19 @@ def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -
 
 
 def _written_config(argv: Sequence[str]) -> ConfigDict | None:
-    """The config file that the command names, without its overrides; None if it names none."""
-    named = re.search("(?:^|\n)--?config[=\n]([^:\n]+)", "\n".join(argv[1:]))
+    """The config that the command names (file, or file:argument), without its overrides; None if
+    it names none."""
+    named = re.search("(?:^|\n)--?config[=\n]([^:\n]+)(?::(.*))?", "\n".join(argv[1:]))
     if named is None:
         return None
-    file = named[1]
+    file, argument = named.groups()
     if not os.path.isfile(file):
         raise InputError(f"{file}: no such config file; start from configs/default.py")
     try:
-        return runpy.run_path(file)["get_config"]()
+        get_config = runpy.run_path(file)["get_config"]
+        return get_config() if argument is None else get_config(argument)
+    except InputError:
+        raise
     except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         place = f"{file}:{lines[-1]}" if lines else file

@@ -71,6 +71,13 @@ class Settings:
 
 def read_settings(config: ConfigDict) -> Settings:
     """Check every field by itself, and that the files it names are there."""
+    settings = check_settings(config)
+    _check_files(config)
+    return settings
+
+
+def check_settings(config: ConfigDict) -> Settings:
+    """Check every field by itself; the files it names need not be there."""
     _check_values(config)
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
@@ -78,7 +85,7 @@ def read_settings(config: ConfigDict) -> Settings:
     evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
     tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
     shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
-    settings = Settings(
+    return Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
         model=owned(ModelConfig, model, "model"),
@@ -96,8 +103,6 @@ def read_settings(config: ConfigDict) -> Settings:
         tasks=[named_task(name) for name in tasks],
         shots_files=[epath.Path(file) if file else None for file in shots_files],
     )
-    _check_files(config)
-    return settings
 
 
 def _check_values(config: ConfigDict) -> None:

@@ -127,9 +127,9 @@ def judge_replies(
     Also how many shots did not fit.
     """
     prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
-    replies = greedy_replies(model, adapter, base, chat, prompts, config)
+    texts = greedy_replies(model, adapter, base, chat, prompts, config)
     judged = []
-    for record, reply in zip(exam.records, replies, strict=True):
+    for record, reply in zip(exam.records, texts, strict=True):
         read = {name: METRICS[name].read(reply) for name in exam.task.metrics}
         scores = {
             name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0

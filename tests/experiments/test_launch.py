@@ -9,6 +9,7 @@ import pytest
 from small import ROOT, fork_each, stages
 
 TINY = ROOT / "configs" / "tiny.py"
+ROW = ROOT / "configs" / "gemma_7b_mmlu.py"  # takes its pool as an argument
 
 # name -> (arguments after --config=configs/tiny.py --workdir=..., what stderr says after `error: `)
 MISTAKES = {
@@ -35,6 +36,18 @@ WHOLE = {
     "no workdir": ([f"--config={TINY}"], "--workdir"),
     "slip in the config file": (["--config=SLIP", "--workdir=w"], 'Did you mean "walk" instead'),
     "wrong type in the config file": (["--config=TYPE", "--workdir=w"], "epochs"),
+    "argument": (
+        [f"--config={ROW}:wiki", "--workdir=w"],
+        "pool 'wiki' is unknown; after the colon write one of infinity, cot, flan",
+    ),
+    "empty argument": ([f"--config={ROW}:", "--workdir=w"], "pool '' is unknown"),
+    "argument for a config without one": ([f"--config={TINY}:cot", "--workdir=w"], "argument"),
+    "near field beside an argument": (
+        [f"--config={ROW}:cot", "--config.walk.dleta=0.7", "--workdir=w"],
+        "did you mean walk.delta?",
+    ),
+    "good argument": ([f"--config={ROW}:cot", "--workdir=w"], "cot_collection.jsonl: no such file"),
+    "argument, two words": (["--config", f"{ROW}:flan", "--workdir=w"], "flan.jsonl: no such file"),
 }
 
 

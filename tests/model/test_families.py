@@ -22,6 +22,7 @@ from tiny_models import (
     raw_of,
 )
 
+from configs.base_models import BASE_MODELS
 from g2is_jax.model.build import build_model
 from g2is_jax.model.config import BlockNorms, LayerConfig, RopeConfig
 from g2is_jax.model.config_file import NO_EFFECT
@@ -275,65 +276,18 @@ def test_every_family_is_tested():
     assert {raw["model_type"] for raw in RAW.values()} == set(FAMILIES)
 
 
-LLAMA_8B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "max_position_embeddings": 131072,
-    "rope_scaling": {
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-}
-MISTRAL_7B = {
-    "model_type": "mistral",
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "sliding_window": 4096,
-    "max_position_embeddings": 32768,
-}
-GEMMA_7B = {
-    "model_type": "gemma",
-    "vocab_size": 256000,
-    "hidden_size": 3072,
-    "intermediate_size": 24576,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "head_dim": 256,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 8192,
-    "hidden_act": "gelu",
-}
-
-
 @pytest.mark.parametrize(
-    ("raw", "parameters", "adapter"),
+    ("name", "parameters", "adapter"),
     [
-        (LLAMA_8B, 8_030_261_248, 109_051_904),
-        (MISTRAL_7B, 7_241_732_096, 109_051_904),
-        (MISTRAL_7B | {"vocab_size": 32768, "sliding_window": None}, 7_248_023_552, 109_051_904),
-        (GEMMA_7B, 8_537_680_896, 102_760_448),
+        ("meta-llama/Llama-3.1-8B", 8_030_261_248, 109_051_904),
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096, 109_051_904),
+        ("mistralai/Mistral-7B-v0.3", 7_248_023_552, 109_051_904),
+        ("google/gemma-7b", 8_537_680_896, 102_760_448),
     ],
 )
-def test_shapes_of_the_papers_models(raw, parameters, adapter):
+def test_shapes_of_the_papers_models(name, parameters, adapter):
     """Nothing is allocated; the published counts of parameters, and those of LoRA at rank 128."""
+    raw = BASE_MODELS[name]
     lora = dataclasses.replace(
         NO_LORA, rank=128, alpha=512.0, targets=("q_proj", "k_proj", "v_proj", "o_proj")
     )

@@ -1,0 +1,25 @@
+"""Mistral-7B on GSM8K: G2IS at 1 % of a pool, beside LESS, random rows and this project's walk.
+
+    python -m experiments.run_all --config=configs/mistral_7b_gsm8k.py:infinity \\
+        --workdir=runs/mistral_7b_gsm8k_infinity
+
+The pool stands after the colon: infinity, cot or flan. Expected figure: not published for this base
+model.
+
+Hardware: one H100 of 80 GB. Expected hours: 2.0, for 100,000 rows of 512 tokens (the paper's pool
+sizes are not public), at 40 % of the chip's published numbers; not run, but reckoned by
+
+    python -m experiments.estimate --config=configs/mistral_7b_gsm8k.py --chip=h100 --devices=1 \\
+        --pool_rows=100000 --mean_tokens=512 --validation_rows=100 --test_rows=1319
+
+Values: configs/reported.py tells which are the paper's, LESS's or free. Free: 100 validation rows,
+of the training set, and replies of up to 512 tokens.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.reported import INFINITY, reported
+
+
+def get_config(pool: str = INFINITY) -> ConfigDict:
+    return reported("mistral_7b", "gsm8k", pool)

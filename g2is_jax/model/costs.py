@@ -1,0 +1,90 @@
+"""What a decoder costs, reckoned from its shapes: operations of its products, bytes of memory.
+
+A multiplication and an addition are two operations. The base is frozen: backwards its weights are
+multiplied once, for the gradient of what went in; the adapter's twice, attention's products too.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from g2is_jax.model.build import DTYPES, Model
+from g2is_jax.model.lora import Shapes, linear_layers
+
+
+def size(shapes: Shapes) -> int:
+    """Values of all leaves."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def forward_operations(model: Model, length: int) -> float:
+    """Of a token in a row of so many, without the head."""
+    linear = size(linear_layers(model.base_shapes))
+    return 2 * linear + 2 * size(model.adapter_shapes) + attention_operations(model, length)
+
+
+def gradient_operations(model: Model, length: int) -> float:
+    """Of a supervised token: forward, and back to activations and adapter.
+
+    4 linear + 6 adapter + 3 attention + 4 head; with remat the blocks' forward pass once more.
+    """
+    linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
+    attention = attention_operations(model, length)
+    again = forward_operations(model, length) if model.settings.remat else 0
+    return 4 * linear + 6 * adapter + 3 * attention + 2 * head_operations(model) + again
+
+
+def attention_operations(model: Model, length: int) -> float:
+    """Of a token's queries with keys and of its weights with values, a mean over the row."""
+    c = model.config
+    seen = sum(min(layer.window or length, (length + 1) / 2) for layer in c.layers)
+    return 4 * c.num_attention_heads * c.head_dim * seen
+
+
+def head_operations(model: Model) -> float:
+    """Of one token's logits."""
+    return 2 * model.config.vocab_size * model.config.hidden_size
+
+
+def kept_bytes(model: Model, tokens: int, length: int) -> float:
+    """What the forward pass of so many tokens, in rows of `length`, leaves for the backward pass.
+
+    With remat the blocks' inputs, and one block at a time.
+    """
+    layers = len(model.config.layers)
+    inputs = model.config.hidden_size * _activation_bytes(model)
+    block = _kept_in_a_block(model, length)
+    return tokens * (layers * inputs + block if model.settings.remat else layers * block)
+
+
+def _kept_in_a_block(model: Model, length: int) -> float:
+    """Bytes a token: two residuals and the first norm's output; queries, keys, values and what
+    they come to; the MLP's gate, its activation, the other factor and the product; the adapter's
+    inner values; and the attention weights, in float32 and in the activations' dtype."""
+    c = model.config
+    itemsize = _activation_bytes(model)
+    queries = c.num_attention_heads * c.head_dim
+    keys = c.num_key_value_heads * c.head_dim
+    inner = sum(shape[0] for path, shape in model.adapter_shapes.items() if path.endswith("A"))
+    values = 3 * c.hidden_size + 2 * queries + 2 * keys + 4 * c.intermediate_size
+    weights = c.num_attention_heads * (length + 1) / 2
+    return itemsize * (values + inner / len(c.layers)) + (4 + itemsize) * weights
+
+
+def cache_bytes(model: Model) -> float:
+    """Keys and values of one token."""
+    c = model.config
+    return 2 * len(c.layers) * c.num_key_value_heads * c.head_dim * _activation_bytes(model)
+
+
+def base_bytes(model: Model, devices: int) -> float:
+    """On each of so many devices; of a base that is shared out also one layer, gathered."""
+    itemsize = jnp.dtype(model.dtype).itemsize
+    linear, whole = size(linear_layers(model.base_shapes)), size(model.base_shapes)
+    if not model.settings.shard_base or devices == 1:
+        return itemsize * whole
+    return itemsize * (whole - linear + linear / devices + linear / len(model.config.layers))
+
+
+def _activation_bytes(model: Model) -> int:
+    return jnp.dtype(DTYPES[model.settings.activations]).itemsize

@@ -1,0 +1,34 @@
+"""Published numbers of accelerators, to reckon with before one is rented."""
+
+from dataclasses import dataclass
+
+BFLOAT16_PASSES = 6  # in which a TPU computes a product of float32 at full precision
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peak operations a second of dense products, bytes of memory, and bytes a second to it.
+
+    float32: products at full precision (`jax.lax.Precision.HIGHEST`).
+    """
+
+    bfloat16: float
+    float32: float
+    memory: float
+    bandwidth: float
+
+
+def _tpu(bfloat16: float, memory: float, bandwidth: float) -> Chip:
+    return Chip(bfloat16, bfloat16 / BFLOAT16_PASSES, memory, bandwidth)
+
+
+CHIPS = {
+    # Google Cloud's pages of each TPU.
+    "v5e": _tpu(197e12, 16e9, 819e9),
+    "v5p": _tpu(459e12, 95e9, 2765e9),
+    "v6e": _tpu(918e12, 32e9, 1638e9),
+    # NVIDIA's data sheets, SXM, without sparsity.
+    "a100": Chip(312e12, 19.5e12, 80e9, 2039e9),
+    "h100": Chip(989e12, 67e12, 80e9, 3350e9),
+    "h200": Chip(989e12, 67e12, 141e9, 4800e9),
+}
