@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.data.pool = ""  # .jsonl or .jsonl.gz, or `skills`: the built-in world
     config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
     config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
+    config.data.overlap = "report"  # pool rows that share words with a target's files; or remove
 
     config.world = ConfigDict()  # the built-in world; read if data.pool is `skills`
     config.world.seed = 0

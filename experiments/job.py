@@ -10,6 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import overlap
 from experiments.datasets import Dataset, Target
 from experiments.fields import flat_fields
 from experiments.methods import FEATURES, METHODS, SECTIONS, needing
@@ -46,7 +47,10 @@ FREE_FIELDS = (
 )
 
 # What has been read survives a change of the other sections of the config.
-OF_DATA = ("world", "checkpoint", "checkpoint_digest", "chat", "pool", "targets")
+OF_DATA = (
+    *("world", "checkpoint", "checkpoint_digest", "chat"),
+    *("whole_pool", "shared_rows", "pool", "targets"),
+)
 OF_BASE, OF_MODEL = ("base", "mesh"), ("model",)
 
 
@@ -94,11 +98,13 @@ class Job:
         """Read all inputs, so that whatever is wrong with them is said now."""
         self.check_inputs()
         _ = self.base
+        removed = self.config.data.overlap == "remove"
         print(
             f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
             f"{self.pool.dropped:,} dropped without a supervised token, "
             f"{self.pool.truncated:,} cut at {self.config.model.max_length} tokens; "
             f"budget {self.limits.budget:,} {self.cost_unit}\n"
+            f"{overlap.told(self.shared_rows, len(self.whole_pool.records), removed)}\n"
             f"{match_report(self.settings.lora, self.model.base_shapes)}",
             flush=True,
         )
@@ -201,10 +207,21 @@ class Job:
         return mesh if mesh.size > 1 else None
 
     @functools.cached_property
-    def pool(self) -> Dataset:
+    def whole_pool(self) -> Dataset:
         name = self.config.data.pool
         path = self.world / "pool.jsonl" if name == BUILT_IN else epath.Path(name)
         return self._dataset(path, read_records(path))
+
+    @functools.cached_property
+    def shared_rows(self) -> list[overlap.Shared]:
+        """Pool rows that stand in a target's files too."""
+        return overlap.find(self.whole_pool, self.targets)
+
+    @functools.cached_property
+    def pool(self) -> Dataset:
+        if self.config.data.overlap != "remove":
+            return self.whole_pool
+        return self.whole_pool.without({one.row for one in self.shared_rows})
 
     @property
     def cost_unit(self) -> str:

@@ -25,6 +25,7 @@ from g2is_jax.training.optimizer import OptimizerConfig
 BUILT_IN = "skills"
 NOT_OF_FIT = ("fraction", "keep_epochs", "merge")  # fields beside FitConfig's
 CHOICES = {
+    "data.overlap": ("report", "remove"),
     "evaluate.adapter": ("last", "best"),
     "model.chat_template": ("auto", *TEMPLATES),
     "grads.kind": KINDS,

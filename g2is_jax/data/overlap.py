@@ -41,7 +41,8 @@ class _Index:
     """The prompts of a target's rows, and their runs by hash."""
 
     def __init__(self, target: Sequence[Record], run: int):
-        self._run, self._numbers = run, {}
+        self._run = run
+        self._numbers: dict[str, int] = {}
         powers = [1]
         for _ in range(run - 1):
             powers.append(powers[-1] * int(BASE) % 2**64)
