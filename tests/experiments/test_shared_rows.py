@@ -17,9 +17,9 @@ def leaking(file_config, tmp_path):
     pool, validations, tests = (
         getattr(file_config.data, name) for name in ("pool", "validation", "test")
     )
-    rows = [json.loads(line) for line in Path(pool).read_text().splitlines() if line]
-    test = json.loads(Path(tests.split(",")[0]).read_text().splitlines()[0])
-    validation = json.loads(Path(validations.split(",")[0]).read_text().splitlines()[0])
+    rows = [json.loads(line) for line in Path(pool).read_text().split("\n") if line]
+    test = json.loads(Path(tests.split(",")[0]).read_text().split("\n")[0])
+    validation = json.loads(Path(validations.split(",")[0]).read_text().split("\n")[0])
     rows[1]["messages"] = test["messages"]
     rows[3]["messages"][0] = validation["messages"][0]
     file = tmp_path / "pool.jsonl"
