@@ -188,7 +188,7 @@ def test_table_has_the_stages_and_what_was_assumed(folder):
     assert names[2:] == ["warm-up", *GRADIENTS, "walk", "fine-tune", "evaluate", "all"]
     assert "2 x h100, at 25% of its published numbers (assumed)" in table
     assert "1,000 rows of the pool, 30 of validation, 50 of test, 99 tokens each" in table
-    assert "By one device alone: warm-up, fine-tune, evaluate." in table
+    assert "By one device alone: evaluate." in table
     assert "To make it fit" not in table
 
 
