@@ -3,7 +3,7 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import evaluate, select_subset
+from experiments import evaluate, report, select_subset
 from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.report import write_report
@@ -16,7 +16,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     scores = evaluate.scores(job)
     print("\n" + write_report(scores, workdir / "report"))
     print(select_subset.write_compositions(job))
-    print(f"report: {workdir / 'report'}; selections: {workdir / 'selections'}")
+    print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
     return scores
 
 
