@@ -94,7 +94,7 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
         settings["checkpoints"] = job.settings.checkpoints
     inputs = material.inputs(job, method, target, folders)
     folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
-    if not job.is_variant:
+    if job.builds and not job.is_variant:
         show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
     behind = [*folders.values(), *material.sources(job, method, target, seed), folder]

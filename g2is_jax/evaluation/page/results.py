@@ -20,6 +20,11 @@ from g2is_jax.evaluation.report import (
 )
 
 FIXED_COLUMNS = 4  # method, rows, tokens, seconds
+GAIN = "Mean over seeds ± standard error; gain: paired difference to random, more is better."
+ONE_SEED = (
+    "The difference at the one seed, more is better (seeds on which it is ahead).",
+    "One seed has no standard error and no interval: what differs here may be chance.",
+)
 CAUTION = (
     "An interval covers what other seeds of warm-up, projection and fine-tune would change, not "
     "other test rows, and is not corrected for the number of comparisons."
@@ -36,7 +41,8 @@ def section(scores: Sequence[dict]) -> Section:
     found = differences(scores)
     if found:
         name = f"{SUBJECT} against each method"
-        parts.append(Section(name, [Text(f"{VERSUS}."), versus_table(found), Text(CAUTION)]))
+        notes = (f"{VERSUS}.", CAUTION) if any(d.low is not None for d in found) else ONE_SEED
+        parts.append(Section(name, [Text(notes[0]), versus_table(found), Text(notes[1])]))
     return Section("Results", parts)
 
 
@@ -53,8 +59,7 @@ def _of_target(
         _drawn([cell for cell in cells if (cell.target, cell.metric) == (target, metric)])
         for metric in metrics
     ]
-    means = "Mean ± standard error over seeds; gain: paired difference to random, more is better."
-    return [*told, Text(means), _marked(table, ahead), Pictures(pictures)]
+    return [*told, Text(GAIN), _marked(table, ahead), Pictures(pictures)]
 
 
 def lead(scores: Sequence[dict], target: str, metric: str) -> dict[str, float]:
