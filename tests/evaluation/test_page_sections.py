@@ -180,7 +180,7 @@ def test_sentences_tell_what_the_rules_looked_at():
     assert "closest to this direction" in aimed
     yielded = reasons.sentence(pick(1, "worth a conflict", "x"), walk_config())
     assert "conflicts with an earlier row (cosine -0.38)" in yielded
-    assert "less than 70% of it" in yielded
+    assert "less than 70% as much" in yielded
 
 
 def test_every_chosen_row_is_listed():

@@ -59,8 +59,8 @@ def section(bills: Sequence[Bill], stages: Sequence[Stage]) -> Section:
 
 def _by_method(bills: Sequence[Bill]) -> Table:
     kinds = _kinds([stage for bill in bills for stage in bill.stages])
-    head = ["method", "examples", "supervised tokens", *(f"{kind}\u00a0(s)" for kind in kinds)]
-    head += ["together\u00a0(s)", "device-hours", "peak memory (GB)"]
+    head = ["method", "examples", "supervised tokens", *(f"{kind} (s)" for kind in kinds)]
+    head += ["together (s)", "device-hours", "peak memory (GB)"]
     lines = []
     for method in dict.fromkeys(bill.method for bill in bills):
         own = [bill for bill in bills if bill.method == method]

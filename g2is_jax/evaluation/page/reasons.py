@@ -28,7 +28,7 @@ WORDS = {
     ),
     "worth a conflict": (
         "kept although it conflicts with an earlier row (cosine {smallest}), because the best row "
-        "without a conflict was worth less than {worth} of it"
+        "without a conflict was worth less than {worth} as much"
     ),
 }
 

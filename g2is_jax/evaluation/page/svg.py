@@ -29,7 +29,7 @@ STYLE: Any = {
 # Mid tones, to be seen on white and on black.
 COLOURS = (
     *("#d1495b", "#3d7dca", "#3a9d5d", "#e08a1e", "#8a63c9"),
-    *("#16a3a8", "#b5618f", "#8c6d46", "#7f8a99", "#a3a12b"),
+    *("#16a3a8", "#b5618f", "#8c6d46", "#e59fc0", "#a3a12b"),
 )
 ACCENT, FIRST, SECOND = COLOURS[0], COLOURS[1], COLOURS[3]
 GREY = "#8a8f98"
