@@ -6,6 +6,7 @@ Everything a user can get wrong is found here, before any long work begins.
 import dataclasses
 import functools
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -28,7 +29,7 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.model.weights import checkpoint_files, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage
+from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage, stage_folder
 from g2is_jax.runs.mesh import data_mesh
 from g2is_jax.selection.selection import Limits, limits
 from g2is_jax.training.fit import FitConfig
@@ -55,13 +56,22 @@ OF_BASE, OF_MODEL = ("base", "mesh"), ("model",)
 
 
 class Job:
-    """One config at work in one work folder; each input is read on first use."""
+    """One config at work in one work folder; each input is read on first use.
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, variant_of: "Job | None" = None):
+    builds: whether a stage that is not finished is made; else it is an error.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: epath.Path,
+        variant_of: "Job | None" = None,
+        builds: bool = True,
+    ):
         self.config = config
         self.settings = read_settings(config)
         self.methods, self.seeds = self.settings.choosing.methods, self.settings.seeds
-        self.workdir = workdir
+        self.workdir, self.builds = workdir, builds
         self.is_variant = variant_of is not None
         self.told: set[epath.Path] = variant_of.told if variant_of else set()
         self.used: dict[epath.Path, tuple[str, str]] = {}  # stage -> its name, and run or reused
@@ -77,7 +87,7 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        other = Job(config, self.workdir, variant_of=self)
+        other = Job(config, self.workdir, variant_of=self, builds=self.builds)
         before = flat_fields(self.config)
         sections = {
             field.partition(".")[0]
@@ -343,8 +353,13 @@ class Job:
         def build_and_tell(folder: epath.Path) -> dict:
             print(f"{name} {label}", flush=True)
             built.append(True)
-            return build(folder)
+            return {"devices": jax.device_count(), **build(folder)}
 
+        if not (self.builds or stage_folder(self.workdir, name, settings, inputs).exists()):
+            raise InputError(
+                f"{self.workdir}: the stage {name} {label} is not finished; finish the run with "
+                "experiments.run_all and the same config first"
+            )
         folder = run_stage(self.workdir, name, settings, inputs, build_and_tell)
         self.used.setdefault(folder, (name, "run" if built else "reused"))
         if folder not in self.told:

@@ -1,17 +1,22 @@
 """The statistics of a graph as a page of Markdown."""
 
-from g2is_jax.evaluation.tables import escaped, table
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
 
+CORE_COLUMNS = ("component", "weight", "reinforce", "conflict", "largest", "smallest")
 MOST_SOURCES = 20  # lines of the page; the JSON has them all
 
 
 def markdown(told: dict, title: str) -> str:
     """The statistics as a page; what does not fit a page is in the JSON alone."""
     sources = told["sources"]
-    hubs = [[h["row"], h["id"], h["source"], h["in_degree"]] for h in told["degree"]["hubs"]]
+    hubs = [
+        [str(h[name]) for name in ("row", "id", "source", "in_degree")]
+        for h in told["degree"]["hubs"]
+    ]
     core = [
         [
-            *(number, f"{c['weight']:.3f}", c["reinforce"], c["conflict"]),
+            *(str(number), f"{c['weight']:.3f}", str(c["reinforce"]), str(c["conflict"])),
             *(f"{c['largest']:.3f}", f"{c['smallest']:.3f}"),
         ]
         for number, c in enumerate(told["core"])
@@ -24,9 +29,9 @@ def markdown(told: dict, title: str) -> str:
         f"{_percent(sources['all_inside'])} of the edges between rows stay inside a source "
         f"({_percent(sources['all_inside_by_chance'])} by chance).",
         *["", *_source_table(sources), "", "## Hubs", ""],
-        *table(["row", "id", "source", "in-degree"], hubs),
+        *table_lines(Table(["row", "id", "source", "in-degree"], hubs)),
         *["", "## Core directions: stored edges", ""],
-        *table(["component", "weight", "reinforce", "conflict", "largest", "smallest"], core),
+        *table_lines(Table(CORE_COLUMNS, core)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -65,7 +70,7 @@ def _source_table(sources: dict) -> list[str]:
     ]
     left = len(order) - len(fields)
     told = ["", f"{left} smaller sources are in the JSON alone."] if left else []
-    return table(["source", "rows", "edges inside", "by chance"], fields) + told
+    return table_lines(Table(["source", "rows", "edges inside", "by chance"], fields)) + told
 
 
 def _percent(share: float | None) -> str:

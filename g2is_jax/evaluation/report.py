@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from g2is_jax.evaluation.tables import escaped, table
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
 from g2is_jax.runs.manifest import write_atomic
 
@@ -16,6 +17,11 @@ REFERENCE = "random"  # what every method is compared with, seed by seed
 SUBJECT = "g2is"  # what is compared with every other method, seed by seed
 CONFIDENCE = 0.95
 Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
+PERCENT = f"{100 * CONFIDENCE:.0f}\u00a0%"
+VERSUS = (
+    "Mean over seeds of the paired difference, more is better"
+    f" ({PERCENT} interval; seeds on which it is ahead)"
+)
 
 
 @dataclass(frozen=True)
@@ -151,50 +157,58 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def markdown(cells: Sequence[Cell]) -> str:
-    """One table a target: a line a method, each metric with its standard error and gain."""
-    parts = []
-    for target in dict.fromkeys(cell.target for cell in cells):
-        chosen = [cell for cell in cells if cell.target == target]
-        metrics = list(dict.fromkeys(cell.metric for cell in chosen))
-        head = ["method", "rows", "tokens", "seconds"]
+def tables(cells: Sequence[Cell]) -> dict[str, Table]:
+    """One for each target: a line a method, each metric with its standard error and gain."""
+    return {
+        target: _table([cell for cell in cells if cell.target == target])
+        for target in dict.fromkeys(cell.target for cell in cells)
+    }
+
+
+def _table(cells: Sequence[Cell]) -> Table:
+    """Of one target; the best means and gains are marked."""
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    head = ["method", "rows", "tokens", "seconds"]
+    for metric in metrics:
+        head += [title(metric), "gain over random"]
+    lines = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        of_method = {cell.metric: cell for cell in cells if cell.method == method}
+        first = of_method[metrics[0]]
+        line = [method, f"{first.rows:,.0f}", f"{first.tokens:,.0f}", f"{first.seconds:,.1f}"]
         for metric in metrics:
-            head += [title(metric), "gain over random"]
-        body = []
-        for method in dict.fromkeys(cell.method for cell in chosen):
-            of_method = {cell.metric: cell for cell in chosen if cell.method == method}
-            first = of_method[metrics[0]]
-            line = [method, f"{first.rows:,.0f}", f"{first.tokens:,.0f}", f"{first.seconds:,.1f}"]
-            for metric in metrics:
-                cell = of_method[metric]
-                line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
-            body.append(line)
-        parts.append("\n".join([f"### {escaped(target)}", "", *table(head, body)]))
+            cell = of_method[metric]
+            line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
+        lines.append(line)
+    return Table(head, lines)
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """The table of each target under its name."""
+    parts = [
+        "\n".join([f"### {escaped(target)}", "", *table_lines(table)])
+        for target, table in tables(cells).items()
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def versus(found: Sequence[Difference]) -> str:
-    """A line a rival, a column a target and metric: the mean difference and its interval."""
+    """The table of differences under its title."""
     if not found:
         return ""
+    lines = [f"### {found[0].subject} against each method", "", VERSUS, ""]
+    return "\n".join([*lines, *table_lines(versus_table(found))]) + "\n"
+
+
+def versus_table(found: Sequence[Difference]) -> Table:
+    """A line a rival, a column a target and metric: the mean difference and its interval."""
     columns = list(dict.fromkeys((d.target, d.metric) for d in found))
-    head = [
-        "against",
-        *(f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns),
-    ]
-    percent = f"{CONFIDENCE:.0%}".replace("%", " %")
-    lines = [
-        f"### {found[0].subject} against each method",
-        "",
-        "Mean over seeds of the paired difference, more is better"
-        f" ({percent} interval; seeds on which it is ahead)",
-        "",
-    ]
-    body = []
+    names = [f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns]
+    lines = []
     for rival in dict.fromkeys(d.rival for d in found):
         of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
-        body.append([rival, *(_told(of_rival.get(column)) for column in columns)])
-    return "\n".join([*lines, *table(head, body)]) + "\n"
+        lines.append([rival, *(_told(of_rival.get(column)) for column in columns)])
+    return Table(["against", *names], lines)
 
 
 def _told(difference: Difference | None) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.evaluation.composition import composition
-from g2is_jax.evaluation.tables import escaped, table
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
@@ -89,7 +90,7 @@ def _table(settings: Sequence[dict]) -> list[str]:
         ]
         for of in settings
     ]
-    return table(head, body)
+    return table_lines(Table(head, body))
 
 
 def _given(values: Sequence[float | None], form: str) -> list[str]:
@@ -103,7 +104,7 @@ def _stages_table(told: dict) -> list[str]:
         [of["setting"], *(_counts(of["stages"][how]) for how in ("run", "reused"))]
         for of in told["settings"]
     ]
-    return table(["setting", "stages run", "stages reused"], body)
+    return table_lines(Table(["setting", "stages run", "stages reused"], body))
 
 
 def _counts(stages: Mapping[str, int]) -> str:
