@@ -78,7 +78,7 @@ def test_every_metric_of_a_task_has_a_title():
     assert {name for task in TASKS.values() for name in task.metrics} <= TITLES.keys()
     assert len(set(TITLES.values())) == len(TITLES)
     assert title("rouge_l") == "ROUGE-L"
-    assert title("some_other") == "some other"
+    assert title("some_other") == "some_other"
 
 
 def test_tasks_by_name():
