@@ -10,7 +10,18 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MOST_MAPS = 25_000
 SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+    """A process may map 65,530 pieces of memory, of which a compiled program takes eight or more;
+    beyond that XLA ends in a segmentation fault."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
