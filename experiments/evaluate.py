@@ -17,7 +17,7 @@ from experiments.methods import METHODS
 from experiments.training import ADAPTER
 from g2is_jax.evaluation.evaluate import evaluate
 from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
-from g2is_jax.evaluation.tasks.metrics import SHOTS_DROPPED
+from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash, write_atomic
@@ -61,8 +61,10 @@ def score(job: Job, method: str, target: Target, seed: int) -> dict:
         tuned = Tuned(folder, curves.adapter_to_evaluate(job, folder, target, label))
         seconds = chosen.seconds + read_manifest(folder)["seconds"]
         cost = {"rows": len(chosen.rows), "tokens": chosen.tokens, "seconds": seconds}
-    metrics = json.loads((stage(job, tuned, target, label) / "metrics.json").read_text())
+    measured = stage(job, tuned, target, label)
+    metrics = json.loads((measured / "metrics.json").read_text())
     score = {"method": method, "target": target.name, "seed": seed, "metrics": metrics, **cost}
+    score["per_row"] = _per_row(measured)
     if job.settings.harness.tasks:
         folder = harness_stage(job, tuned, label)
         more, falling = read_metrics(json.loads((folder / "results.json").read_text()))
@@ -135,6 +137,15 @@ def harness_stage(job: Job, tuned: Tuned | None, label: str) -> epath.Path:
     identity = {**asked, "include": config.digest(), "lm_eval": VERSION, **job.model_identity}
     inputs = job.checkpoint_digest | _hash(tuned)
     return job.run_stage("harness", label, identity, inputs, build)
+
+
+def _per_row(folder: epath.Path) -> dict[str, list[float | None]]:
+    """Of each metric, the values of the test rows."""
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().split("\n") if line]
+    names = rows[0].get("scores", {})
+    return {LOSS: [row["loss"] for row in rows]} | {
+        name: [row["scores"][name] for row in rows] for name in names
+    }
 
 
 def _leaves(job: Job, tuned: Tuned | None) -> Leaves:

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from experiments import evaluate, overlap, report, select_subset
 from experiments.job import Job
 from experiments.launch import launch
+from g2is_jax.evaluation.against import write_against
 from g2is_jax.evaluation.report import write_report
 
 
@@ -16,6 +17,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     scores = evaluate.scores(job)
     overlap.write(job.shared_rows, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
+    print(write_against(scores, workdir / "report"))
     print(select_subset.write_compositions(job))
     print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
     return scores

@@ -1,9 +1,10 @@
 """Intervals for a mean over seeds and test rows, from resampling both."""
 
+import functools
+
 import numpy as np
 
-DRAWS = 10_000
-BLOCK = 256  # draws at a time
+DRAWS = 2_000
 
 
 def bootstrap_interval(
@@ -20,13 +21,17 @@ def bootstrap_interval(
     seeds, rows = values_SM.shape
     if not np.isfinite(values_SM).all():
         raise ValueError("values that are not finite have no mean")
-    draw = np.random.default_rng(seed)
-    means = []
-    for start in range(0, draws, BLOCK):
-        count = min(BLOCK, draws - start)
-        of_seeds_KS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
-        of_rows_KM = draw.multinomial(rows, np.full(rows, 1 / rows), size=count) / rows
-        means.append(np.einsum("ks,ks->k", of_seeds_KS, of_rows_KM @ values_SM.T))
+    of_seeds_KS, of_rows_KM = _weights(seeds, rows, draws, seed)
+    means_K = np.einsum("ks,ks->k", of_seeds_KS, of_rows_KM @ values_SM.T)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(means_K, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=4)  # many methods are compared on the same rows
+def _weights(seeds: int, rows: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each draw takes each seed and each row, as shares."""
+    draw = np.random.default_rng(seed)
+    of_seeds_KS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    of_rows_KM = draw.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
+    return of_seeds_KS, of_rows_KM

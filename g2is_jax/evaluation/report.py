@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,29 @@ def _groups(scores: Sequence[dict]) -> Groups:
     return groups
 
 
+def sign_of(metric: str, score: dict) -> int:
+    """-1 where less of this metric of a score is better."""
+    return -1 if metric in (LOSS, *score.get("less_is_better", ())) else 1
+
+
 def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[float]:
     """By how much `own` is better at each seed."""
-    gains = []
-    for seed in seeds:
-        sign = -1 if metric in (LOSS, *own[seed].get("less_is_better", ())) else 1
-        gains.append(sign * (own[seed]["metrics"][metric] - theirs[seed]["metrics"][metric]))
-    return gains
+    return [
+        sign_of(metric, own[s]) * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric])
+        for s in seeds
+    ]
+
+
+def paired_scores(
+    scores: Sequence[dict], rival: str
+) -> Iterator[tuple[str, str, str, list[tuple[dict, dict]]]]:
+    """Method, target, metric; and the method's and the rival's score at each seed of both."""
+    groups = _groups(scores)
+    for (method, target, metric), own in groups.items():
+        theirs = groups.get((rival, target, metric), {})
+        pairs = [(own[seed], theirs[seed]) for seed in sorted(own.keys() & theirs.keys())]
+        if pairs:
+            yield method, target, metric, pairs
 
 
 def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: Groups) -> Cell:
@@ -261,7 +277,8 @@ def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
     write_atomic(folder / "results.json", json.dumps([vars(c) for c in cells], indent=2) + "\n")
     told = json.dumps([vars(d) for d in against], indent=2) + "\n"
     write_atomic(folder / "differences.json", told)
-    write_atomic(folder / "scores.json", json.dumps(list(scores), indent=2) + "\n")
+    bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]
+    write_atomic(folder / "scores.json", json.dumps(bare, indent=2) + "\n")
     write_atomic(folder / "results.md", table)
     plot(cells, folder / "results.png")
     return table

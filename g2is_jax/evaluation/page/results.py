@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from g2is_jax.evaluation.against import AGAINST, against, against_table
 from g2is_jax.evaluation.page.blocks import Block, Picture, Pictures, Section, Table, Text
 from g2is_jax.evaluation.page.svg import ACCENT, GREY, draw
 from g2is_jax.evaluation.report import (
@@ -43,6 +44,9 @@ def section(scores: Sequence[dict]) -> Section:
         name = f"{SUBJECT} against each method"
         notes = (f"{VERSUS}.", CAUTION) if any(d.low is not None for d in found) else ONE_SEED
         parts.append(Section(name, [Text(notes[0]), versus_table(found), Text(notes[1])]))
+    sampled = against(scores)
+    if sampled:
+        parts.append(Section("Random and less", [Text(f"{AGAINST}."), against_table(sampled)]))
     return Section("Results", parts)
 
 
