@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g2is_jax.evaluation.tasks.likeness import rouge_l, token_f1
 from g2is_jax.evaluation.tasks.metrics import METRICS, TITLES, title
-from g2is_jax.evaluation.tasks.overlap import rouge_l, token_f1
 from g2is_jax.evaluation.tasks.table import TASKS, named_task
 from g2is_jax.runs.errors import InputError
 

@@ -17,8 +17,8 @@ from g2is_jax.evaluation.tasks.answers import (
     strict_numeral,
 )
 from g2is_jax.evaluation.tasks.latex import read_mathematics
+from g2is_jax.evaluation.tasks.likeness import contains, rouge_l, token_f1
 from g2is_jax.evaluation.tasks.mathematics import same_mathematics
-from g2is_jax.evaluation.tasks.overlap import contains, rouge_l, token_f1
 
 LOSS = "answer_loss"  # of every task; the one metric of which less is better
 ACCURACY = "accuracy"  # of likeliest choices
