@@ -58,4 +58,5 @@ def told(shared: Sequence[Shared], rows: int, removed: bool) -> str:
 
 def write(shared: Sequence[Shared], file: epath.Path) -> None:
     """All of them as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, json.dumps([dataclasses.asdict(one) for one in shared], indent=2) + "\n")

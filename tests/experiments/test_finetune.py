@@ -77,7 +77,8 @@ def test_curve_of_each_target(finished):
         curve = curve_of(folder)
         assert [point["epoch"] for point in curve] == [0, 1, 2]
         told = read_manifest(folder)["counts"]
-        assert told == {"rows": 4, "best_epoch": curves.best_epoch(curve)}
+        best = curves.best_epoch(curve)
+        assert told == {"devices": 1, "rows": 4, "best_epoch": best}
         adapters = [job.model.zero_adapter()]
         adapters += [read_adapter(tuned(job) / f"epochs/{n}", job.model) for n in (1, 2)]
         run = jax.jit(example_loss, static_argnums=0)
