@@ -52,7 +52,7 @@ def test_one_measurement_for_all_targets(harness_config, folder, tmp_path):
     assert "| tiny_first/acc |" in (workdir / "report" / "results.md").read_text()
     manifest = json.loads((workdir / "stages" / measured / "manifest.json").read_text())
     assert manifest["settings"]["lm_eval"] == results["lm_eval_version"]
-    assert manifest["counts"] == {"rows": 6}
+    assert manifest["counts"] == {"devices": 1, "rows": 6}
 
     run_all.run(harness_config, epath.Path(workdir))
     assert sum(name.startswith("harness-") for name in stages(workdir)) == 1

@@ -58,7 +58,11 @@ def test_scores_of_every_method_target_and_seed(finished):
 
 def test_report(finished):
     workdir, scores = finished
-    assert json.loads((workdir / "report" / "scores.json").read_text()) == scores
+    bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]
+    assert json.loads((workdir / "report" / "scores.json").read_text()) == bare
+    against = json.loads((workdir / "report" / "against.json").read_text())
+    assert {one["rival"] for one in against} == {"random", "less"} & set(METHODS)
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in against)
     cells = json.loads((workdir / "report" / "results.json").read_text())
     assert len(cells) == len(METHODS) * len(TARGETS) * 2
     for cell in cells:
