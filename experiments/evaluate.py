@@ -47,8 +47,8 @@ def score(job: Job, method: str, target: Target, seed: int) -> dict:
 
 def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> epath.Path:
     """Measure; `metrics.json` holds the means, `rows.jsonl` what was read in each row."""
-
     exam = job.exams[target.name]
+    task = exam.task
 
     def build(folder: epath.Path) -> dict:
         model = job.model
@@ -74,7 +74,6 @@ def stage(job: Job, adapter: epath.Path | None, target: Target, label: str) -> e
             )
         return {"rows": len(rows)}
 
-    task = exam.task
     identity = {
         "new_tokens": job.settings.evaluate.new_tokens,
         "task": [task.name, task.shots, task.metrics, task.letters],
