@@ -75,8 +75,8 @@ def score(job: Job, method: str, target: Target, seed: int) -> dict:
 def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Path:
     """Measure an adapter, or the base; `metrics.json` holds the means, `rows.jsonl` what was read
     in each row."""
-
     exam = job.exams[target.name]
+    task = exam.task
 
     def build(folder: epath.Path) -> dict:
         metrics, rows = evaluate(
@@ -98,7 +98,6 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
             )
         return {"rows": len(rows)}
 
-    task = exam.task
     identity = {
         "new_tokens": job.settings.evaluate.new_tokens,
         "task": [task.name, task.shots, task.metrics, task.letters],

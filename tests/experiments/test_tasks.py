@@ -92,7 +92,7 @@ def test_the_answer_loss_does_not_depend_on_the_task(finished, tasks_config, tmp
     seen = set(stages(tmp_path / "work"))
     for made, fields in (
         (1, {"evaluate__shots_files": f"{other},"}),
-        (2, {"evaluate__tasks": "answer", "evaluate__new_tokens": 0}),
+        (2, {"evaluate__tasks": "gpqa_5shot,f1"}),
     ):
         config = changed(tasks_config, run__replace=True, **fields)
         again = evaluate.run(config, epath.Path(tmp_path / "work"))
