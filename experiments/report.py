@@ -125,7 +125,7 @@ def _all_of(told: list[dict]) -> str:
 
 def _tunes(job: Job) -> Iterator[tuple[costs.Bill, curves.Curve]]:
     """What each fine-tune cost with all that stands behind it, and how its loss fell."""
-    measured = _validation_curves(job.workdir)
+    measured = validation_curves(job.workdir)
     for method, target, seed in select_subset.each(job):
         chosen = select_subset.stage(job, method, target, seed)
         tuned = finetune.stage(job, chosen, f"{method} {target.name}", seed)
@@ -138,18 +138,19 @@ def _tunes(job: Job) -> Iterator[tuple[costs.Bill, curves.Curve]]:
         steps = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
         losses, tokens = ([step[name] for step in steps] for name in ("loss", "tokens"))
         validation = measured.get((stage_hash(tuned), target.validation.digest), [])
+        epochs = job.settings.finetune.epochs
         yield (
             costs.Bill(method, len(chosen.rows), chosen.tokens, stages),
-            curves.Curve(
-                method, target.name, job.settings.finetune.epochs, losses, tokens, validation
-            ),
+            curves.Curve(method, target.name, epochs, losses, tokens, validation),
         )
 
 
-def _validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """What stages named curve-* measured, by the fine-tune and by the validation rows."""
     found = {}
     for file in (workdir / "stages").glob("curve-*/curve.json"):
+        if file.parent.suffix == ".part":  # not finished
+            continue
         inputs = read_manifest(file.parent)["inputs"]
         points = [(p["epoch"], p["validation_loss"]) for p in json.loads(file.read_text())]
         found[inputs["adapter"], inputs["validation"]] = points

@@ -182,7 +182,7 @@ def tables(cells: Sequence[Cell]) -> dict[str, Table]:
 
 
 def _table(cells: Sequence[Cell]) -> Table:
-    """Of one target; the best means and gains are marked."""
+    """Of one target."""
     metrics = list(dict.fromkeys(cell.metric for cell in cells))
     head = ["method", "rows", "tokens", "seconds"]
     for metric in metrics:

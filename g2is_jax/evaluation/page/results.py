@@ -96,8 +96,9 @@ def verdict(scores: Sequence[dict], target: str, metric: str, ahead: dict[str, f
     name, best = _capital(title(metric)), _best(ahead)
     if len(best) == len(ahead) > 1:
         return f"{name}: all methods are equal."
-    own = {cell.method: cell for cell in aggregate(scores) if _is(cell, target, metric)}
-    value = spread(own[best[0]].mean, own[best[0]].stderr)
+    cells = {(cell.method, cell.target, cell.metric): cell for cell in aggregate(scores)}
+    own = cells[best[0], target, metric]
+    value = spread(own.mean, own.stderr)
     if len(best) > 1:
         told = f"{name}: {', '.join(best[:-1])} and {best[-1]} are best, equal at {value}."
     else:
@@ -109,7 +110,9 @@ def verdict(scores: Sequence[dict], target: str, metric: str, ahead: dict[str, f
     behind = max(others, key=others.__getitem__)
     if SUBJECT in others:
         behind = SUBJECT
-    (gap,) = (d for d in differences(scores, leader) if _is(d, target, metric, behind))
+    wanted = (target, metric, behind)
+    gaps = differences(scores, leader)
+    (gap,) = (d for d in gaps if (d.target, d.metric, d.rival) == wanted)
     which = "loses to it" if behind == SUBJECT else "is the next, behind it"
     if len(best) > 1:
         which = which.replace("it", "them")
@@ -120,17 +123,12 @@ def _capital(name: str) -> str:
     return f"{name[:1].upper()}{name[1:]}"
 
 
-def _is(of: Cell | Difference, target: str, metric: str, rival: str | None = None) -> bool:
-    named = rival is None or (isinstance(of, Difference) and of.rival == rival)
-    return of.target == target and of.metric == metric and named
-
-
 def _chance(gap: Difference) -> str:
     """What the interval of a difference says, as the end of a sentence."""
     if gap.low is None or gap.high is None:
         return "; with one seed there is no interval, so this may be chance."
     interval = f" ({PERCENT} interval {gap.low:+.3f} to {gap.high:+.3f}, {gap.seeds} seeds)"
-    if gap.low <= 0 <= gap.high:
+    if gap.low <= 0:  # the mean is not below zero, so the other end is above it
         return f"{interval}: the interval includes zero, so this may be chance."
     return f"{interval}: the interval excludes zero."
 
