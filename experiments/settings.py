@@ -93,7 +93,7 @@ def check_settings(config: ConfigDict) -> Settings:
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
-    return Settings(
+    settings = Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
         model=owned(ModelConfig, model, "model"),
@@ -108,6 +108,7 @@ def check_settings(config: ConfigDict) -> Settings:
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
     )
+    return settings
 
 
 def _check_values(config: ConfigDict) -> None:
