@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.data.pool = ""  # .jsonl or .jsonl.gz, or `skills`: the built-in world
     config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
     config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
+    config.data.overlap = "report"  # pool rows that share words with a target's files; or remove
 
     config.world = ConfigDict()  # the built-in world; read if data.pool is `skills`
     config.world.seed = 0
@@ -45,6 +46,8 @@ def get_config() -> ConfigDict:
     config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
     config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
+    config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
+    config.finetune.merge = False  # also write base and adapter as one checkpoint
 
     config.grads = ConfigDict()
     # Of pool rows, for g2is, knn_uniform, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
@@ -80,7 +83,7 @@ def get_config() -> ConfigDict:
     config.walk.conflict_tolerance = 0.0  # cosine
     config.walk.conflict_worth = 0.8  # rule 5 yields where it costs more of the aim; 0: never
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
-    config.walk.on_exhausted = "relax"  # or stop; with components also reanchor, redistribute
+    config.walk.on_exhausted = "relax"  # or stop, reanchor; with components also redistribute
     config.walk.order = "together"  # one walk for all directions; or components, one by one
     config.walk.fairness = 4.0  # 0: the mean direction; the larger, the more the least served one
 
@@ -96,7 +99,19 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
-    config.evaluate.new_tokens = 512  # longest reply; 0: answer loss alone, no exact match
+    config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
+    # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; or
+    # for rows of one's own exact_match, number, choice, mathematics, contains, f1, rouge_l
+    config.evaluate.tasks = "answer"
+    config.evaluate.shots_files = ""  # of worked rows, likewise; empty: a target's validation file
+    config.evaluate.curves = False  # answer loss on validation rows after each epoch
+    config.evaluate.adapter = "last"  # or best: of the epoch whose loss on validation rows is least
+    # Tasks, groups, tags of lm-evaluation-harness, by commas: gsm8k,mmlu; empty: none
+    config.evaluate.harness_tasks = ""
+    config.evaluate.harness_include = ""  # folder of YAML files of tasks of your own
+    config.evaluate.harness_shots = -1  # examples before a question; -1: the task's own number
+    config.evaluate.harness_limit = 0  # first rows of each task; 0: all
+    config.evaluate.harness_chat = False  # prompts in the chat template; False: plain text
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
@@ -143,7 +158,8 @@ def _training(epochs: int, learning_rate: float, schedule: str) -> ConfigDict:
     training = ConfigDict()
     training.epochs = epochs
     training.batch_size = 128  # examples an optimiser step (LESS)
-    training.microbatch_tokens = 16384  # tokens a forward pass, padding included
+    training.microbatch_tokens = 16384  # tokens a device and forward pass, padding included
+    training.packing = False  # short rows share a sequence, each blind to the others; not cudnn
     training.keep_checkpoints = 1  # the newest; one is written after each epoch
     training.learning_rate = learning_rate
     training.schedule = schedule  # linear, cosine, constant

@@ -6,14 +6,14 @@
 The pool stands after the colon: infinity, cot or flan. Expected figure: not published for this base
 model.
 
-Hardware: one H100 of 80 GB. Expected hours: 2.0, for 100,000 rows of 512 tokens (the paper's pool
+Hardware: one H100 of 80 GB. Expected hours: 1.8, for 100,000 rows of 512 tokens (the paper's pool
 sizes are not public), at 40 % of the chip's published numbers; not run, but reckoned by
 
     python -m experiments.estimate --config=configs/gemma_7b_gpqa.py --chip=h100 --devices=1 \\
         --pool_rows=100000 --mean_tokens=512 --validation_rows=100 --test_rows=448
 
 Values: configs/reported.py tells which are the paper's, LESS's or free. Free: 100 validation rows
-from outside the main set, which is the test, and replies of up to 512 tokens.
+from outside the main set, which is the test. The answer is the likeliest letter.
 """
 
 from ml_collections import ConfigDict

@@ -6,14 +6,14 @@
 The pool stands after the colon: infinity, cot or flan. Expected figure: not published for this base
 model.
 
-Hardware: one H100 of 80 GB. Expected hours: 2.3, for 100,000 rows of 512 tokens (the paper's pool
+Hardware: one H100 of 80 GB. Expected hours: 1.8, for 100,000 rows of 512 tokens (the paper's pool
 sizes are not public), at 40 % of the chip's published numbers; not run, but reckoned by
 
     python -m experiments.estimate --config=configs/mistral_7b_mmlu.py --chip=h100 --devices=1 \\
         --pool_rows=100000 --mean_tokens=512 --validation_rows=285 --test_rows=14042
 
 Values: configs/reported.py tells which are the paper's, LESS's or free. LESS's: the validation
-rows, the whole dev split. Free: replies of up to 16 tokens.
+rows, the whole dev split. The answer is the likeliest letter.
 """
 
 from ml_collections import ConfigDict

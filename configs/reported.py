@@ -1,9 +1,10 @@
 """What the configs of the paper's rows share: MODEL_TARGET.py for three base models, five targets.
 
 Each takes its pool as an argument, `--config=configs/gemma_7b_mmlu.py:cot`; without one it is
-Infinity-Instruct. The files of the tables below are yours to put there, in the project's row
-format: rows of the pool; `data/val_TARGET.jsonl`, the few rows that describe the target, and
-`data/test_TARGET.jsonl`, prompts with their worked examples in them and an `answer`.
+Infinity-Instruct. The pool's file is yours to put there, in the project's row format. The target's
+are `data/val_TARGET.jsonl`, the few rows that describe it, from which its worked examples are taken
+too, and `data/test_TARGET.jsonl`: `python -m experiments.fetch_task --task=TARGET
+--destination=data` writes both.
 
 Where the values come from (all others are the default's, which says the same of each):
 
@@ -40,7 +41,8 @@ MODELS = {
     "gemma_7b": "google/gemma-7b",
     "mistral_7b": "mistralai/Mistral-7B-v0.3",
 }
-REPLY_TOKENS = {"bbh": 512, "gpqa": 512, "gsm8k": 512, "math": 1024, "mmlu": 16}  # by target
+# By target; of GPQA and MMLU the likeliest letter is taken, and no reply is written.
+REPLY_TOKENS = {"bbh": 512, "gpqa": 0, "gsm8k": 512, "math": 1024, "mmlu": 0}
 
 
 def reported(model: str, target: str, pool: str) -> ConfigDict:
@@ -61,6 +63,7 @@ def reported(model: str, target: str, pool: str) -> ConfigDict:
     config.grads.batch_tokens = 4096
     config.projection.kind = "sketch"
     config.selection.budget = 0.01
+    config.evaluate.tasks = target
     config.evaluate.new_tokens = REPLY_TOKENS[target]
     config.run.methods = "none,random,less,g2is_paper,g2is"
     return config

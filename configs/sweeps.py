@@ -17,10 +17,10 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
         {"graph.kind": "exact"},
         *({"graph.kind": "knn", "graph.neighbours": count} for count in (10, 30, 100, 300)),
     ],
-    # These three train a warm-up for each setting.
+    "checkpoints": {"warmup.keep_checkpoints": (0,), "grads.checkpoints": (1, 2, 4)},
+    # These two train a warm-up for each setting.
     "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
     "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],
-    "checkpoints": {"warmup.keep_checkpoints": (0,), "grads.checkpoints": (1, 2, 4)},
     # 4 widths x 4 deltas x 3 shares of variance: 48 selections after one gradient pass.
     "paper_grid": {
         "grads.folds": (0, 1, 2, 3),

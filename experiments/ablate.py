@@ -23,7 +23,7 @@ from experiments import evaluate, select_subset
 from experiments.fields import flat_fields
 from experiments.job import Job
 from experiments.launch import launch
-from experiments.methods import choosers, read_choosing, reads
+from experiments.methods import AFTER_CHOOSING, choosers, read_choosing, reads
 from g2is_jax.evaluation.sweep import write_sweep
 from g2is_jax.runs.errors import InputError
 
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: epath.Path, sweep: str, finetune: bool = Fa
     began = time.monotonic()
     settings = expand(sweep)
     _check_fields(sweep, settings, config)
-    methods = _methods(read_choosing(config).methods, settings)
+    methods = _methods(read_choosing(config).methods, settings, finetune)
     job = Job(config, workdir)
     job.check()
     labels = [_label(overrides, settings) for overrides in settings]
@@ -94,10 +94,15 @@ def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> N
         raise InputError(f"sweep {sweep} in configs/sweeps.py has a setting twice: {twice[0]}")
 
 
-def _methods(named: Sequence[str], settings: Sequence[dict]) -> list[str]:
-    """Those of run.methods that the sweep can change."""
+def _methods(named: Sequence[str], settings: Sequence[dict], finetune: bool) -> list[str]:
+    """Those of run.methods whose selection or score the sweep can change."""
     fields = sorted({field for overrides in settings for field in overrides})
+    of_tuning = [field for field in fields if field.partition(".")[0] in AFTER_CHOOSING]
+    if finetune and (of_tuning or any(field.startswith("lora.") for field in fields)):
+        return choosers(named)
     methods = [m for m in choosers(named) if any(reads(m, field) for field in fields)]
+    if of_tuning == fields:
+        raise InputError(f"{', '.join(fields)} changes no selection; sweep it with --finetune")
     if not methods:
         raise InputError(
             f"run.methods: none of {', '.join(named)} reads {', '.join(fields)}; add one that "
@@ -120,10 +125,14 @@ def _variant(job: Job, overrides: dict, name: str) -> Job:
     """The job of one setting, with whatever is wrong with it said before any work."""
     try:
         variant = job.variant(overrides)
-        _ = variant.limits
-        variant.check_sizes()
+        variant.check_inputs()
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+    if [r.line for r in variant.pool.records] != [r.line for r in job.pool.records]:
+        raise InputError(
+            f"{name}: its pool has other usable rows than the config's, so that selections cannot "
+            "be compared; a sweep may change everything but the pool"
+        )
     return variant
 
 

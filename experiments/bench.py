@@ -66,13 +66,17 @@ def write_json(output: epath.PathLike, result: dict) -> None:
 
 
 def pin(threads: int) -> list[int]:
-    """Keep this process to so many cores, which are returned; to be called before jax starts."""
+    """Keep this process to so many cores, which are returned; to be called before jax starts.
+
+    The threads that there are already, NumPy's for instance, are kept to them too.
+    """
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("this system cannot pin a process to cores; run on Linux")
     cores = sorted(os.sched_getaffinity(0))
     if threads > len(cores):
         raise InputError(f"--threads={threads}, but there are {len(cores)} cores; lower it")
-    os.sched_setaffinity(0, cores[:threads])
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores[:threads])
     return cores[:threads]
 
 

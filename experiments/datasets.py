@@ -1,5 +1,9 @@
 """What a job reads of its files: usable rows, and a task's rows of validation and test."""
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +23,19 @@ class Dataset:
     encoded: list[Encoded]
     dropped: int
     truncated: int
+
+    def without(self, rows: Collection[int]) -> "Dataset":
+        """The dataset without these of its rows; a content of its own if there are any."""
+        if not rows:
+            return self
+        left = [row for row in range(len(self.records)) if row not in rows]
+        taken = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+        return dataclasses.replace(
+            self,
+            digest=f"{self.digest} without {taken}",
+            records=[self.records[row] for row in left],
+            encoded=[self.encoded[row] for row in left],
+        )
 
     @property
     def name(self) -> str:

@@ -16,11 +16,13 @@ from experiments import material
 from experiments.datasets import Target
 from experiments.job import Job
 from experiments.launch import launch
+from experiments.methods import core_of
+from g2is_jax.evaluation import graph_page
 from g2is_jax.evaluation.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
 from g2is_jax.selection import graph_statistics
-from g2is_jax.selection.knowledge import Core, core_knowledge
+from g2is_jax.selection.knowledge import Core
 from g2is_jax.selection.mixed_graph import (
     Nodes,
     TooLarge,
@@ -53,7 +55,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     """Write all of one graph, and say where; returns `graphs/METHOD-SEED[/TARGET]/`."""
     pool_NP, finite_N = material.pool_rows(job, method, seed)
-    core = core_of(job, method, target, seed)
+    core = directions(job, method, target, seed)
     records = job.pool.records
     nodes = Nodes([r.id for r in records], [r.source for r in records], core.weights_C)
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
@@ -71,7 +73,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
         "rows_not_finite": int((~finite_N).sum()),
         "left_out": left_out,
     }
-    page = graph_statistics.markdown(told, f"{method}, {target.name}, seed {seed}")
+    page = graph_page.markdown(told, f"{method}, {target.name}, seed {seed}")
     write_atomic(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
     write_atomic(folder / "statistics.md", page)
     plot_explained(core, folder / "explained_variance.png")
@@ -81,10 +83,10 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     return folder
 
 
-def core_of(job: Job, method: str, target: Target, seed: int) -> Core:
+def directions(job: Job, method: str, target: Target, seed: int) -> Core:
     """The core directions that the method's walk follows."""
     found = material.gather(job, method, target, seed)
-    return core_knowledge(found.unnormalised_MP, job.settings.choosing.walks[method].knowledge)
+    return core_of(job.settings.choosing.walks[method].knowledge, found)
 
 
 def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:

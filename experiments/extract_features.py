@@ -236,7 +236,7 @@ def read(folder: epath.Path) -> Features:
     return features
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=1)  # the whole pool
 def read_rows(folder: epath.Path) -> tuple[Rows, np.ndarray]:
     """A store's rows in memory in their own dtype, and which of them are finite."""
     store = open_store(folder)

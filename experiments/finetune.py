@@ -6,10 +6,11 @@ from ml_collections import ConfigDict
 from experiments import select_subset
 from experiments.job import Job
 from experiments.launch import launch
-from experiments.warmup import fit_identity
+from experiments.training import fit_identity, train
 from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.lora import Leaves
+from g2is_jax.model.merge import write_merged
 from g2is_jax.runs.manifest import stage_hash
-from g2is_jax.training.fit import fit
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
@@ -26,21 +27,32 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
 
 def stage(job: Job, chosen: select_subset.Chosen, label: str, seed: int) -> epath.Path:
-    """Train on the chosen rows and write the adapter in PEFT's files, under `adapter/`."""
-    settings = job.settings
+    """Train on the chosen rows; adapters in PEFT's files: the last under `adapter/`, where asked
+    for that of each epoch under `epochs/`, and base and last adapter in one under `merged/`."""
+    config, files = job.settings.finetune, job.config.finetune
 
     def build(folder: epath.Path) -> dict:
-        shapes = job.training_shapes(settings.finetune)
-        encoded = [job.pool.encoded[row] for row in chosen.rows]
-        adapter, moments = fit(
-            job.model, job.base, encoded, shapes, settings.finetune, seed, folder
-        )
-        write_adapter(folder / "adapter", adapter, job.model, str(job.checkpoint))
-        return {"rows": len(encoded), "steps": moments.step}
+        def keep(epoch: int, adapter: Leaves) -> None:
+            if files.keep_epochs:
+                write_adapter(folder / of_epoch(epoch), adapter, job.model, str(job.checkpoint))
 
-    identity = {"fit": fit_identity(settings.finetune), "seed": seed, **job.model_identity}
+        adapter, counts = train(job, chosen.rows, config, seed, folder, keep)
+        if files.merge:
+            write_merged(folder / "merged", job.checkpoint, job.model, adapter, job.base)
+        return counts
+
+    identity = {"fit": fit_identity(config), "seed": seed, **job.model_identity}
+    if files.merge:
+        identity["merge"] = True
+    if not files.keep_epochs:
+        identity["keep_epochs"] = False
     inputs = {"selection": stage_hash(chosen.folder), **job.checkpoint_digest}
     return job.run_stage("finetune", f"{label} seed {seed}", identity, inputs, build)
+
+
+def of_epoch(epoch: int) -> str:
+    """Folder, within the stage, of the adapter after so many epochs."""
+    return f"epochs/{epoch}"
 
 
 if __name__ == "__main__":

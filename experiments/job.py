@@ -6,10 +6,12 @@ Everything a user can get wrong is found here, before any long work begins.
 import dataclasses
 import functools
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import overlap
 from experiments.datasets import Dataset, Target
 from experiments.fields import flat_fields
 from experiments.methods import FEATURES, METHODS, SECTIONS, needing
@@ -18,6 +20,7 @@ from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import Record, read_records
 from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
+from g2is_jax.evaluation.tasks.table import Exam, set_exam
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model, build_model
@@ -26,7 +29,7 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.model.weights import checkpoint_files, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage
+from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage, stage_folder
 from g2is_jax.runs.mesh import data_mesh
 from g2is_jax.selection.selection import Limits, limits
 from g2is_jax.training.fit import FitConfig
@@ -45,18 +48,30 @@ FREE_FIELDS = (
 )
 
 # What has been read survives a change of the other sections of the config.
-OF_DATA = ("world", "checkpoint", "checkpoint_digest", "chat", "pool", "targets")
+OF_DATA = (
+    *("world", "checkpoint", "checkpoint_digest", "chat"),
+    *("whole_pool", "shared_rows", "pool", "targets"),
+)
 OF_BASE, OF_MODEL = ("base", "mesh"), ("model",)
 
 
 class Job:
-    """One config at work in one work folder; each input is read on first use."""
+    """One config at work in one work folder; each input is read on first use.
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, variant_of: "Job | None" = None):
+    builds: whether a stage that is not finished is made; else it is an error.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: epath.Path,
+        variant_of: "Job | None" = None,
+        builds: bool = True,
+    ):
         self.config = config
         self.settings = read_settings(config)
         self.methods, self.seeds = self.settings.choosing.methods, self.settings.seeds
-        self.workdir = workdir
+        self.workdir, self.builds = workdir, builds
         self.is_variant = variant_of is not None
         self.told: set[epath.Path] = variant_of.told if variant_of else set()
         self.used: dict[epath.Path, tuple[str, str]] = {}  # stage -> its name, and run or reused
@@ -72,7 +87,7 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        other = Job(config, self.workdir, variant_of=self)
+        other = Job(config, self.workdir, variant_of=self, builds=self.builds)
         before = flat_fields(self.config)
         sections = {
             field.partition(".")[0]
@@ -91,23 +106,30 @@ class Job:
 
     def check(self) -> None:
         """Read all inputs, so that whatever is wrong with them is said now."""
+        self.check_inputs()
+        _ = self.base
+        removed = self.config.data.overlap == "remove"
+        print(
+            f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
+            f"{self.pool.dropped:,} dropped without a supervised token, "
+            f"{self.pool.truncated:,} cut at {self.config.model.max_length} tokens; "
+            f"budget {self.limits.budget:,} {self.cost_unit}\n"
+            f"{overlap.told(self.shared_rows, len(self.whole_pool.records), removed)}\n"
+            f"{match_report(self.settings.lora, self.model.base_shapes)}",
+            flush=True,
+        )
+
+    def check_inputs(self) -> None:
+        """As `check`, without the weights."""
         decoder = read_config(self.checkpoint)  # transformers would blame the tokenizer
         if self.config.model.max_length > decoder.max_position_embeddings:
             raise InputError(
                 f"model.max_length = {self.config.model.max_length}: {self.checkpoint} takes at "
                 f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
             )
-        _ = self.limits, self.targets, self.base
+        _ = self.limits, self.exams
         self._check_vocabulary()
-        self.check_sizes()
-        print(
-            f"pool {self.pool.path}: {len(self.pool.records):,} usable rows, "
-            f"{self.pool.dropped:,} dropped without a supervised token, "
-            f"{self.pool.truncated:,} cut at {self.config.model.max_length} tokens; "
-            f"budget {self.limits.budget:,} {self.cost_unit}\n"
-            f"{match_report(self.settings.lora, self.model.base_shapes)}",
-            flush=True,
-        )
+        self._check_sizes()
 
     def _check_vocabulary(self) -> None:
         """Every token has a row in the embedding: a lookup beyond it would not fail by itself."""
@@ -120,7 +142,7 @@ class Job:
                     f"the model has {rows}; use the tokenizer that belongs to the model"
                 )
 
-    def check_sizes(self) -> None:
+    def _check_sizes(self) -> None:
         """What the selectors ask of the numbers of rows, said before the features are made."""
         width = features_width(self.settings.projection, self.model.adapter_shapes)
         if width % 2**self.settings.folds:
@@ -129,11 +151,10 @@ class Job:
                 "often; lower it, or change projection.width"
             )
         pool_rows = len(self.pool.records)
-        for method in self.methods:
-            if method not in self.settings.walk:
+        for method, walk in self.settings.choosing.walks.items():
+            if method not in self.methods:
                 continue
-            section = SECTIONS[method]
-            graph, knowledge = self.settings.graph[method], self.settings.knowledge[method]
+            section, graph, knowledge = SECTIONS[method], walk.graph, walk.knowledge
             if graph.kind == "knn" and graph.neighbours >= pool_rows:
                 raise InputError(
                     f"{section}graph.neighbours: {graph.neighbours} asked, a pool of {pool_rows} "
@@ -191,15 +212,26 @@ class Job:
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
-        """The devices that share the gradient pass; None where there is but one."""
+        """The devices that share gradient pass and training; None where there is but one."""
         mesh = data_mesh()
         return mesh if mesh.size > 1 else None
 
     @functools.cached_property
-    def pool(self) -> Dataset:
+    def whole_pool(self) -> Dataset:
         name = self.config.data.pool
         path = self.world / "pool.jsonl" if name == BUILT_IN else epath.Path(name)
         return self._dataset(path, read_records(path))
+
+    @functools.cached_property
+    def shared_rows(self) -> list[overlap.Shared]:
+        """Pool rows that stand in a target's files too."""
+        return overlap.find(self.whole_pool, self.targets)
+
+    @functools.cached_property
+    def pool(self) -> Dataset:
+        if self.config.data.overlap != "remove":
+            return self.whole_pool
+        return self.whole_pool.without({one.row for one in self.shared_rows})
 
     @property
     def cost_unit(self) -> str:
@@ -211,10 +243,15 @@ class Job:
         sources = [record.source for record in self.pool.records]
         return limits(self.settings.choosing.budget, self.pool.tokens_N, sources)
 
-    def training_shapes(self, config: FitConfig) -> TrainingShapes:
+    @property
+    def devices(self) -> int:
+        return self.mesh.size if self.mesh else 1
+
+    def training_shapes(self, config: FitConfig, packed: bool) -> TrainingShapes:
         """The pool's, so that all selections share their compiled programs."""
-        lengths = row_lengths(self.pool.encoded)
-        return training_shapes(lengths, config.batch_size, config.microbatch_tokens)
+        lengths, devices = row_lengths(self.pool.encoded), self.devices
+        tokens = config.microbatch_tokens * devices
+        return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)
 
     @functools.cached_property
     def targets(self) -> list[Target]:
@@ -238,6 +275,30 @@ class Job:
         name = target_name(validation)
         dataset = self._dataset(validation, read_records(validation))
         return Target(name, dataset, test, records, file_hash(test))
+
+    @functools.cached_property
+    def exams(self) -> dict[str, Exam]:
+        """What each target, by its name, is measured with."""
+        return {
+            target.name: set_exam(
+                task,
+                target.test_records,
+                target.test,
+                read_records(shots_file) if task.shots else [],
+                shots_file,
+            )
+            for target, task, shots_file in zip(
+                self.targets, self.settings.tasks, self.shots_files.values(), strict=True
+            )
+        }
+
+    @property
+    def shots_files(self) -> dict[str, epath.Path]:
+        """Where the worked rows that are shown for each target, by its name, stand."""
+        return {
+            target.name: named or target.validation.path
+            for target, named in zip(self.targets, self.settings.shots_files, strict=True)
+        }
 
     def _dataset(self, path: epath.Path, records: list[Record]) -> Dataset:
         encoded = self.chat.encode_all(records, self.config.model.max_length)
@@ -292,8 +353,13 @@ class Job:
         def build_and_tell(folder: epath.Path) -> dict:
             print(f"{name} {label}", flush=True)
             built.append(True)
-            return build(folder)
+            return {"devices": jax.device_count(), **build(folder)}
 
+        if not (self.builds or stage_folder(self.workdir, name, settings, inputs).exists()):
+            raise InputError(
+                f"{self.workdir}: the stage {name} {label} is not finished; finish the run with "
+                "experiments.run_all and the same config first"
+            )
         folder = run_stage(self.workdir, name, settings, inputs, build_and_tell)
         self.used.setdefault(folder, (name, "run" if built else "reused"))
         if folder not in self.told:

@@ -18,7 +18,7 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.graph import GraphConfig, neighbours
 from g2is_jax.selection.influence import gist, knn_uniform, less, less_rr, rds_plus
-from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge
+from g2is_jax.selection.knowledge import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.lexical import bm25, dsir
 from g2is_jax.selection.selection import (
     BudgetConfig,
@@ -47,13 +47,15 @@ class WalkSettings:
 
     @property
     def identity(self) -> dict:
-        """As JSON, without what is not read: an exact graph has no number of neighbours."""
-        graph = dataclasses.asdict(self.graph)
-        return {
-            "knowledge": dataclasses.asdict(self.knowledge),
-            "graph": graph if self.graph.kind == "knn" else {"kind": self.graph.kind},
-            "walk": dataclasses.asdict(self.walk),
-        }
+        """As JSON, without what these settings do not read."""
+        found = {name: dataclasses.asdict(getattr(self, name)) for name in vars(self)}
+        if self.graph.kind != "knn":
+            del found["graph"]["neighbours"]
+        if self.knowledge.anchors == "rows":
+            del found["knowledge"]["sign"]
+        if self.walk.order == "components":
+            del found["walk"]["fairness"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,16 @@ def _walk(name: str, kind: Callable[[ConfigDict], str], sections: tuple[str, ...
     )
 
 
+def core_of(knowledge: KnowledgeConfig, m: Material) -> Core:
+    """Of unit rows, those that weigh several checkpoints by their weights, whatever the lengths of
+    their gradients."""
+    rows_MP = m.validation_MP if knowledge.unit_rows else m.unnormalised_MP
+    return core_knowledge(rows_MP, knowledge)
+
+
 def _walked(name: str, m: Material) -> Selection:
     settings = m.choosing.walks[name]
-    core = core_knowledge(m.unnormalised_MP, settings.knowledge)
+    core = core_of(settings.knowledge, m)
     stored, count = settings.graph.kind == "knn", settings.graph.neighbours
     near_NE = neighbours(m.pool_NP, count, m.mesh)[0] if stored else None
     return gradient_walk(m.pool_NP, core, m.limits, settings.walk, near_NE, mesh=m.mesh)

@@ -1,4 +1,5 @@
-"""Selection from feature matrices that were made elsewhere: no model, no checkpoint, no stages.
+"""Selection from feature matrices that were made elsewhere: no model, no checkpoint, no stages but
+its selections.
 
 Pool rows (N, P) and validation rows (M, P) are .npy, .safetensors or .pt files, or stores. Rows
 that lie in a file of instructions are written out as well when that file is given.
@@ -6,6 +7,7 @@ that lie in a file of instructions are written out as well when that file is giv
 
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,9 +78,9 @@ def run(
     replace = config.run.replace or not begun
     claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
     several = len(choosing.methods) > 1
+    _clear(workdir, set(METHODS) - set(choosing.methods) if several else set(METHODS))
     if several:
-        for name in (WHY, LINES):  # of an earlier selection by one method
-            (workdir / name).unlink(missing_ok=True)
+        _clear(workdir, {""})
     places = []
     for method in choosing.methods:
         build = functools.partial(_choose, method, choosing, inputs, allowed)
@@ -88,6 +90,12 @@ def run(
         show(folder, places[-1])
         print(f"selection {method}: {places[-1] / WHY}", flush=True)
     return places
+
+
+def _clear(workdir: epath.Path, methods: set[str]) -> None:
+    """Removes what an earlier command showed of these methods."""
+    for method, name in itertools.product(methods, (WHY, LINES)):
+        (workdir / method / name).unlink(missing_ok=True)
 
 
 def _choose(

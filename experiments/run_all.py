@@ -3,9 +3,10 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import evaluate, select_subset
+from experiments import evaluate, overlap, report, select_subset
 from experiments.job import Job
 from experiments.launch import launch
+from g2is_jax.evaluation.against import write_against
 from g2is_jax.evaluation.report import write_report
 
 
@@ -14,9 +15,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     job = Job(config, workdir)
     job.check()
     scores = evaluate.scores(job)
+    overlap.write(job.shared_rows, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
+    print(write_against(scores, workdir / "report"))
     print(select_subset.write_compositions(job))
-    print(f"report: {workdir / 'report'}; selections: {workdir / 'selections'}")
+    print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
     return scores
 
 

@@ -43,12 +43,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
 
     job = Job(config, workdir)
     job.check()
-    chosen = [stage(job, *which) for which in _each(job)]
+    chosen = [stage(job, *which) for which in each(job)]
     print("\n" + write_compositions(job))
     return chosen
 
 
-def _each(job: "Job") -> list[tuple[str, "Target", int]]:
+def each(job: "Job") -> list[tuple[str, "Target", int]]:
     return [
         (method, target, seed)
         for seed in job.seeds
@@ -61,14 +61,18 @@ def write_compositions(job: "Job") -> str:
     """Write what the finished selections are made of to `report/`; returns the Markdown."""
     from g2is_jax.evaluation.composition import write_composition
 
-    entries = [
+    sources = [record.source for record in job.pool.records]
+    return write_composition(entries(job), sources, job.workdir / "report")
+
+
+def entries(job: "Job") -> list[dict]:
+    """Rows and costs of each selection, as `composition` takes them."""
+    return [
         {"method": method, "target": target.name, "seed": seed}
         | {"rows": one.rows, "tokens": one.tokens, "seconds": one.seconds}
-        for method, target, seed in _each(job)
+        for method, target, seed in each(job)
         for one in (stage(job, method, target, seed),)
     ]
-    sources = [record.source for record in job.pool.records]
-    return write_composition(entries, sources, job.workdir / "report")
 
 
 def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
@@ -90,13 +94,18 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
         settings["checkpoints"] = job.settings.checkpoints
     inputs = material.inputs(job, method, target, folders)
     folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
-    if not job.is_variant:
-        place = job.workdir / "selections" / f"{method}-{seed}"
-        show(folder, place / target.name if len(job.targets) > 1 else place)
+    if job.builds and not job.is_variant:
+        show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
     behind = [*folders.values(), *material.sources(job, method, target, seed), folder]
     seconds = sum(read_manifest(one)["seconds"] for one in behind)
     return Chosen(folder, rows, int(job.pool.tokens_N[rows].sum()), seconds)
+
+
+def shown_at(job: "Job", method: str, target: "Target", seed: int) -> epath.Path:
+    """Where people look for a selection."""
+    place = job.workdir / "selections" / f"{method}-{seed}"
+    return place / target.name if len(job.targets) > 1 else place
 
 
 def _known(job: "Job", row: int) -> dict:

@@ -11,20 +11,22 @@ from experiments.methods import Choosing, read_choosing
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.skills import WorldConfig
 from g2is_jax.evaluation.evaluate import EvaluateConfig
+from g2is_jax.evaluation.harness_tasks import HarnessConfig
+from g2is_jax.evaluation.tasks.table import Task, named_task
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.graph import GraphConfig
-from g2is_jax.selection.knowledge import KnowledgeConfig
-from g2is_jax.selection.walk import WalkConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
 BUILT_IN = "skills"
+NOT_OF_FIT = ("fraction", "keep_epochs", "merge")  # fields beside FitConfig's
 CHOICES = {
+    "data.overlap": ("report", "remove"),
+    "evaluate.adapter": ("last", "best"),
     "model.chat_template": ("auto", *TEMPLATES),
     "grads.kind": KINDS,
     "grads.less_kind": KINDS,
@@ -63,21 +65,9 @@ class Settings:
     folds: int
     store: StoreConfig
     evaluate: EvaluateConfig
-
-    @property
-    def knowledge(self) -> dict[str, KnowledgeConfig]:
-        """Of each walk."""
-        return {method: of.knowledge for method, of in self.choosing.walks.items()}
-
-    @property
-    def graph(self) -> dict[str, GraphConfig]:
-        """Of each walk."""
-        return {method: of.graph for method, of in self.choosing.walks.items()}
-
-    @property
-    def walk(self) -> dict[str, WalkConfig]:
-        """Of each walk."""
-        return {method: of.walk for method, of in self.choosing.walks.items()}
+    harness: HarnessConfig
+    tasks: list[Task]  # one a target
+    shots_files: list[epath.Path | None]  # one a target; None: its validation file
 
 
 def read_settings(config: ConfigDict) -> Settings:
@@ -93,7 +83,10 @@ def check_settings(config: ConfigDict) -> Settings:
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
-    settings = Settings(
+    evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
+    tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
+    shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
+    return Settings(
         choosing=read_choosing(config),
         seeds=_seeds(config.run.seeds),
         model=owned(ModelConfig, model, "model"),
@@ -106,9 +99,11 @@ def check_settings(config: ConfigDict) -> Settings:
         projection=owned(ProjectionConfig, config.projection, "projection"),
         folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
-        evaluate=owned(EvaluateConfig, config.evaluate, "evaluate"),
+        evaluate=owned(EvaluateConfig, evaluate, "evaluate"),
+        harness=_harness(config.evaluate),
+        tasks=[named_task(name) for name in tasks],
+        shots_files=[epath.Path(file) if file else None for file in shots_files],
     )
-    return settings
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -136,12 +131,18 @@ def _check_values(config: ConfigDict) -> None:
             f"evaluate.new_tokens = {config.evaluate.new_tokens} leaves no room for a prompt "
             f"within model.max_length = {config.model.max_length}; lower the one or raise the other"
         )
+    curves = config.evaluate.curves or config.evaluate.adapter == "best"
+    if curves and not config.finetune.keep_epochs:
+        raise InputError(
+            "evaluate.curves and evaluate.adapter = 'best' need the adapter of each epoch; "
+            "set finetune.keep_epochs"
+        )
 
 
 def _fit(section: ConfigDict, name: str) -> FitConfig:
     fields = OptimizerConfig.__dataclass_fields__
     optimizer = {key: value for key, value in section.items() if key in fields}
-    loop = {k: v for k, v in section.items() if k not in optimizer and k != "fraction"}
+    loop = {k: v for k, v in section.items() if k not in (*optimizer, *NOT_OF_FIT)}
     return owned(FitConfig, {**loop, "optimizer": owned(OptimizerConfig, optimizer, name)}, name)
 
 
@@ -159,6 +160,18 @@ def _warmup(config: ConfigDict) -> FitConfig:
     )
 
 
+def _harness(section: ConfigDict) -> HarnessConfig:
+    named = section.harness_tasks
+    fields = {
+        "tasks": tuple(listed(named, "evaluate.harness_tasks")) if named.strip() else (),
+        "include": section.harness_include,
+        "shots": section.harness_shots,
+        "limit": section.harness_limit,
+        "chat": section.harness_chat,
+    }
+    return owned(HarnessConfig, fields, "evaluate")
+
+
 def _seeds(text: str) -> list[int]:
     seeds = listed(text, "run.seeds")
     for seed in seeds:
@@ -167,6 +180,18 @@ def _seeds(text: str) -> list[int]:
                 f"run.seeds: {seed!r} is not a whole number from 0; write for instance 0,1,2"
             )
     return [int(seed) for seed in seeds]
+
+
+def _for_each_target(config: ConfigDict, text: str, field: str) -> list[str]:
+    """The parts of a field that has one by commas for each target, or one for all of them."""
+    parts = [part.strip() for part in text.split(",")]
+    targets = len(paths(config.data.test)) or len(listed(config.world.targets, "world.targets"))
+    if len(parts) not in (1, targets):
+        raise InputError(
+            f"{field} = {text!r} names {len(parts)} for {targets} targets; give one for each, in "
+            "the order of data.test, or one for all"
+        )
+    return parts if len(parts) == targets else parts * targets
 
 
 def paths(text: str) -> list[epath.Path]:
@@ -200,6 +225,9 @@ def _check_files(config: ConfigDict) -> None:
             "rename one of the files"
         )
     pool = [] if config.data.pool == BUILT_IN else [epath.Path(config.data.pool)]
-    for file in [*pool, *validations, *tests]:
+    for file in [*pool, *validations, *tests, *paths(config.evaluate.shots_files)]:
         if not file.exists():
-            raise InputError(f"{file}: no such file; check data.pool, data.validation, data.test")
+            raise InputError(
+                f"{file}: no such file; check data.pool, data.validation, data.test, "
+                "evaluate.shots_files"
+            )

@@ -156,7 +156,7 @@ def _training(plan: Plan, name: str, rows: float, fit: FitConfig) -> Stage:
         "activations": plan.kept(fit.microbatch_tokens),
     }
     operations = tokens * gradient_operations(plan.model, plan.sizes.mean_tokens)
-    return Stage(name, operations, 0.0, 0.0, memory, shared=False)
+    return Stage(name, operations, 0.0, 0.0, memory, shared=True)
 
 
 def _gradients(plan: Plan, name: str, rows: int, kinds: int) -> Stage:

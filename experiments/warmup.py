@@ -1,6 +1,5 @@
 """Warm-up: LoRA fine-tuning on a random share of the pool, once a seed."""
 
-import dataclasses
 from dataclasses import dataclass
 
 from etils import epath
@@ -8,10 +7,10 @@ from ml_collections import ConfigDict
 
 from experiments.job import Job
 from experiments.launch import launch
+from experiments.training import fit_identity, train
 from g2is_jax.data.batches import epoch_order
-from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
-from g2is_jax.training.fit import FitConfig, fit, load_trained, mean_rates
+from g2is_jax.training.fit import load_trained, mean_rates
 from g2is_jax.training.optimizer import Moments
 
 
@@ -40,11 +39,7 @@ def stage(job: Job, seed: int) -> epath.Path:
     rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, seed)
 
     def build(folder: epath.Path) -> dict:
-        shapes = job.training_shapes(settings.warmup)
-        encoded = [job.pool.encoded[row] for row in rows]
-        adapter, moments = fit(job.model, job.base, encoded, shapes, settings.warmup, seed, folder)
-        write_adapter(folder / "adapter", adapter, job.model, str(job.checkpoint))
-        return {"rows": len(rows), "steps": moments.step}
+        return train(job, rows, settings.warmup, seed, folder)[1]
 
     identity = {
         "fit": fit_identity(settings.warmup),
@@ -72,12 +67,6 @@ def load(job: Job, seed: int) -> list[Checkpoint]:
 def drawn_rows(count: int, fraction: float, seed: int) -> list[int]:
     """The rows of the warm-up, a function of count, fraction and seed alone; at least one."""
     return sorted(epoch_order(count, seed, DRAW)[: max(1, round(fraction * count))].tolist())
-
-
-def fit_identity(config: FitConfig) -> dict:
-    """Training settings that decide the result; the microbatch does not."""
-    fields = dataclasses.asdict(config)
-    return {key: fields[key] for key in ("epochs", "batch_size", "optimizer")}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MOST_MAPS = 25_000
 SHARED = Path(os.environ.get("G2IS_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+    """A process may map 65,530 pieces of memory, of which a compiled program takes eight or more;
+    beyond that XLA ends in a segmentation fault."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +43,21 @@ def torch():
         pytest.skip("needs the parity extra: pip install -r requirements-parity.txt")
     torch.set_num_threads(1)  # the tests run side by side; more threads wait for each other
     return torch
+
+
+@pytest.fixture(scope="session")
+def harness(tmp_path_factory):
+    """The adapter to lm-evaluation-harness, whose data sets are made in a folder of the session."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        if os.environ.get("G2IS_REQUIRE_PARITY"):
+            raise
+        pytest.skip('needs lm-evaluation-harness: pip install "g2is_jax[eval]"')
+    import datasets
+
+    from g2is_jax.evaluation import harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield harness

@@ -3,12 +3,14 @@
 All of it is arithmetic on lengths and a seed: nothing is consumed, so work resumes anywhere.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from g2is_jax.data.chat import Encoded
+from g2is_jax.data.packing import joined, pack, segments
 
 COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens: seconds of a CPU's work
 BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
@@ -16,18 +18,23 @@ BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only s
 
 @dataclass(frozen=True)
 class Batch:
-    rows_B: np.ndarray  # int32, position in the given list; -1 for padding rows
+    rows_B: np.ndarray  # int32, position in the given list, of packed rows the first; -1: padding
     tokens_BT: np.ndarray  # int32
     supervised_BT: np.ndarray  # bool
+    segments_BT: np.ndarray | None = None  # int32, which of its packed rows a token is of; -1: none
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch before its tokens are laid out: up to `size_B` rows, padded to (size_B, width_T)."""
+    """A batch before its tokens are laid out: up to `size_B` rows, padded to (size_B, width_T).
+
+    sequences: the rows that share a sequence, for each of up to `size_B`; None: each has its own.
+    """
 
     rows: np.ndarray  # int32
     size_B: int
     width_T: int
+    sequences: tuple[np.ndarray, ...] | None = None
 
 
 def pad_batch(
@@ -51,7 +58,16 @@ def pad_batch(
 
 def lay_out(encoded: Sequence[Encoded], plan: Plan, pad: int = 0) -> Batch:
     """The batch that a plan describes."""
-    return pad_batch(encoded, plan.rows, plan.size_B, plan.width_T, pad)
+    if plan.sequences is None:
+        return pad_batch(encoded, plan.rows, plan.size_B, plan.width_T, pad)
+    sequences = [joined(encoded, rows) for rows in plan.sequences]
+    batch = pad_batch(sequences, range(len(sequences)), plan.size_B, plan.width_T, pad)
+    segments_BT = np.full(batch.tokens_BT.shape, -1, np.int32)
+    for place, rows in enumerate(plan.sequences):
+        batch.rows_B[place] = rows[0]
+        numbers_T = segments(encoded, rows)
+        segments_BT[place, : len(numbers_T)] = numbers_T
+    return dataclasses.replace(batch, segments_BT=segments_BT)
 
 
 def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
@@ -203,10 +219,14 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingShapes:
-    """Widths of microbatches, the last fits the longest row, and the tokens that one may hold."""
+    """Widths of microbatches, the last fits the longest row, and the tokens that one may hold.
+
+    packed: rows of a step share sequences of at most the last width.
+    """
 
     widths: tuple[int, ...]
     tokens: int
+    packed: bool = False
 
 
 def training_shapes(
@@ -215,16 +235,26 @@ def training_shapes(
     microbatch_tokens: int,
     most_widths: int = 4,
     multiple: int = 1,
+    packed: bool = False,
 ) -> TrainingShapes:
     """The cheapest shapes for optimiser batches drawn from rows of these lengths.
 
     Made once for a pool, so that training on any part of it compiles the same few programs.
     """
     lengths_N = np.asarray(lengths)
-    widths = widths_grid(lengths_N, most_widths, COMPILE_COST)
     batches = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
+    if packed:
+        (width_T,) = widths_grid(lengths_N, most=1)
+        steps = [_totals(pack(rows, lengths_N, width_T), lengths_N) for rows in batches]
+        lengths_N = np.concatenate(steps)
+        ends = np.cumsum([len(totals) for totals in steps])
+        batches = np.split(np.arange(len(lengths_N)), ends[:-1])
+        # Sequences of other steps may be fuller than any of these.
+        widths = widths_grid([*lengths_N, width_T], most_widths, COMPILE_COST)
+    else:
+        widths = widths_grid(lengths_N, most_widths, COMPILE_COST)
     tokens = _cheapest_budget(batches, lengths_N, widths, microbatch_tokens, multiple)
-    return TrainingShapes(widths, tokens)
+    return TrainingShapes(widths, tokens, packed)
 
 
 def training_batches(
@@ -250,7 +280,7 @@ def training_batches(
     step = start_step
     for epoch in range(first, epochs):
         for rows in _steps_of(len(encoded), batch_size, seed, epoch)[place:]:
-            plans = _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
+            plans = _step_plans(rows, lengths_N, shapes, multiple)
             yield step, [lay_out(encoded, plan, pad) for plan in plans]
             step += 1
         place = 0
@@ -260,3 +290,48 @@ def _steps_of(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray
     """The rows of each optimiser step of an epoch."""
     order_N = epoch_order(n, seed, epoch)
     return [order_N[first : first + batch_size] for first in range(0, n, batch_size)]
+
+
+def _step_plans(
+    rows: np.ndarray, lengths_N: np.ndarray, shapes: TrainingShapes, multiple: int
+) -> list[Plan]:
+    """The microbatches of one optimiser step."""
+    if not shapes.packed:
+        return _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
+    sequences = pack(rows, lengths_N, shapes.widths[-1])
+    totals, places = _totals(sequences, lengths_N), np.arange(len(sequences))
+    plans = []
+    for plan in _split(places, totals, shapes.widths, shapes.tokens, multiple):
+        chosen = tuple(sequences[place] for place in plan.rows)
+        plans.append(Plan(np.concatenate(chosen), plan.size_B, plan.width_T, chosen))
+    return plans
+
+
+def _totals(sequences: Sequence[np.ndarray], lengths_N: np.ndarray) -> np.ndarray:
+    """Tokens of each sequence."""
+    return np.array([lengths_N[rows].sum() for rows in sequences])
+
+
+def training_padding(
+    lengths: Sequence[int] | np.ndarray,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    shapes: TrainingShapes,
+    multiple: int = 1,
+) -> float:
+    """Padding tokens as a share of all that go through the model in a whole training."""
+    lengths_N = np.asarray(lengths)
+    cells = sum(
+        plan.size_B * plan.width_T
+        for epoch in range(epochs)
+        for rows in _steps_of(len(lengths_N), batch_size, seed, epoch)
+        for plan in _step_plans(rows, lengths_N, shapes, multiple)
+    )
+    return 1 - epochs * float(lengths_N.sum()) / cells
+
+
+def rows_of_step(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The rows that an optimiser step (0-based, over all epochs) learns from."""
+    epoch, place = divmod(step, steps_per_epoch(n, batch_size))
+    return _steps_of(n, batch_size, seed, epoch)[place]

@@ -89,8 +89,7 @@ class ChatFormat:
         if messages[-1].role == "assistant":
             messages = messages[:-1]
         if self.template == "own":
-            text = self._own_rendering(messages, generation_prompt=True)
-            tokens = self._tokenise([text])["input_ids"][0]
+            tokens = self._tokenise([self.prompt_text(messages)])["input_ids"][0]
             start = tokens[:1] if tokens[0] == self.tokenizer.bos_token_id else []
         else:
             tokens = self._start + self._named_prompt(messages)
@@ -98,6 +97,13 @@ class ChatFormat:
         if len(tokens) > max_length:
             tokens = start + tokens[len(tokens) - max_length + len(start) :]
         return np.asarray(tokens, np.int32)
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The conversation as text, up to where the next assistant turn starts."""
+        if self.template == "own":
+            return self._own_rendering(messages, generation_prompt=True)
+        text, spans = self._render([*messages, Message("assistant", "A")])
+        return text[: spans[-1][0]]
 
     def end_tokens(self) -> tuple[int, ...]:
         """Ids at which generation stops: eos, those of the model's config, end-of-turn marks."""

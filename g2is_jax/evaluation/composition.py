@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.runs.manifest import write_atomic
 
-MOST_COLUMNS = 12  # sources with a column of their own in the Markdown; the JSON has them all
+MOST_COLUMNS = 12  # sources with a column of their own in a table; the JSON has them all
+SHARED = "Rows shared by two methods (mean Jaccard index over the seeds):"
 OTHERS = "others"
 
 
@@ -105,53 +108,60 @@ def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
 
 def markdown(told: dict) -> str:
     """For each target: a line a method, then how much the methods' rows overlap."""
-    sources = list(told["pool"]["shares"])
-    shown = sources if len(sources) <= MOST_COLUMNS else sources[: MOST_COLUMNS - 1]
-    rest = sources[len(shown) :]
     parts = []
     for target, found in told["targets"].items():
-        lines = _composition_table(told["pool"], found["methods"], shown, rest)
+        lines = table_lines(composition_table(told["pool"], found["methods"]))
         if len(found["methods"]) > 1:
-            lines += ["", "Rows shared by two methods (mean Jaccard index over the seeds):", ""]
-            lines += _overlap_table(found)
-        parts.append("\n".join([f"### {_escaped(target)}: rows by source", "", *lines]))
+            lines += ["", SHARED, "", *table_lines(overlap_table(found))]
+        parts.append("\n".join([f"### {escaped(target)}: rows by source", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
-def _composition_table(
-    pool: dict, methods: Sequence[dict], shown: Sequence[str], rest: Sequence[str]
-) -> list[str]:
+def composition_table(pool: dict, methods: Sequence[dict]) -> Table:
     """Shares in percent; in brackets, how many times the pool's."""
-    columns = [*shown, *([OTHERS] if rest else [])]
-
-    def folded(shares: Mapping[str, float]) -> list[float]:
-        few = [shares[source] for source in shown]
-        return [*few, sum(shares[source] for source in rest)] if rest else few
-
-    whole = folded(pool["shares"])
-    head = ["method", "rows", "tokens", "seconds", *columns]
+    named = columns(pool, methods)
+    whole = folded(pool["shares"], named)
+    others = [OTHERS] if len(whole) > len(named) else []
+    head = ["method", "rows", "tokens", "seconds", *named, *others]
     first = ["(the pool)", f"{pool['rows']:,}", "", "", *(f"{share:.1%}" for share in whole)]
-    lines = [_line(head), _line(["---"] * len(head)), _line(first)]
+    lines = [first]
     for of in methods:
         costs = [f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"]
-        pairs = zip(folded(of["shares"]), whole, strict=True)
+        pairs = zip(folded(of["shares"], named), whole, strict=True)
         cells = [f"{share:.1%} (×{share / pooled:.1f})" for share, pooled in pairs]
-        lines.append(_line([of["method"], *costs, *cells]))
-    return lines
+        lines.append([of["method"], *costs, *cells])
+    return Table(head, lines)
 
 
-def _overlap_table(found: dict) -> list[str]:
+def overlap_table(found: dict) -> Table:
+    """A line and a column a method."""
     names = [of["method"] for of in found["methods"]]
-    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
-    for name, row in zip(names, found["overlap"], strict=True):
-        lines.append(_line([name, *("" if value is None else f"{value:.2f}" for value in row)]))
-    return lines
+    lines = [
+        [name, *("" if value is None else f"{value:.2f}" for value in row)]
+        for name, row in zip(names, found["overlap"], strict=True)
+    ]
+    shades = {
+        (line, column + 1): value
+        for line, row in enumerate(found["overlap"])
+        for column, value in enumerate(row)
+        if value is not None
+    }
+    return Table(["", *names], lines, shades=shades)
 
 
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(field) for field in fields) + " |"
+def columns(pool: dict, methods: Sequence[dict]) -> list[str]:
+    """The sources with a column of their own, in the pool's order: those that have the largest
+    share of the pool or of a selection."""
+    sources = list(pool["shares"])
+    if len(sources) <= MOST_COLUMNS:
+        return sources
+    largest = {s: max(of["shares"][s] for of in (pool, *methods)) for s in sources}
+    shown = sorted(sources, key=lambda source: -largest[source])[: MOST_COLUMNS - 1]
+    return [source for source in sources if source in shown]
 
 
-def _escaped(text: str) -> str:
-    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def folded(shares: Mapping[str, float], named: Sequence[str]) -> list[float]:
+    """The share of each of these sources, and of all others together where there are others."""
+    few = [shares[source] for source in named]
+    rest = [share for source, share in shares.items() if source not in named]
+    return [*few, sum(rest)] if rest else few

@@ -1,16 +1,20 @@
-"""Answer loss and exact match of a model on test rows."""
+"""Answer loss of a model on test rows, and the metrics of their task."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.records import Record
-from g2is_jax.evaluation.likelihood import batches, likelihoods
-from g2is_jax.evaluation.tasks import extract_answer, is_correct
+from g2is_jax.evaluation.choices import letter_likelihoods
+from g2is_jax.evaluation.likelihood import likelihoods
+from g2is_jax.evaluation.replies import replies
+from g2is_jax.evaluation.tasks.metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
+from g2is_jax.evaluation.tasks.prompts import answer_letter, fitted
+from g2is_jax.evaluation.tasks.table import Exam
 from g2is_jax.model.build import Model
-from g2is_jax.model.generate import Prompts, Stops, generate
+from g2is_jax.model.generate import Stops
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
@@ -20,7 +24,7 @@ from g2is_jax.runs.errors import InputError
 class EvaluateConfig:
     """batch_tokens: tokens, padding included, that go through the model at once.
 
-    new_tokens: the longest reply; 0 measures the answer loss alone.
+    new_tokens: the longest reply; 0 generates none, so that a task of replies has its loss alone.
     """
 
     batch_tokens: int
@@ -40,39 +44,39 @@ def answer_losses(
     return -found.sums_M / np.maximum(found.counts_M, 1)
 
 
+def encode_prompts(
+    chat: ChatFormat, exam: Exam, max_length: int, new_tokens: int
+) -> tuple[list[np.ndarray], int]:
+    """The tokens before each reply, which leave room for it, and how many shots did not fit."""
+    room = max_length - new_tokens
+    if room < 1:
+        raise InputError(
+            f"evaluate.new_tokens = {new_tokens} leaves no room for a prompt within "
+            f"model.max_length = {max_length}; lower the one or raise the other"
+        )
+    prompts, dropped = [], 0
+    for record, worked in zip(exam.records, exam.shots, strict=True):
+        turns, shots = exam.task.turns(record), [exam.task.turns(row) for row in worked]
+        (prompt,), left = fitted(
+            turns, shots, lambda asked: [chat.encode_prompt(asked, sys.maxsize)], room
+        )
+        prompts.append(prompt if len(prompt) <= room else chat.encode_prompt(turns, room))
+        dropped += left
+    return prompts, dropped
+
+
 def greedy_replies(
     model: Model,
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    records: Sequence[Record],
-    max_length: int,
+    prompts: Sequence[np.ndarray],
     config: EvaluateConfig,
 ) -> list[str]:
-    """The reply that greedy decoding gives to each row's prompt."""
-    room = max_length - config.new_tokens
-    if room < 1:
-        raise InputError(
-            f"evaluate.new_tokens = {config.new_tokens} leaves no room for a prompt within "
-            f"model.max_length = {max_length}; lower the one or raise the other"
-        )
-    prompts = [chat.encode_prompt(record.messages, room) for record in records]
-    # Every token supervised: the mask then tells prompts from padding.
-    encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
+    """The reply that greedy decoding gives to each prompt."""
     greedy = GenerateConfig(config.new_tokens, temperature=0.0, top_p=1.0, seed=0)
     stops = Stops(chat.end_tokens(), chat.stop_strings())
-
-    def decode(tokens: list[int]) -> str:
-        return str(chat.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    texts = [""] * len(records)
-    for batch in batches(encoded, config.batch_tokens, room):
-        rows = Prompts(batch.tokens_BT, batch.supervised_BT, batch.rows_B)
-        replies = generate(model, adapter, base, rows, greedy, stops, decode)
-        for row, reply in zip(batch.rows_B, replies, strict=True):
-            if row >= 0:
-                texts[row] = reply.text
-    return texts
+    return replies(model, adapter, base, chat, prompts, greedy, stops, config.batch_tokens)
 
 
 def evaluate(
@@ -80,27 +84,92 @@ def evaluate(
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    records: Sequence[Record],
+    exam: Exam,
     max_length: int,
     config: EvaluateConfig,
 ) -> tuple[dict[str, float], list[dict]]:
-    """Metrics over the rows, and one object a row: id, loss, and with replies what was read there.
+    """Metrics over the rows, and one object a row: id, loss, what was read and how it scores.
 
-    `answer_loss` is the mean over rows of each row's own mean; `exact_match` the share of rows.
-    Rows whose answer was cut off entirely count for neither loss (nan) but count as not matched.
+    `answer_loss` is the mean over rows of each row's own mean, without shots; the task's metrics
+    are means of its scores. Rows whose answer was cut off entirely count for no loss (None).
     """
-    encoded = chat.encode_all(records, max_length)
+    encoded = chat.encode_all(exam.records, max_length)
     losses_M = answer_losses(model, adapter, base, encoded, config.batch_tokens)
     supervised_M = np.array([example.supervised_T.any() for example in encoded])
     rows: list[dict] = [
         {"id": record.id, "loss": float(loss) if counted else None}
-        for record, loss, counted in zip(records, losses_M, supervised_M, strict=True)
+        for record, loss, counted in zip(exam.records, losses_M, supervised_M, strict=True)
     ]
-    metrics = {"answer_loss": float(losses_M[supervised_M].mean())}
-    if config.new_tokens:
-        replies = greedy_replies(model, adapter, base, chat, records, max_length, config)
-        for row, record, reply in zip(rows, records, replies, strict=True):
-            right = record.answer is not None and is_correct(reply, record.answer)
-            row |= {"reply": reply, "read": extract_answer(reply), "correct": right}
-        metrics["exact_match"] = float(np.mean([row["correct"] for row in rows]))
+    metrics = {LOSS: float(losses_M[supervised_M].mean())}
+    asked = (model, adapter, base, chat, exam, max_length, config)
+    if not (exam.task.letters or config.new_tokens):
+        return metrics, rows
+    judged, dropped = judge_choices(*asked) if exam.task.letters else judge_replies(*asked)
+    rows = [row | found for row, found in zip(rows, judged, strict=True)]
+    for name in exam.task.metrics:
+        metrics[name] = float(np.mean([row["scores"][name] for row in rows]))
+    if exam.task.shots:
+        metrics[SHOTS_DROPPED] = dropped
     return metrics, rows
+
+
+def judge_replies(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    chat: ChatFormat,
+    exam: Exam,
+    max_length: int,
+    config: EvaluateConfig,
+) -> tuple[list[dict], int]:
+    """Of each row the reply, what its main metric reads there, and its scores by all metrics.
+
+    Also how many shots did not fit.
+    """
+    prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
+    texts = greedy_replies(model, adapter, base, chat, prompts, config)
+    judged = []
+    for record, reply in zip(exam.records, texts, strict=True):
+        read = {name: METRICS[name].read(reply) for name in exam.task.metrics}
+        scores = {
+            name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0
+            for name, text in read.items()
+        }
+        main = exam.task.metrics[0]
+        judged.append(
+            {"reply": reply, "read": read[main], "correct": scores[main] == 1.0, "scores": scores}
+        )
+    return judged, dropped
+
+
+def judge_choices(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    chat: ChatFormat,
+    exam: Exam,
+    max_length: int,
+    config: EvaluateConfig,
+) -> tuple[list[dict], int]:
+    """Of each row the log-likelihoods of the letters, the likeliest, and whether it is right.
+
+    Also how many shots did not fit.
+    """
+    letters = exam.task.letters
+    sums_ML, dropped = letter_likelihoods(
+        model, adapter, base, chat, exam, max_length, config.batch_tokens
+    )
+    judged = []
+    for record, sums_L in zip(exam.records, sums_ML, strict=True):
+        likeliest = letters[int(np.argmax(sums_L))]
+        right = likeliest == answer_letter(record)
+        told = dict(zip(letters, sums_L.tolist(), strict=True))
+        judged.append(
+            {
+                "log_likelihoods": told,
+                "read": likeliest,
+                "correct": right,
+                "scores": {ACCURACY: float(right)},
+            }
+        )
+    return judged, dropped

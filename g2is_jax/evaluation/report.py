@@ -2,19 +2,26 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
+from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
 SUBJECT = "g2is"  # what is compared with every other method, seed by seed
 CONFIDENCE = 0.95
 Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
-TITLES = {"answer_loss": "answer loss (lower is better)", "exact_match": "exact match"}
+PERCENT = f"{100 * CONFIDENCE:.0f}\u00a0%"
+VERSUS = (
+    "Mean over seeds of the paired difference, more is better"
+    f" ({PERCENT} interval; seeds on which it is ahead)"
+)
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,36 @@ def _groups(scores: Sequence[dict]) -> Groups:
     groups: Groups = {}
     for score in scores:
         for metric in score["metrics"]:
+            if metric == SHOTS_DROPPED:
+                continue
             key = (score["method"], score["target"], metric)
             groups.setdefault(key, {})[score["seed"]] = score
     return groups
 
 
+def sign_of(metric: str, score: dict) -> int:
+    """-1 where less of this metric of a score is better."""
+    return -1 if metric in (LOSS, *score.get("less_is_better", ())) else 1
+
+
 def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[float]:
     """By how much `own` is better at each seed."""
-    sign = -1 if metric == "answer_loss" else 1
-    return [sign * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric]) for s in seeds]
+    return [
+        sign_of(metric, own[s]) * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric])
+        for s in seeds
+    ]
+
+
+def paired_scores(
+    scores: Sequence[dict], rival: str
+) -> Iterator[tuple[str, str, str, list[tuple[dict, dict]]]]:
+    """Method, target, metric; and the method's and the rival's score at each seed of both."""
+    groups = _groups(scores)
+    for (method, target, metric), own in groups.items():
+        theirs = groups.get((rival, target, metric), {})
+        pairs = [(own[seed], theirs[seed]) for seed in sorted(own.keys() & theirs.keys())]
+        if pairs:
+            yield method, target, metric, pairs
 
 
 def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: Groups) -> Cell:
@@ -145,51 +173,58 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def markdown(cells: Sequence[Cell]) -> str:
-    """One table a target: a line a method, each metric with its standard error and gain."""
-    parts = []
-    for target in dict.fromkeys(cell.target for cell in cells):
-        chosen = [cell for cell in cells if cell.target == target]
-        metrics = list(dict.fromkeys(cell.metric for cell in chosen))
-        head = ["method", "rows", "tokens", "seconds"]
+def tables(cells: Sequence[Cell]) -> dict[str, Table]:
+    """One for each target: a line a method, each metric with its standard error and gain."""
+    return {
+        target: _table([cell for cell in cells if cell.target == target])
+        for target in dict.fromkeys(cell.target for cell in cells)
+    }
+
+
+def _table(cells: Sequence[Cell]) -> Table:
+    """Of one target; the best means and gains are marked."""
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    head = ["method", "rows", "tokens", "seconds"]
+    for metric in metrics:
+        head += [title(metric), "gain over random"]
+    lines = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        of_method = {cell.metric: cell for cell in cells if cell.method == method}
+        first = of_method[metrics[0]]
+        line = [method, f"{first.rows:,.0f}", f"{first.tokens:,.0f}", f"{first.seconds:,.1f}"]
         for metric in metrics:
-            head += [TITLES[metric], "gain over random"]
-        lines = [f"### {target}", "", _line(head), _line(["---"] * len(head))]
-        for method in dict.fromkeys(cell.method for cell in chosen):
-            of_method = {cell.metric: cell for cell in chosen if cell.method == method}
-            first = of_method[metrics[0]]
-            line = [method, f"{first.rows:,.0f}", f"{first.tokens:,.0f}", f"{first.seconds:,.1f}"]
-            for metric in metrics:
-                cell = of_method[metric]
-                line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
-            lines.append(_line(line))
-        parts.append("\n".join(lines))
+            cell = of_method[metric]
+            line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
+        lines.append(line)
+    return Table(head, lines)
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """The table of each target under its name."""
+    parts = [
+        "\n".join([f"### {escaped(target)}", "", *table_lines(table)])
+        for target, table in tables(cells).items()
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def versus(found: Sequence[Difference]) -> str:
-    """A line a rival, a column a target and metric: the mean difference and its interval."""
+    """The table of differences under its title."""
     if not found:
         return ""
+    lines = [f"### {found[0].subject} against each method", "", VERSUS, ""]
+    return "\n".join([*lines, *table_lines(versus_table(found))]) + "\n"
+
+
+def versus_table(found: Sequence[Difference]) -> Table:
+    """A line a rival, a column a target and metric: the mean difference and its interval."""
     columns = list(dict.fromkeys((d.target, d.metric) for d in found))
-    head = [
-        "against",
-        *(f"{target}: {TITLES[metric].split(' (')[0]}" for target, metric in columns),
-    ]
-    percent = f"{CONFIDENCE:.0%}".replace("%", " %")
-    lines = [
-        f"### {found[0].subject} against each method",
-        "",
-        "Mean over seeds of the paired difference, more is better"
-        f" ({percent} interval; seeds on which it is ahead)",
-        "",
-        _line(head),
-        _line(["---"] * len(head)),
-    ]
+    names = [f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns]
+    lines = []
     for rival in dict.fromkeys(d.rival for d in found):
         of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
-        lines.append(_line([rival, *(_told(of_rival.get(column)) for column in columns)]))
-    return "\n".join(lines) + "\n"
+        lines.append([rival, *(_told(of_rival.get(column)) for column in columns)])
+    return Table(["against", *names], lines)
 
 
 def _told(difference: Difference | None) -> str:
@@ -209,10 +244,6 @@ def spread(mean: float | None, stderr: float | None, sign: str = "") -> str:
     return text if stderr is None else f"{text} ± {stderr:.3f}"
 
 
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(fields) + " |"
-
-
 def plot(cells: Sequence[Cell], file: epath.Path) -> None:
     """Every metric of every target as points with two standard errors, one panel each."""
     import io
@@ -229,7 +260,7 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
         errors = [2 * (c.stderr or 0.0) for c in shown]
         axis.errorbar([c.mean for c in shown], range(len(shown)), xerr=errors, fmt="o", capsize=3)
         axis.set_yticks(range(len(shown)), [c.method for c in shown])
-        axis.set_title(f"{target}: {TITLES[metric]}", fontsize=9)
+        axis.set_title(f"{target}: {title(metric)}", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
@@ -244,10 +275,10 @@ def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
     against = differences(scores)
     table = "\n".join(part for part in (markdown(cells), versus(against)) if part)
     write_atomic(folder / "results.json", json.dumps([vars(c) for c in cells], indent=2) + "\n")
-    if against:
-        told = json.dumps([vars(d) for d in against], indent=2) + "\n"
-        write_atomic(folder / "differences.json", told)
-    write_atomic(folder / "scores.json", json.dumps(list(scores), indent=2) + "\n")
+    told = json.dumps([vars(d) for d in against], indent=2) + "\n"
+    write_atomic(folder / "differences.json", told)
+    bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]
+    write_atomic(folder / "scores.json", json.dumps(bare, indent=2) + "\n")
     write_atomic(folder / "results.md", table)
     plot(cells, folder / "results.png")
     return table

@@ -9,6 +9,8 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.evaluation.composition import composition
+from g2is_jax.evaluation.page.blocks import Table
+from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.runs.manifest import write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
@@ -62,7 +64,7 @@ def markdown(told: dict) -> str:
     parts = [f"## Sweep {told['sweep']}"]
     for method, by_target in told["methods"].items():
         for target, found in by_target.items():
-            parts.append(f"### {_escaped(method)}, {_escaped(target)}")
+            parts.append(f"### {escaped(method)}, {escaped(target)}")
             parts.append("\n".join(_table(found["settings"])))
     parts.append("\n".join(_stages_table(told)))
     made: Counter[str] = Counter()
@@ -77,44 +79,36 @@ def markdown(told: dict) -> str:
 
 def _table(settings: Sequence[dict]) -> list[str]:
     sources = list(settings[0]["shares"])[:MOST_SOURCES]
-    metrics = list(settings[0]["metrics"])
+    metrics = list(dict.fromkeys(name for of in settings for name in of["metrics"]))
     head = ["setting", "rows", "tokens", "seconds", "overlap with the first", *metrics, *sources]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for of in settings:
-        overlap = of["overlap_with_first"]
-        lines.append(
-            _line(
-                [
-                    *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}"),
-                    *(f"{of['seconds']:,.1f}", "" if overlap is None else f"{overlap:.2f}"),
-                    *(f"{of['metrics'][name]:.3f}" for name in metrics),
-                    *(f"{of['shares'][source]:.1%}" for source in sources),
-                ]
-            )
-        )
-    return lines
+    body = [
+        [
+            *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"),
+            *_given([of["overlap_with_first"]], ".2f"),
+            *_given([of["metrics"].get(name) for name in metrics], ".3f"),
+            *_given([of["shares"][source] for source in sources], ".1%"),
+        ]
+        for of in settings
+    ]
+    return table_lines(Table(head, body))
+
+
+def _given(values: Sequence[float | None], form: str) -> list[str]:
+    """Nothing where there is no value."""
+    return ["" if value is None else format(value, form) for value in values]
 
 
 def _stages_table(told: dict) -> list[str]:
     """Stages by name, of each setting: how many this run made, and how many it found made."""
-    lines = [_line(["setting", "stages run", "stages reused"]), _line(["---"] * 3)]
-    for of in told["settings"]:
-        counts = [_counts(of["stages"][how]) for how in ("run", "reused")]
-        lines.append(_line([of["setting"], *counts]))
-    return lines
+    body = [
+        [of["setting"], *(_counts(of["stages"][how]) for how in ("run", "reused"))]
+        for of in told["settings"]
+    ]
+    return table_lines(Table(["setting", "stages run", "stages reused"], body))
 
 
 def _counts(stages: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in stages.items()) or "none"
-
-
-def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(field) for field in fields) + " |"
-
-
-def _escaped(text: str) -> str:
-    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def plot(told: dict, file: epath.Path) -> None:
@@ -127,21 +121,26 @@ def plot(told: dict, file: epath.Path) -> None:
         for method, by_target in told["methods"].items()
         for target, found in by_target.items()
     ]
-    metrics = list(panels[0][1]["settings"][0]["metrics"])[:1]
+    all_settings = [of for _, found in panels for of in found["settings"]]
+    metrics = [
+        name
+        for name in all_settings[0]["metrics"]
+        if all(name in of["metrics"] for of in all_settings)
+    ][:1]
     count = len(told["settings"])
     height = max(3.0, 1.0 + 0.22 * count)
     size = (6 * (2 + len(metrics)), height * len(panels))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(panels), 2 + len(metrics), squeeze=False)
-    for row, (title, found) in zip(axes, panels, strict=True):
+    for across, (title, found) in zip(axes, panels, strict=True):
         labels = [of["setting"] for of in found["settings"]]
         overlaps = [of["overlap_with_first"] for of in found["settings"]]
-        _bars(row[0], labels, overlaps, f"{title}: overlap with the first")
-        row[0].set_xlim(-0.02, 1.02)
-        image = row[1].imshow(np.array(found["overlap"], float), vmin=0, vmax=1)
-        row[1].set_title("overlap between settings (Jaccard)", fontsize=9)
-        figure.colorbar(image, ax=row[1], shrink=0.6)
-        for axis, name in zip(row[2:], metrics, strict=True):
+        _bars(across[0], labels, overlaps, f"{title}: overlap with the first")
+        across[0].set_xlim(-0.02, 1.02)
+        image = across[1].imshow(np.array(found["overlap"], float), vmin=0, vmax=1)
+        across[1].set_title("overlap between settings (Jaccard)", fontsize=9)
+        figure.colorbar(image, ax=across[1], shrink=0.6)
+        for axis, name in zip(across[2:], metrics, strict=True):
             values = [of["metrics"][name] for of in found["settings"]]
             _bars(axis, labels, values, name.replace("_", " "))
     buffer = io.BytesIO()

@@ -110,8 +110,7 @@ def shared_inputs(
     if mesh is None:
         return inputs
     placed = jax.device_put(inputs._replace(base={}), replicated(mesh))
-    base = {path: jax.device_put(x, model.sharding(path, mesh)) for path, x in base.items()}
-    return placed._replace(base=base)
+    return placed._replace(base=model.placed(base, mesh))
 
 
 @functools.cache

@@ -122,6 +122,10 @@ class Model:
             return shared_out(mesh, self.base_shapes[path])
         return replicated(mesh)
 
+    def placed(self, base: Leaves, mesh: Mesh) -> Leaves:
+        """The base where its leaves belong; those that are there are not moved."""
+        return {path: jax.device_put(x, self.sharding(path, mesh)) for path, x in base.items()}
+
     def _merge(self, adapter: Leaves, base: Leaves) -> Decoder:
         leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}
         return nnx.merge(self.graph, nnx.from_flat_state(leaves), copy=True)

@@ -49,13 +49,12 @@ def run_stage(
     inputs: name -> content hash, from `stage_hash` or `file_hash`. build: fills the folder it is
     given (which holds what a killed attempt left there) and returns counts for the manifest.
     """
-    identity = _as_json({"format": FORMAT, "name": name, "settings": settings, "inputs": inputs})
-    stages = epath.Path(workdir) / "stages"
-    folder = stages / f"{name}-{_digest(identity)[:12]}"
+    identity = _identity(name, settings, inputs)
+    folder = stage_folder(workdir, name, settings, inputs)
     if folder.exists():
         _check_same(folder, identity)
         return folder
-    part = stages / f"{folder.name}.part"
+    part = folder.parent / f"{folder.name}.part"
     with naming_full_disk(part):
         part.mkdir(parents=True, exist_ok=True)
         seconds_before, started = _begin_attempt(part)
@@ -81,6 +80,18 @@ def run_stage(
             leftover.unlink()
         part.rename(folder)
     return folder
+
+
+def stage_folder(
+    workdir: epath.PathLike, name: str, settings: dict, inputs: dict[str, str]
+) -> epath.Path:
+    """Where a stage is once it is finished."""
+    digest = _digest(_identity(name, settings, inputs))
+    return epath.Path(workdir) / "stages" / f"{name}-{digest[:12]}"
+
+
+def _identity(name: str, settings: dict, inputs: dict[str, str]) -> dict:
+    return _as_json({"format": FORMAT, "name": name, "settings": settings, "inputs": inputs})
 
 
 def read_manifest(folder: epath.PathLike) -> dict:

@@ -10,7 +10,6 @@ SAMPLE_ROWS = 2_000  # whose pairs are looked at one by one
 SAMPLE_SEED = 0
 BLOCK = 1024  # rows that are read at a time
 MOST_HUBS = 10
-MOST_SOURCES = 20  # lines of the Markdown; the JSON has them all
 BINS = 40  # of cosines from -1 to 1
 
 
@@ -211,80 +210,3 @@ def by_source(row_edges, sources: Sequence[str], codes_N) -> dict:
         "all_inside_by_chance": float((sizes_S * (sizes_S - 1)).sum() / (rows * others)),
         "edges": counts_SS.tolist(),
     }
-
-
-def markdown(told: dict, title: str) -> str:
-    """The statistics as a page; what does not fit a page is in the JSON alone."""
-    sources = told["sources"]
-    hubs = [[h["row"], h["id"], h["source"], h["in_degree"]] for h in told["degree"]["hubs"]]
-    core = [
-        [
-            *(number, f"{c['weight']:.3f}", c["reinforce"], c["conflict"]),
-            *(f"{c['largest']:.3f}", f"{c['smallest']:.3f}"),
-        ]
-        for number, c in enumerate(told["core"])
-    ]
-    lines = [
-        *[f"# {_escaped(title)}", ""],
-        f"{told['rows']:,} rows, {told['core_directions']} core directions, {told['edges']:,} "
-        f"edges; {told['neighbours']} neighbours a row.",
-        *["", *_bullets(told), "", "## Sources", ""],
-        f"{_percent(sources['all_inside'])} of the edges between rows stay inside a source "
-        f"({_percent(sources['all_inside_by_chance'])} by chance).",
-        *["", *_source_table(sources), "", "## Hubs", ""],
-        *_table(["row", "id", "source", "in-degree"], hubs),
-        *["", "## Core directions: stored edges", ""],
-        *_table(["component", "weight", "reinforce", "conflict", "largest", "smallest"], core),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _bullets(told: dict) -> list[str]:
-    degree, pairs_, stored_ = told["degree"], told["pairs"], told["stored"]
-    spread = ", ".join(f"{name} {value:,.4g}" for name, value in degree["quantiles"].items())
-    mean = "none" if pairs_["mean_cosine"] is None else f"{pairs_['mean_cosine']:.3f}"
-    return [
-        f"- in-degree: {spread}; skewness {degree['skewness']:.2f}; nobody's neighbour: "
-        f"{degree['unreached']:,} rows",
-        f"- conflicts: {_percent(pairs_['conflicts'])} of {pairs_['pairs']:,} pairs"
-        f"{' of a sample' if pairs_['sampled'] else ''}; inside a source "
-        f"{_percent(pairs_['conflicts_inside_a_source'])}, across sources "
-        f"{_percent(pairs_['conflicts_across_sources'])}; of the stored edges between rows "
-        f"{_percent(stored_['conflicts'])}",
-        f"- cosine: mean of pairs {mean}, median of stored edges "
-        f"{stored_['quantiles']['median']:.3f}",
-        *[
-            f"- connected components, {name.replace('_', ' ')}: {found['components']:,}, the "
-            f"largest with {_percent(found['largest_share'])} of the nodes, "
-            f"{found['isolated']:,} of one node"
-            for name, found in told["pieces"].items()
-        ],
-    ]
-
-
-def _source_table(sources: dict) -> list[str]:
-    order = sorted(range(len(sources["names"])), key=lambda s: -sources["rows"][s])
-    fields = [
-        [
-            *(sources["names"][s], f"{sources['rows'][s]:,}"),
-            *(_percent(sources[share][s]) for share in ("inside", "inside_by_chance")),
-        ]
-        for s in order[:MOST_SOURCES]
-    ]
-    left = len(order) - len(fields)
-    told = ["", f"{left} smaller sources are in the JSON alone."] if left else []
-    return _table(["source", "rows", "edges inside", "by chance"], fields) + told
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence]) -> list[str]:
-    lines = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(_escaped(str(field)) for field in line) + " |" for line in lines]
-
-
-def _escaped(text: str) -> str:
-    """A name as it can stand in a table: a bar would end its cell, a line break the table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{share:.1%}"

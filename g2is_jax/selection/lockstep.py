@@ -32,17 +32,21 @@ from g2is_jax.selection.lanes import (
 from g2is_jax.selection.step import ANCHOR, Choice, State, WalkPool, WalkRules
 
 MOST_LANES = 16
-LANE_BYTES = 40  # for each row: the state of a lane, and what a step holds beside it
-LANES_SHARE = 0.04  # of the bytes of the features that lanes may take
+# For each row: the state of a lane, and what a step holds beside it; more for low precision, where
+# a direction is several vectors.
+LANE_BYTES, LOW_PRECISION_LANE_BYTES = 40, 80
+LANES_SHARE = 0.08  # of the bytes of the features that lanes may take
 SMALL_BYTES = 2**21  # that lanes may take of any pool
 REBUILD_COLUMNS = 16  # kept rows whose cosines are computed at a time
 NO_CHOICE = Choice._make([*[np.int32(-1)] * (len(Choice._fields) - 1), np.float32(np.inf)])
 
 
-def lanes_that_fit(rows: int, row_bytes: int, components: int) -> int:
-    """How many components may walk side by side in a pool of so many rows of so many bytes."""
-    memory = max(LANES_SHARE * row_bytes * rows, SMALL_BYTES)
-    return max(1, min(MOST_LANES, components, int(memory / (LANE_BYTES * rows))))
+def lanes_that_fit(shape: tuple[int, ...], itemsize: int, components: int) -> int:
+    """How many components may walk side by side in a pool of this shape."""
+    rows, width = shape
+    memory = max(LANES_SHARE * rows * width * itemsize, SMALL_BYTES)
+    lane = rows * (LANE_BYTES if itemsize == 4 else LOW_PRECISION_LANE_BYTES)
+    return max(1, min(MOST_LANES, components, int(memory / lane)))
 
 
 @dataclass
@@ -187,7 +191,11 @@ class Lockstep:
             ]
             if steps:
                 self._roll_back(later, min(steps))
-                lane.avoids = [(row, at) for row, at in lane.avoids if row not in dropped]
+                lane.avoids = [
+                    (row, at)
+                    for row, at in lane.avoids
+                    if row not in dropped or self._is_foreign(later, row)
+                ]
 
     def _lay_out(self, lane: Lane) -> None:
         """Puts a shortened walk into the arrays, and looks for its next row."""

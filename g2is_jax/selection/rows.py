@@ -24,6 +24,7 @@ DTYPES = {name: np.dtype(name) for name in ("float32", "int8")} | {
 FEWEST_COLUMNS = 4  # of a product: for fewer, XLA on a CPU makes a float32 copy of the rows
 DIGITS, DIGIT_BASE = 3, 254  # an int8 digit is a whole number from -127 to 127
 LARGEST_INT8 = 127
+WIDEST_INT8 = (2**31 - 1) // 127**2  # values whose products sum to an int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,15 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
 
     InputError names a row that is not finite.
     """
+    if rows.scales_N is not None and rows.shape[1] > WIDEST_INT8:
+        raise InputError(
+            f"int8 rows of {rows.shape[1]} values: products of more than {WIDEST_INT8} do not fit "
+            "32 bits; store the features as bfloat16, or project them"
+        )
     values_NP = over_rows(rows.values_NP, mesh)
-    lengths_N = row_lengths(values_NP)
+    on_cpu = jax.default_backend() == "cpu"
+    in_turn = on_cpu and mesh is None and values_NP.dtype == jnp.int8
+    lengths_N = _lengths_in_turn(values_NP) if in_turn else row_lengths(values_NP)
     finite_N = np.isfinite(np.asarray(lengths_N)[: len(rows)])
     if rows.scales_N is not None:
         scales_N = np.asarray(rows.scales_N)
@@ -105,7 +113,7 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
     if not finite_N.all():
         raise InputError(f"pool row {int(np.argmin(finite_N))} has a feature that is not finite")
     bits_NP = None
-    if values_NP.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    if values_NP.dtype == jnp.bfloat16 and on_cpu:
         bits_NP = over_rows(np.asarray(rows.values_NP).view(np.uint16), mesh)
     inverse_N, squared_N = _inverse_and_squared(lengths_N)
     return UnitRows(values_NP, inverse_N, squared_N, bits_NP)
@@ -127,6 +135,12 @@ def over_rows(array, mesh: Mesh | None, fill=0) -> jax.Array:
 def row_lengths(features_NP) -> jax.Array:
     """L2 norm of each row's values, computed in float32."""
     return jnp.sqrt(jnp.sum(jnp.square(features_NP.astype(jnp.float32)), axis=1))
+
+
+@jax.jit
+def _lengths_in_turn(features_NP) -> jax.Array:
+    """As `row_lengths`; of many int8 rows at once XLA on a CPU would make a float32 copy."""
+    return lax.map(lambda row_P: row_lengths(row_P[None])[0], features_NP)
 
 
 @jax.jit

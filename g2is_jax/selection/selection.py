@@ -10,7 +10,7 @@ import numpy as np
 from g2is_jax.runs.errors import InputError
 
 UNITS = ("fraction", "rows", "tokens")
-LARGEST_BUDGET = 2**31 - 1  # costs are counted in int32 on the device
+LARGEST_BUDGET = 2**31 - 2  # costs, and one more, are counted in int32 on the device
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Pick:
     """One chosen row, and why it was chosen.
 
     row            index in the pool
-    component      what it was chosen for: the core-knowledge component (walk), the validation row
-                   (less_rr), the subtask (less); -1 where the method knows no such thing
+    component      what it was chosen for: the core direction (walk), the validation row (less_rr),
+                   the subtask (less); -1 where the method knows no such thing
     order          position in the whole selection, from 0
     reason         in words. Walk: `anchor` (best for the component), `neighbour` (most coherent
                    with the row before), `fallback` (no stored neighbour was valid: best for the
                    component), `reanchor` (anchor of a new walk for the same component), `relaxed
                    conflict`, `relaxed consistency`, `relaxed similarity` (the last rule that had
-                   to be dropped; those named before it were dropped too). Other selectors: one
-                   phrase each
+                   to be dropped; those named before it were dropped too), `worth a conflict`
+                   (rule 5 yielded). Other selectors: one phrase each
     score          the number that won; larger is better. 0 where the method has none
     cos_previous   cosine to the row chosen before it in the same walk; None for an anchor
     cos_component  cosine to the component

@@ -78,7 +78,7 @@ def walk_together(
         need_D = _needs(target, served_D)
         aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
         choice = choose(pool, rules, target.mean_N, state, aim_N)
-        gains_D = need_D * target.served_DN[:, choice.row]
+        gains_D = need_D * _column(target, choice.row)
         direction = jnp.argmax(gains_D).astype(jnp.int32)
         core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], core_DP[direction])
         return choice._replace(core=core), direction
@@ -90,7 +90,7 @@ def walk_together(
         previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
         mean = target.mean_N[choice.row]
         state = advance(pool, state, choice.row, choice.reason, mean, previous_N)
-        served_D = served_D + target.served_DN[:, choice.row]
+        served_D = served_D + _column(target, choice.row)
         following = look(state, served_D)
         closest = jnp.minimum(closest, following[0].closest)
         return state, served_D, trace, direction_N, closest, following
@@ -102,19 +102,27 @@ def walk_together(
 
 
 def _target(pool: WalkPool, core_DP, weights_D, fairness) -> _Target:
-    starts = range(0, len(core_DP), COLUMNS)
-    blocks = [core_DP[start : start + COLUMNS] for start in starts]
-    cosines_DN = jnp.concatenate([cosines_to_directions(pool.rows, block) for block in blocks])
-    served_DN = jnp.maximum(cosines_DN, 0)
     weights_D = weights_D / weights_D.sum()
     mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
     length = jnp.linalg.norm(mean_P)
-    mean_N = jnp.matmul(weights_D, cosines_DN, precision=lax.Precision.HIGHEST)
+    served, mean_N = [], jnp.zeros_like(pool.rows.inverse_length_N)
+    for start in range(0, len(core_DP), COLUMNS):
+        block = slice(start, start + COLUMNS)
+        cosines_BN = cosines_to_directions(pool.rows, core_DP[block])
+        mean_N += jnp.matmul(weights_D[block], cosines_BN, precision=lax.Precision.HIGHEST)
+        served.append(jnp.maximum(cosines_BN, 0))
+    served_DN = jnp.concatenate(served)
     mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
     best = jnp.vdot(weights_D, served_DN.max(axis=1))
     return _Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
 
 
+def _column(target: _Target, row) -> jax.Array:
+    """What a row would add to each direction; a plain index would gather all on each device."""
+    return jnp.take(target.served_DN, row[None], axis=1, mode="clip")[:, 0]
+
+
 def _needs(target: _Target, served_D) -> jax.Array:
-    need_D = target.weights_D * (1 + served_D / target.best) ** -target.fairness
-    return need_D / need_D.sum()
+    """By logarithms, as the power of a large alpha would be 0 for every direction."""
+    logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
+    return jax.nn.softmax(logs_D)

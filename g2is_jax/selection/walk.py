@@ -120,10 +120,11 @@ def gradient_walk(
     mesh: Mesh | None = None,
     lanes: int | None = None,
 ) -> Selection:
-    """Chooses rows component by component; without `neighbours_NE` the graph is exact.
+    """Chooses rows by the order of `config`; without `neighbours_NE` the graph is exact.
 
-    The components' budgets are the weights' shares of limits.budget by largest remainder. What a
-    component cannot spend only because no unused row is small enough carries over to the next one.
+    Component by component, their budgets are the weights' shares of limits.budget by largest
+    remainder. What a component cannot spend only because no unused row is small enough carries over
+    to the next one.
     What is left by a walk that ended for want of a valid row (`stop`), and whatever is left after
     the last component, is reported as unspent. Rows need not have unit length.
 
@@ -136,13 +137,12 @@ def gradient_walk(
     """
     rows, core_CP = as_rows(features_NP), jnp.asarray(core.core_CP, jnp.float32)
     _check(rows, core_CP, limits, neighbours_NE)
-    budgets_C = largest_remainder(limits.budget, core.weights_C)
-    if lanes is None:
-        row_bytes = rows.values_NP.itemsize * rows.shape[1]
-        lanes = lanes_that_fit(len(rows), row_bytes, len(budgets_C))
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), _rules(config)
     if config.order == "together":
         return _together(pool, rules, core, core_CP, limits, config, mesh)
+    budgets_C = largest_remainder(limits.budget, core.weights_C)
+    if lanes is None:
+        lanes = lanes_that_fit(rows.shape, rows.values_NP.itemsize, len(budgets_C))
     if lanes > 1 and _independent(limits, config):
         return _side_by_side(pool, rules, core, core_CP, limits, budgets_C, lanes)
     return _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh)
@@ -190,7 +190,7 @@ def _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh) -> 
         later_C = slice(component + 1, None)
         if components[-1]["ended"] == "rest too small" and len(budgets_C[later_C]):
             budgets_C[component + 1] += ledger.remaining
-        elif config.on_exhausted == "redistribute" and len(budgets_C[later_C]):
+        elif config.on_exhausted == "redistribute" and core.weights_C[later_C].any():
             budgets_C[later_C] += largest_remainder(ledger.remaining, core.weights_C[later_C])
     told = {"passes": len(picks) + len(components), "rolled_back": 0}
     return _selection(limits, picks, components, closest, told)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
+from jax.sharding import Mesh, PartitionSpec
 
-from g2is_jax.data.batches import Batch, TrainingShapes, steps_per_epoch, training_batches
+from g2is_jax.data.batches import (
+    Batch,
+    TrainingShapes,
+    rows_of_step,
+    steps_per_epoch,
+    training_batches,
+)
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.mesh import DATA, replicated
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.loss import batch_loss
@@ -33,14 +42,17 @@ class FitConfig:
     """How long and in which steps to train.
 
     batch_size: examples an optimiser step. microbatch_tokens: the most tokens, padding included,
-    that go through the model at once; smaller batches are accumulated, which changes no result.
+    that go through a device at once; smaller batches are accumulated, which changes no result.
     keep_checkpoints: of the checkpoints, one an epoch, how many of the newest stay; 0 keeps all.
+    packing: the shapes that go with it are for rows that share sequences, which without dropout
+    changes no result.
     """
 
     epochs: int
     batch_size: int
     microbatch_tokens: int
     keep_checkpoints: int
+    packing: bool
     optimizer: OptimizerConfig
 
     def __post_init__(self):
@@ -58,10 +70,16 @@ def fit(
     config: FitConfig,
     seed: int,
     folder: epath.Path,
+    ids: Sequence[str],
+    mesh: Mesh | None = None,
+    after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, Moments]:
     """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
 
-    Returns the adapter and Adam's moments after the last step.
+    Returns the adapter and Adam's moments after the last step. `shapes` are made for the
+    devices of `mesh`, which share the rows of each microbatch. `after_epoch` is called with the
+    epochs done and the adapter, again if the run was killed there. Raises InputError where loss or
+    gradient is no longer a number, with the `ids` of the step's rows.
     """
     per_epoch = steps_per_epoch(len(encoded), config.batch_size)
     total = per_epoch * config.epochs
@@ -73,54 +91,107 @@ def fit(
     if done:
         adapter, state = checkpoints.restore(done, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done)
-    batches = training_batches(encoded, config.batch_size, seed, config.epochs, done, shapes)
+    devices = 1
+    if mesh is not None:
+        devices = mesh.size
+        adapter, state = jax.device_put((adapter, state), replicated(mesh))
+        base = model.placed(base, mesh)
+    batches = training_batches(
+        encoded, config.batch_size, seed, config.epochs, done, shapes, devices
+    )
     update = update_function(config.optimizer)
     with Progress("train", total, done=done, unit="steps") as progress:
         for step, microbatches in batches:
             key = jax.random.fold_in(jax.random.key(seed), step)
-            gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key)
+            gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key, mesh)
             rate = float(rates(step))
             adapter, state = update(adapter, state, gradients, tokens, rate)
             mean = float(loss / jnp.maximum(tokens, 1))
+            if not (math.isfinite(mean) and _all_finite(gradients)):
+                rows = rows_of_step(len(encoded), config.batch_size, seed, step)
+                raise _diverged(step, mean, [ids[row] for row in rows], checkpoints, folder)
             log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
             progress.advance()
             if (step + 1) % per_epoch == 0:
+                if after_epoch is not None:
+                    after_epoch((step + 1) // per_epoch, adapter)
                 checkpoints.save(step + 1, adapter, state, {"step": step + 1})
     checkpoints.close()
     return adapter, read_moments(state)
 
 
+@jax.jit
+def _all_finite(leaves: Leaves) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves.values()]))
+
+
+def _diverged(
+    step: int, loss: float, ids: Sequence[str], checkpoints: Checkpoints, folder: epath.Path
+) -> InputError:
+    """What to say where training cannot go on."""
+    left = "there is no checkpoint yet"
+    if steps := checkpoints.steps():
+        left = f"the last good checkpoint is {folder / 'checkpoints' / str(steps[-1])}"
+    what = "its gradient is not finite" if math.isfinite(loss) else f"its loss is {loss}"
+    return InputError(
+        f"{folder}: training stopped at step {step}: {what}; {left}; lower learning_rate or "
+        f"lora.alpha, or look at the step's rows: {', '.join(ids)}"
+    )
+
+
 def accumulate(
-    model: Model, adapter: Leaves, base: Leaves, microbatches: Sequence[Batch], key: jax.Array
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    microbatches: Sequence[Batch],
+    key: jax.Array,
+    mesh: Mesh | None = None,
 ) -> tuple[Leaves, jax.Array, jax.Array]:
     """Summed gradient, summed loss and token count of one optimiser step.
 
-    Dropout is drawn from the step's key and the row, so that no choice of microbatches changes it.
+    Dropout is drawn from the step's key and the row, so that no choice of microbatches changes it;
+    of packed rows, from the first row of their sequence.
     """
     total: Any = None
     for batch in microbatches:
-        part = gradient_function(model)(
-            adapter, base, batch.tokens_BT, batch.supervised_BT, batch.rows_B, key
-        )
+        part = gradient_function(model, mesh)(adapter, base, vars(batch), key)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
 
 
 @functools.cache
-def gradient_function(model: Model) -> Callable:
-    """Jitted (adapter, base, tokens, supervised, rows, key) -> summed gradient, loss, tokens."""
+def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
+    """Jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
 
-    def gradient(adapter, base, tokens_BT, supervised_BT, rows_B, key):
+    On a mesh each device deals with its own rows, and the sums over the devices are on all of them.
+    """
+
+    def gradient(adapter, base, batch, key):
+        rows_B, tokens_BT = batch["rows_B"], batch["tokens_BT"]
         keys_B = None
         if model.lora.dropout > 0:
             keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
         loss = functools.partial(batch_loss, model)
         (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
-            adapter, base, tokens_BT, supervised_BT, keys_B
+            adapter, base, tokens_BT, batch["supervised_BT"], keys_B, batch["segments_BT"]
         )
         return gradients, total, count
 
-    return jax.jit(gradient)
+    if mesh is None:
+        return jax.jit(gradient)
+
+    def on_mesh(adapter, base, batch, key):
+        def of_device(*arguments):
+            return jax.lax.psum(gradient(*arguments), DATA)
+
+        everywhere = PartitionSpec()
+        base_specs = {path: model.sharding(path, mesh).spec for path in base}
+        specs = (everywhere, base_specs, PartitionSpec(DATA), everywhere)
+        return jax.shard_map(
+            of_device, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False
+        )(adapter, base, batch, key)
+
+    return jax.jit(on_mesh)
 
 
 @functools.cache

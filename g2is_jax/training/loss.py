@@ -13,26 +13,42 @@ CHUNKS = 16  # or this part of the batch's
 
 
 def example_loss(
-    model: Model, adapter: Leaves, base: Leaves, tokens_T, supervised_T, dropout_key=None
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    tokens_T,
+    supervised_T,
+    dropout_key=None,
+    segments_T=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Summed next-token negative log-likelihood of the supervised tokens, and their count.
 
     tokens_T int32; supervised_T bool, true at the tokens that are predicted (never the first).
-    Padding is unsupervised and comes last, so it adds exactly nothing. Has a gradient with respect
-    to the adapter alone.
+    Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: which of several
+    packed rows each token is of; none predicts the next one's first token. Has a gradient with
+    respect to the adapter alone.
     """
-    hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key)
-    counted_T = jnp.append(supervised_T[1:], False)
+    hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key, segments_T)
+    predicted_T = supervised_T[1:]
+    if segments_T is not None:
+        predicted_T = predicted_T & (segments_T[1:] == segments_T[:-1])
+    counted_T = jnp.append(predicted_T, False)
     total = _summed(model, base, hidden_TD, jnp.roll(tokens_T, -1), counted_T)
     return total, jnp.sum(counted_T)
 
 
 def batch_loss(
-    model: Model, adapter: Leaves, base: Leaves, tokens_BT, supervised_BT, dropout_keys_B=None
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    tokens_BT,
+    supervised_BT,
+    dropout_keys_B=None,
+    segments_BT=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums of `example_loss` over a batch; every example has a dropout key of its own."""
     one = functools.partial(example_loss, model, adapter, base)
-    sums_B, counts_B = jax.vmap(one)(tokens_BT, supervised_BT, dropout_keys_B)
+    sums_B, counts_B = jax.vmap(one)(tokens_BT, supervised_BT, dropout_keys_B, segments_BT)
     return jnp.sum(sums_B), jnp.sum(counts_B)
 
 

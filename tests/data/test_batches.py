@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from rows_of_lengths import examples, less_like_lengths
 
 from g2is_jax.data.batches import (
     COMPILE_COST,
@@ -19,22 +20,8 @@ from g2is_jax.data.batches import (
     training_shapes,
     widths_grid,
 )
-from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
+from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import read_records
-
-
-def less_like_lengths(n: int) -> np.ndarray:
-    """Log-normal, mean about 320 tokens, cut at 2,048: like LESS's pool of four sources."""
-    lengths = np.random.default_rng(0).lognormal(5.5, 0.7, n).astype(int)
-    return np.clip(lengths, 12, 2048)
-
-
-def examples(lengths) -> list[Encoded]:
-    """Row i holds the token i + 1 throughout; its second half is supervised."""
-    return [
-        Encoded(np.full(length, row + 1, np.int32), np.arange(length) >= length // 2, False)
-        for row, length in enumerate(lengths)
-    ]
 
 
 def waste(lengths, batches_or_plans) -> float:

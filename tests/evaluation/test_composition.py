@@ -82,15 +82,16 @@ def test_written_files(tmp_path):
 
 
 def test_small_sources_share_a_column():
-    """13 sources: the 11 largest, and the two others summed."""
+    """13 sources: those of the selection and the largest others, 11 in all, and the rest summed."""
     sources = [f"s{i:02}" for i in range(13) for _ in range(20 - i)]
     rows = [sources.index("s00"), sources.index("s11"), sources.index("s12")]
     told = composition([entry("g2is", rows)], sources)
     assert len(told["targets"]["sums"]["methods"][0]["shares"]) == 13
     text = markdown(told)
-    assert "| s10 | others |" in text
-    assert "s11" not in text
-    assert f"66.7% (×{2 / 3 / (17 / len(sources)):.1f}) |" in text
+    assert "| s08 | s11 | s12 | others |" in text
+    assert "s09" not in text
+    assert "s10" not in text
+    assert f"{(11 + 10) / len(sources):.1%} |" in text
     assert "others" not in markdown(composition([entry("g2is", [0])], sources[:-8]))
 
 

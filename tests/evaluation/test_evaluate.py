@@ -12,7 +12,14 @@ from tiny_models import FLOAT32, lora_config, random_leaves
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
 from g2is_jax.data.records import Message, Record, read_records
 from g2is_jax.evaluation import evaluate as room
-from g2is_jax.evaluation.evaluate import EvaluateConfig, answer_losses, evaluate, greedy_replies
+from g2is_jax.evaluation.evaluate import (
+    EvaluateConfig,
+    answer_losses,
+    encode_prompts,
+    evaluate,
+    greedy_replies,
+)
+from g2is_jax.evaluation.tasks.table import TASKS, Exam
 from g2is_jax.model.build import load_model
 from g2is_jax.runs.errors import InputError
 
@@ -38,6 +45,16 @@ def records(shared_data):
     """Short rows of unequal lengths, each with an answer."""
     rows = read_records(epath.Path(shared_data / "val_bbh_boolean_expressions.jsonl"))
     return sorted(rows, key=lambda r: r.id)[:9]
+
+
+def exam(records) -> Exam:
+    """The rows as the default task asks them."""
+    return Exam(TASKS["answer"], records, [()] * len(records))
+
+
+def replies_to(model, adapter, base, chat, records, max_length, config) -> list[str]:
+    prompts, _ = encode_prompts(chat, exam(records), max_length, config.new_tokens)
+    return greedy_replies(model, adapter, base, chat, prompts, config)
 
 
 def loop_loss(model, adapter, base, example: Encoded) -> float:
@@ -94,9 +111,7 @@ def test_no_dropout_here(stories, rows_and_losses):
 def test_replies_do_not_depend_on_batches(stories, records):
     model, adapter, base, chat = stories
     replies = [
-        greedy_replies(
-            model, adapter, base, chat, records[:5], MAX_LENGTH, EvaluateConfig(tokens, 12)
-        )
+        replies_to(model, adapter, base, chat, records[:5], MAX_LENGTH, EvaluateConfig(tokens, 12))
         for tokens in (1, 10_000)
     ]
     assert replies[0] == replies[1]
@@ -109,7 +124,7 @@ def test_reply_continues_a_story(stories):
     messages = (Message("user", "Once upon a time"),)
     record = Record(0, "once", "", "", "", None, messages, "")
     config = EvaluateConfig(64, 30)
-    (reply,) = greedy_replies(model, model.zero_adapter(), base, chat, [record], MAX_LENGTH, config)
+    (reply,) = replies_to(model, model.zero_adapter(), base, chat, [record], MAX_LENGTH, config)
     assert len(reply.split()) > 5
     assert "<|" not in reply
 
@@ -118,11 +133,11 @@ def test_replies_stop_at_the_chat_formats_strings(stories, records):
     """As where an end-of-turn mark is plain text to the tokenizer."""
     model, adapter, base, chat = stories
     arguments = (records[:5], MAX_LENGTH, EvaluateConfig(10_000, 40))
-    free = greedy_replies(model, adapter, base, chat, *arguments)
+    free = replies_to(model, adapter, base, chat, *arguments)
     marked = copy.copy(chat)
     mark = free[0][9:12]
     marked.stop_strings = lambda: (mark,)
-    stopped = greedy_replies(model, adapter, base, marked, *arguments)
+    stopped = replies_to(model, adapter, base, marked, *arguments)
     assert stopped == [reply.partition(mark)[0] for reply in free]
     assert len(stopped[0]) <= 9 < len(free[0])
 
@@ -134,14 +149,14 @@ def test_replies_up_to_the_last_position(stories, records):
     messages = (Message("user", "Once upon a time. " * most),)
     record = Record(0, "long", "", "", "", None, messages, "")
     config = EvaluateConfig(2 * most, 11)
-    (reply,) = greedy_replies(model, adapter, base, chat, [record], most, config)
+    (reply,) = replies_to(model, adapter, base, chat, [record], most, config)
     assert reply
 
 
 def test_no_room_for_the_prompt(stories, records):
     model, adapter, base, chat = stories
     with pytest.raises(InputError, match=r"new_tokens = 64 .* model\.max_length = 64"):
-        greedy_replies(model, adapter, base, chat, records, 64, EvaluateConfig(64, 64))
+        replies_to(model, adapter, base, chat, records, 64, EvaluateConfig(64, 64))
 
 
 @pytest.fixture
@@ -156,7 +171,7 @@ def recorded(monkeypatch, records):
 def test_exact_match_of_recorded_replies(stories, records, recorded):
     model, adapter, base, chat = stories
     metrics, rows = evaluate(
-        model, adapter, base, chat, records, MAX_LENGTH, EvaluateConfig(512, 12)
+        model, adapter, base, chat, exam(records), MAX_LENGTH, EvaluateConfig(512, 12)
     )
     assert metrics.keys() == {"answer_loss", "exact_match"}
     assert metrics["exact_match"] == pytest.approx(2 / len(records))
@@ -173,7 +188,7 @@ def test_exact_match_of_recorded_replies(stories, records, recorded):
 def test_losses_alone(stories, records):
     model, adapter, base, chat = stories
     metrics, rows = evaluate(
-        model, adapter, base, chat, records, MAX_LENGTH, EvaluateConfig(512, 0)
+        model, adapter, base, chat, exam(records), MAX_LENGTH, EvaluateConfig(512, 0)
     )
     assert metrics.keys() == {"answer_loss"}
     assert rows[0].keys() == {"id", "loss"}
@@ -185,7 +200,9 @@ def test_rows_cut_off_count_for_no_loss(stories, records):
     model, adapter, base, chat = stories
     encoded = chat.encode_all(records, MAX_LENGTH)
     cut = sorted(int(np.argmax(example.supervised_T)) for example in encoded)[4]
-    metrics, rows = evaluate(model, adapter, base, chat, records, cut, EvaluateConfig(512, 12))
+    metrics, rows = evaluate(
+        model, adapter, base, chat, exam(records), cut, EvaluateConfig(512, 12)
+    )
     kept = [row["loss"] for row in rows if row["loss"] is not None]
     assert 0 < len(kept) < len(rows)
     assert metrics["answer_loss"] == pytest.approx(np.mean(kept))

@@ -61,6 +61,18 @@ def test_gain_is_paired_and_more_is_better():
     assert match.gain_stderr == pytest.approx(0.1 / math.sqrt(3))
 
 
+def test_a_score_may_name_metrics_of_which_less_is_better():
+    """As a harness's perplexity; its table has the task's own name of it."""
+    rows = scores()
+    for row in rows:
+        row["metrics"] = {"web/perplexity": row["metrics"]["exact_match"]}
+        row["less_is_better"] = ["web/perplexity"]
+    cells = aggregate(rows)
+    assert cell(cells, "g2is", "web/perplexity").gain == pytest.approx(-0.2)
+    assert differences(rows)[0].mean == pytest.approx(-0.2)
+    assert "| web/perplexity | gain over random |" in markdown(cells)
+
+
 def test_gain_pairs_by_seed_whatever_the_order():
     shuffled, plain = (
         cell(aggregate(rows), "g2is", "answer_loss") for rows in (scores()[::-1], scores())

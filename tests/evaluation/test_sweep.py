@@ -68,6 +68,18 @@ def test_metrics_are_means_and_are_plotted(entries, tmp_path):
     assert sizes[0] > sizes[1] > 1000
 
 
+def test_a_metric_that_only_some_settings_have(entries, tmp_path):
+    """As without replies in some: an empty cell, and no plot of it."""
+    scored = [
+        one | {"metrics": {"answer_loss": 1.5} | ({"exact_match": 0.5} if n > 1 else {})}
+        for n, one in enumerate(entries)
+    ]
+    _, table = write_sweep(TOLD, scored, SOURCES, epath.Path(tmp_path))
+    lines = [line for line in table.splitlines() if line.startswith("| x=")][:2]
+    assert "| 1.500 |  |" in lines[0]
+    assert "| 1.500 | 0.500 |" in lines[1]
+
+
 def test_a_setting_without_a_seed_in_common_has_no_overlap(entries, tmp_path):
     told, table = write_sweep(TOLD, [entries[0], entries[3]], SOURCES, epath.Path(tmp_path))
     assert told["methods"]["g2is"]["t"]["settings"][1]["overlap_with_first"] is None

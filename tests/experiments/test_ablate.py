@@ -1,5 +1,6 @@
 """Sweeps in small: what is made once, what the table says, and what a killed sweep leaves."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
         for field, value in (("walk.delta", 0.45), ("lora.rank", 2), ("model.max_length", 60))
     )
     for variant in (walk, rank, length):
-        variant.check_sizes()
+        variant.check_inputs()
     assert walk.config.walk.delta == 0.45 != job.config.walk.delta
     assert walk.pool is rank.pool is job.pool is not length.pool
     assert walk.base is rank.base is job.base is not length.base
@@ -213,6 +214,28 @@ def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["walk"]["delta"] != 0.45
     fewer = job.variant({"selection.budget": 0.1})
     assert (job.limits.budget, fewer.limits.budget) == (8, 4)
+
+
+def test_what_changes_the_pool_or_only_the_tuning(ablated, tmp_path, monkeypatch):
+    """Rows of another pool have other numbers; no selection depends on how it is trained on."""
+    run = functools.partial(ablate.run, ablated, epath.Path(tmp_path))
+    pools = ablated.data.pool, str(tmp_path / "fewer.jsonl")
+    lines = Path(pools[0]).read_text().splitlines(keepends=True)
+    Path(pools[1]).write_text("".join(lines[1:]))
+    monkeypatch.setitem(sweeps.SWEEPS, "fewer", {"data.pool": pools})
+    with pytest.raises(InputError, match=r"fewer\.jsonl: its pool has other usable rows"):
+        run("fewer")
+    monkeypatch.setitem(sweeps.SWEEPS, "longer", {"model.max_length": (64, 10**6)})
+    with pytest.raises(InputError, match=r"model\.max_length=1000000: .*max_position_embeddings"):
+        run("longer")
+    monkeypatch.setitem(sweeps.SWEEPS, "epochs", {"finetune.epochs": (1, 2)})
+    with pytest.raises(InputError, match=r"finetune\.epochs changes no selection; .*--finetune"):
+        run("epochs")
+    settings = ablate.expand("epochs")
+    assert ablate._methods(["none", "random", "g2is"], settings, True) == ["random", "g2is"]
+    ranks = ablate.expand("rank")
+    assert ablate._methods(["random", "g2is"], ranks, True) == ["random", "g2is"]
+    assert ablate._methods(["random", "g2is"], ranks, False) == ["g2is"]
 
 
 @pytest.mark.parametrize(

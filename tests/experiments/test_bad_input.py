@@ -298,6 +298,7 @@ def test_tokenizer_of_another_model(file_config, own_base, tmp_path):
         ("selection.unit", "words"),
         ("selection.source_cap", 0.0),
         ("evaluate.batch_tokens", 0),
+        ("evaluate.adapter", "newest"),
         ("evaluate.new_tokens", -1),
         ("evaluate.new_tokens", 64),
         ("run.methods", "random,oracle"),

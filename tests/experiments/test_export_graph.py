@@ -58,7 +58,7 @@ def test_the_graph_is_of_the_features_of_the_walk(exported, graph_config):
         units_NP = np.asarray(extract_features.units(weighted), np.float64)
         units_NP /= np.linalg.norm(units_NP, axis=1, keepdims=True)
         for target in job.targets:
-            core = export_graph.core_of(job, method, target, 0)
+            core = export_graph.directions(job, method, target, 0)
             place = workdir / "graphs" / f"{method}-0" / target.name
             with np.load(place / "graph.npz") as arrays:
                 graph = dict(arrays)

@@ -1,5 +1,6 @@
 """Every method in small: what each is given, what decides its selection, and what is shared."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,12 +12,13 @@ from configs import default
 from experiments import extract_features, material, own_features, select_subset
 from experiments.fields import flat_fields
 from experiments.job import Job
-from experiments.methods import METHODS, identity, read_choosing, reads
+from experiments.methods import METHODS, Material, core_of, identity, read_choosing, reads
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.influence import gist, knn_uniform, less, rds_plus
+from g2is_jax.selection.knowledge import KnowledgeConfig
 from g2is_jax.selection.lexical import bm25, dsir
 from g2is_jax.selection.rows import Rows
 
@@ -194,6 +196,13 @@ def other(field: str, value):
     return next(one for one in legal if one != value)
 
 
+# By other fields of the default config.
+UNREAD = (
+    *("graph.neighbours", "paper.graph.neighbours", "knowledge.sign"),
+    *("paper.walk.fairness",),
+)
+
+
 def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
     config = default.get_config()
     checked = 0
@@ -207,7 +216,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
             "selection",
         ):
             continue
-        if field == "paper.kind" or field.endswith("graph.neighbours"):
+        if field in UNREAD or field == "paper.kind":
             continue
         changes = {field: other(field, value)}
         if field == "selection.unit":
@@ -221,11 +230,40 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
     assert checked >= 28
 
 
-def test_the_number_of_neighbours_is_read_where_they_are_stored():
-    exact = default.get_config()
-    for kind, differs in (("exact", False), ("knn", True)):
-        of = [read_choosing(changed(exact, graph__kind=kind, graph__neighbours=n)) for n in (5, 6)]
+@pytest.mark.parametrize(
+    ("field", "values", "reader", "readers"),
+    [
+        ("graph__neighbours", (5, 6), "graph__kind", {"exact": False, "knn": True}),
+        ("knowledge__sign", ("svd", "mean"), "knowledge__anchors", {"rows": 0, "components": 1}),
+        ("walk__fairness", (1.0, 2.0), "walk__order", {"components": False, "together": True}),
+    ],
+)
+def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader, readers):
+    for value, differs in readers.items():
+        of = [
+            read_choosing(changed(default.get_config(), **{reader: value, field: one}))
+            for one in values
+        ]
         assert (identity("g2is", of[0], 0) != identity("g2is", of[1], 0)) == differs
+
+
+def test_several_checkpoints_count_by_their_weights_not_by_their_gradients_lengths():
+    """Of two checkpoints side by side, the first with gradients 50 times as long."""
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(6, 4)) for _ in range(2)]
+    units_MP = 0.5**0.5 * np.concatenate(
+        [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1
+    )
+    own_MP = np.concatenate([50 * units_MP[:, :4], units_MP[:, 4:]], axis=1)
+    choosing = read_choosing(default.get_config())
+    m = Material(choosing, None, 0, None, None, validation_MP=units_MP, unnormalised_MP=own_MP)
+    knowledge = KnowledgeConfig(False, "svd", "count", 3, True, "components")
+    shares = {}
+    for unit in (True, False):
+        core = core_of(dataclasses.replace(knowledge, unit_rows=unit), m)
+        shares[unit] = (core.core_CP[0, :4] ** 2).sum()
+    assert 0.2 < shares[True] < 0.8
+    assert shares[False] > 0.99
 
 
 def test_features_and_later_stages():

@@ -20,6 +20,8 @@ KILLS = [
     ("features", "os.rename", r"features-.*\.part$", 2),  # one kind is finished, the other is not
     ("selection", "open", r"selection-.*\.selected\.jsonl", 1),
     ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4),
+    ("finetune", "open", r"finetune-.*/epochs/2/\.adapter_model\.safetensors", 1),
+    ("curve", "open", r"curve-.*\.curve\.json", 1),
     ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1),
 ]
 # Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
@@ -38,7 +40,9 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
     folder = tmp_path_factory.mktemp("resume")
     config = folder / "config.py"
-    settings = changed(small_config(base), run__methods="less,g2is", grads__chunk_rows=8).to_json()
+    settings = changed(
+        small_config(base), run__methods="less,g2is", grads__chunk_rows=8, evaluate__curves=True
+    ).to_json()
     config.write_text(
         "import json\nfrom ml_collections import ConfigDict\n\n\n"
         f"def get_config():\n    return ConfigDict(json.loads({settings!r}))\n"
@@ -73,7 +77,13 @@ def test_killed_run_leaves_the_same_bytes(runs):
     expected, found = written(whole), written(killed)
     left = [name for name in found if not name.endswith(".tmp")]  # a killed writer's leftovers
     assert sorted(left) == sorted(expected)
-    kinds = ("selection.jsonl", "selected.jsonl", "adapter_model.safetensors", "rows.jsonl")
+    kinds = (
+        "selection.jsonl",
+        "selected.jsonl",
+        "adapter_model.safetensors",
+        "curve.json",
+        "rows.jsonl",
+    )
     for kind in kinds:
         assert [name for name in expected if name.endswith(kind)]
     assert [name for name in left if found[name] != expected[name]] == []

@@ -7,7 +7,8 @@ import pytest
 from etils import epath
 from small import changed, small_config, stages
 
-from experiments import run_all
+from experiments import report, run_all
+from g2is_jax.runs.errors import InputError
 
 METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")
 SEEDS = (0, 1)
@@ -57,7 +58,11 @@ def test_scores_of_every_method_target_and_seed(finished):
 
 def test_report(finished):
     workdir, scores = finished
-    assert json.loads((workdir / "report" / "scores.json").read_text()) == scores
+    bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]
+    assert json.loads((workdir / "report" / "scores.json").read_text()) == bare
+    against = json.loads((workdir / "report" / "against.json").read_text())
+    assert {one["rival"] for one in against} == {"random", "less"} & set(METHODS)
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in against)
     cells = json.loads((workdir / "report" / "results.json").read_text())
     assert len(cells) == len(METHODS) * len(TARGETS) * 2
     for cell in cells:
@@ -104,6 +109,35 @@ def test_selections_are_lines_of_the_pool(finished, files):
             assert pick["source"] == row["source"]
             assert pick["tokens"] > 0
             assert pick["reason"]
+
+
+def test_page(every_config, finished):
+    """Written again from the finished stages alone, and for some of the methods."""
+    workdir, _ = finished
+    before, file = stamps(workdir), workdir / "report" / "report.html"
+    titles = ("Learning curves", "Core directions", "Why each row was chosen", "Map of the walk")
+    written = file.read_text(), (workdir / "report" / "report.md").read_text()
+    for text in written:
+        assert all(title in text for title in titles)
+        assert "not recorded" not in text
+    report.run(every_config, epath.Path(workdir))
+    assert file.read_text() == written[0]
+    report.run(changed(every_config, run__methods="random"), epath.Path(workdir))
+    assert titles[0] in file.read_text()
+    assert not any(title in file.read_text() for title in titles[1:])
+    assert stamps(workdir) == before
+
+
+def test_page_of_an_unfinished_run(every_config, finished, tmp_path):
+    workdir, _ = finished
+    before = stages(workdir)
+    with pytest.raises(InputError, match="finetune full plus seed 7 is not finished"):
+        report.run(changed(every_config, run__seeds="7"), epath.Path(workdir))
+    assert stages(workdir) == before
+    assert not (workdir / "selections" / "full-7").exists()
+    with pytest.raises(InputError, match="no run is here"):
+        report.run(every_config, epath.Path(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
 
 
 def rows_of(workdir: Path, method: str, seed: int, target: str) -> list[int]:

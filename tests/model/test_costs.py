@@ -112,10 +112,14 @@ def test_kept_bytes_are_about_what_the_compiler_sets_aside():
     for layers in (1, 2):
         model = model_of(RAW["llama"] | sizes, layers, FLOAT32)
         adapter, base = abstract(model)
-        of_tokens = [jax.ShapeDtypeStruct((rows, length), dtype) for dtype in ("int32", "bool")]
-        rows_B = jax.ShapeDtypeStruct((rows,), "int32")
+        batch = {
+            "rows_B": jax.ShapeDtypeStruct((rows,), "int32"),
+            "tokens_BT": jax.ShapeDtypeStruct((rows, length), "int32"),
+            "supervised_BT": jax.ShapeDtypeStruct((rows, length), "bool"),
+            "segments_BT": None,
+        }
         key = jax.eval_shape(lambda: jax.random.key(0))
-        lowered = gradient_function(model).lower(adapter, base, *of_tokens, rows_B, key)
+        lowered = gradient_function(model).lower(adapter, base, batch, key)
         compiled.append(lowered.compile().memory_analysis().temp_size_in_bytes)
         reckoned.append(kept_bytes(model, rows * length, length))
     assert np.diff(reckoned) == pytest.approx(np.diff(compiled), rel=0.25)

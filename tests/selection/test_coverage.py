@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from rival_instances import CASES, Compressed, check_limits, cosine, fitting, problem
+from rival_instances import CASES, cosine, fitting, problem
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection import coverage as coverage_module
@@ -184,52 +182,6 @@ def test_the_first_of_the_best_rows_is_taken(seed):
     made = limits(BudgetConfig(1, "rows", 1.0), np.ones(60, int), np.zeros(60, int))
     for select in SELECTORS.values():
         assert select(features_NP, np.array([[3.0, 3.0]]), made).rows == [best_N[0]]
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 10**6),
-    unit=st.sampled_from(["rows", "tokens"]),
-    cap=st.sampled_from([0.5, 0.7, 1.0]),
-)
-def test_limits_are_kept_and_used_up(name, seed, unit, cap):
-    """Exactly the budget, or all that fits; never more of a source than its cap."""
-    features_NP, validation_MP, made = opposing(seed, unit, cap)
-    selection = SELECTORS[name](features_NP, validation_MP, made)
-    check_limits(selection, made)
-    assert SELECTORS[name](features_NP, validation_MP, made) == selection
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_compressed_rows_and_blocks_change_nothing(name, monkeypatch):
-    """Rows that are only ever sliced, and blocks of any size, give the same picks."""
-    features_NP, validation_MP, made = problem(1)
-    expected = SELECTORS[name](features_NP, validation_MP, made).rows
-    compressed = Compressed(features_NP), Compressed(validation_MP)
-    assert SELECTORS[name](*compressed, made).rows == expected
-    monkeypatch.setattr(influence, "BLOCK", 1000)
-    monkeypatch.setattr(coverage_module, "FIRST", 64)
-    monkeypatch.setattr(coverage_module, "MOST", 64)
-    assert SELECTORS[name](features_NP, validation_MP, made).rows == expected
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_features_that_do_not_fit_are_refused(name):
-    """Different widths, no validation row, rows that are not finite; a budget of 0 is none."""
-    features_NP, validation_MP, made = problem(0)
-    select = SELECTORS[name]
-    with pytest.raises(InputError, match="7 wide, validation features 6"):
-        select(features_NP, validation_MP[:, :6], made)
-    with pytest.raises(InputError, match="no validation row"):
-        select(features_NP, validation_MP[:0], made)
-    features_NP[7, 3] = np.inf
-    with pytest.raises(InputError, match="pool row 7 has a feature that is not finite"):
-        select(features_NP, validation_MP, made)
-    ones_N = np.ones(len(features_NP), int)
-    nothing = limits(BudgetConfig(0, "rows", 1.0), ones_N, ones_N)
-    features_NP[7, 3] = 0
-    assert select(features_NP, validation_MP, nothing).rows == []
 
 
 def test_pursuit_needs_a_direction():

@@ -7,8 +7,9 @@ import pytest
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
+from g2is_jax.evaluation.graph_page import markdown
 from g2is_jax.selection import graph_statistics as module
-from g2is_jax.selection.graph_statistics import connected, markdown, pairs, statistics
+from g2is_jax.selection.graph_statistics import connected, pairs, statistics
 from g2is_jax.selection.mixed_graph import Nodes, mixed_graph
 
 N, C, E = 41, 2, 3

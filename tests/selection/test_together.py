@@ -202,12 +202,25 @@ def axes(count: int, weights=None) -> Core:
 def test_the_least_served_direction_pulls_most():
     """All rows lie on the axes; the first axis has the better ones. Without fairness only it."""
     rows_NP = np.array([[1, 0.0], [1, 0.1], [1, 0.2], [0.6, 0.8], [0.5, 0.8]], np.float32)
-    fair = gradient_walk(rows_NP, axes(2), plain_limits(5, 3), TOGETHER)
-    assert [pick.component for pick in fair.picks].count(1) >= 1
     skewed = axes(2, [0.9, 0.1])
+    fair = gradient_walk(rows_NP, skewed, plain_limits(5, 3), TOGETHER)
+    assert [pick.component for pick in fair.picks].count(1) >= 1
     unfair = gradient_walk(rows_NP, skewed, plain_limits(5, 3), replace(TOGETHER, fairness=0.0))
     assert {pick.component for pick in unfair.picks} == {0}
     assert sorted(unfair.rows) == [0, 1, 2]
+
+
+def test_the_largest_fairness_serves_the_least_served_direction_alone():
+    """Far beyond what a power in float32 can hold."""
+    rng = np.random.default_rng(0)
+    rows_NP = np.abs(rng.normal(size=(400, 5))).astype(np.float32)
+    rules = replace(TOGETHER, fairness=1e4)
+    selection = gradient_walk(rows_NP, axes(5), plain_limits(400, 300), rules)
+    assert len(set(selection.rows)) == 300
+    assert np.isfinite([pick.score for pick in selection.picks]).all()
+    served_D = (rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True))[selection.rows].cumsum(0)
+    least = [pick.component == served_D[n].argmin() for n, pick in enumerate(selection.picks[1:])]
+    assert np.mean(least) > 0.95
 
 
 def test_no_fairness_is_the_mean_influence():

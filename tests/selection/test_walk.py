@@ -9,6 +9,7 @@ from walk_instances import PAPER, instance
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.knowledge import Core
+from g2is_jax.selection.rows import WIDEST_INT8, Rows
 from g2is_jax.selection.selection import BudgetConfig, Limits, limits
 from g2is_jax.selection.step import walk_component
 from g2is_jax.selection.walk import ON_EXHAUSTED, gradient_walk
@@ -252,3 +253,17 @@ def test_features_that_do_not_fit_are_refused():
     rows_NP[1, 0] = np.nan
     with pytest.raises(InputError, match="pool row 1"):
         gradient_walk(rows_NP, core_of([1, 0]), plain_limits(2, 1), PAPER)
+    wide = Rows(np.ones((2, WIDEST_INT8 + 1), np.int8), np.ones(2, np.float32))
+    core = Core(np.ones((1, WIDEST_INT8 + 1), "f4"), np.ones(1), np.ones(1), 1)
+    with pytest.raises(InputError, match="products of more than 133144"):
+        gradient_walk(wide, core, plain_limits(2, 1), PAPER)
+
+
+def test_nothing_is_handed_on_to_components_without_weight():
+    """The first walk ends at once: both its rows conflict; the second has no share of anything."""
+    core = Core(np.eye(2, dtype="f4"), np.array([1.0, 0.0]), np.ones(2), 2)
+    rows_NP = np.array([[0.5, 1.0], [0.5, -1.0]], np.float32)
+    rules = replace(PAPER, on_exhausted="redistribute")
+    selection = gradient_walk(rows_NP, core, plain_limits(2, 2), rules)
+    assert selection.rows == [0]
+    assert [c["ended"] for c in selection.summary["components"]] == ["no valid row", "filled"]

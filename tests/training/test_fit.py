@@ -1,7 +1,6 @@
 """The loop: resumes bit for bit, compiles once a shape, and learns."""
 
 import itertools
-import json
 from dataclasses import replace
 
 import jax
@@ -9,16 +8,17 @@ import numpy as np
 import pytest
 from etils import epath
 from tiny_models import random_leaves
-from tiny_training import ADAMW, random_rows, shapes_of, tiny_model
+from tiny_training import ADAMW, log_of, random_rows, shapes_of, tiny_model
 
-from g2is_jax.data.batches import TrainingShapes, training_batches
+from g2is_jax.data.batches import TrainingShapes, epoch_order, training_batches
+from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.training import fit as loop
 from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean_rates
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16)
 CONFIG = FitConfig(
-    epochs=3, batch_size=4, microbatch_tokens=64, keep_checkpoints=0, optimizer=ADAMW
+    epochs=3, batch_size=4, microbatch_tokens=64, keep_checkpoints=0, packing=False, optimizer=ADAMW
 )
 STEPS = 9  # three an epoch
 
@@ -33,14 +33,13 @@ def base(model):
     return random_leaves(model.base_shapes)
 
 
-def run(model, base, folder, rows=None, config=CONFIG, seed=5):
+def run(model, base, folder, rows=None, config=CONFIG, seed=5, after_epoch=None):
     encoded = random_rows(LENGTHS) if rows is None else rows
     shapes = shapes_of(random_rows(LENGTHS), config.batch_size)
-    return fit(model, base, encoded, shapes, config, seed, epath.Path(folder))
-
-
-def log_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ids = [f"row-{n}" for n in range(len(encoded))]
+    return fit(
+        model, base, encoded, shapes, config, seed, epath.Path(folder), ids, None, after_epoch
+    )
 
 
 def assert_equal(ours, theirs):
@@ -222,3 +221,56 @@ def test_step_without_supervised_tokens(model, base, tmp_path):
     assert [line["loss"] for line in log_of(tmp_path)] == [0.0, 0.0, 0.0]
     for path, leaf in model.init_adapter(5).items():
         np.testing.assert_array_equal(adapter[path], leaf)
+
+
+def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, tmp_path):
+    """As it is in that epoch's checkpoint; once more where the run was killed before that one."""
+    handed = {}
+
+    def keep(epoch, adapter):
+        handed.setdefault(epoch, []).append(adapter)
+        if epoch == 2 and len(handed[2]) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, base, tmp_path, after_epoch=keep)
+    assert_equal(run(model, base, tmp_path, after_epoch=keep), uninterrupted[1])
+    assert {epoch: len(of_epoch) for epoch, of_epoch in handed.items()} == {1: 1, 2: 2, 3: 1}
+    trained = load_trained(model, CONFIG, 5, epath.Path(uninterrupted[0]))
+    for (adapter, _), of_epoch in zip(trained, handed.values(), strict=True):
+        for one, path in itertools.product(of_epoch, adapter):
+            np.testing.assert_array_equal(one[path], adapter[path])
+
+
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what):
+    """In the second step of the second epoch: nothing of it is logged or kept."""
+    true_accumulate, steps = loop.accumulate, iter(range(STEPS))
+
+    def accumulated(*arguments):
+        gradients, loss, tokens = true_accumulate(*arguments)
+        if next(steps) < 4:
+            return gradients, loss, tokens
+        if what == "loss":
+            return gradients, loss * np.nan, tokens
+        last = max(gradients)
+        return gradients | {last: gradients[last].at[0, 0].set(np.inf)}, loss, tokens
+
+    monkeypatch.setattr(loop, "accumulate", accumulated)
+    with pytest.raises(InputError) as caught:
+        run(model, base, tmp_path)
+    message = str(caught.value)
+    told = {"gradient": "its gradient is not finite", "loss": "its loss is nan"}[what]
+    assert message.startswith(f"{tmp_path}: training stopped at step 4: {told}; ")
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '3'}; lower" in message
+    assert "lower learning_rate or lora.alpha" in message
+    ids = [f"row-{row}" for row in epoch_order(9, 5, 1)[4:8]]
+    assert message.endswith(f"the step's rows: {', '.join(ids)}")
+    assert [line["step"] for line in log_of(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_too_high_a_rate_is_told(model, base, tmp_path):
+    """Not by what a test puts in: the adapter itself grows out of float32."""
+    optimizer = replace(ADAMW, learning_rate=1e30, schedule="constant", warmup=0.0)
+    with pytest.raises(InputError, match=r"stopped at step 1: its loss is nan; there is no check"):
+        run(model, base, tmp_path, config=replace(CONFIG, optimizer=optimizer))

@@ -1,6 +1,8 @@
 """A random model of one layer and a few rows to train it on; everything compiles in seconds."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tiny_models import FLOAT32, config_of, lora_config
@@ -52,3 +54,8 @@ def random_rows(lengths: Sequence[int], seed: int = 0) -> list[Encoded]:
 
 def shapes_of(encoded: Sequence[Encoded], batch_size: int, tokens: int = 64) -> TrainingShapes:
     return training_shapes([len(e.tokens_T) for e in encoded], batch_size, tokens, most_widths=2)
+
+
+def log_of(folder: Path) -> list[dict]:
+    """The lines that a fit left there."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

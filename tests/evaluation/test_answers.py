@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from g2is_jax.evaluation.tasks import extract_answer, is_correct, normalise
+from g2is_jax.evaluation.tasks.answers import extract_answer, is_correct, normalise
 
 RIGHT = [
     # numbers, as in GSM8K and the built-in world

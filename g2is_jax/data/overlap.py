@@ -1,0 +1,87 @@
+"""Pool rows that hold what a target is described or measured by: its prompts, or runs of its words.
+
+Words are compared in lower case and without punctuation. A run lies within one message.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from g2is_jax.data.records import Record
+
+RUN = 13  # words, as GPT-3's and most later reports count a contamination
+WORD = re.compile(r"\w+")
+BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses no bit of a word's number
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A pool row, the first row of a target's file that it overlaps with, and the words in common:
+    the whole prompt (`is_prompt`), or a run."""
+
+    pool_row: int
+    target_row: int
+    is_prompt: bool
+    words: str
+
+
+def overlaps(pool: Sequence[Record], target: Sequence[Record], run: int = RUN) -> list[Overlap]:
+    """One for each pool row that has the prompt of a target's row, or `run` words in a row of it.
+
+    Time grows with the words of both; memory with the target's.
+    """
+    index = _Index(target, run)
+    found = ((row, index.find(record)) for row, record in enumerate(pool))
+    return [Overlap(row, *first) for row, first in found if first is not None]
+
+
+class _Index:
+    """The prompts of a target's rows, and their runs by hash."""
+
+    def __init__(self, target: Sequence[Record], run: int):
+        self._run = run
+        self._numbers: dict[str, int] = {}
+        powers = [1]
+        for _ in range(run - 1):
+            powers.append(powers[-1] * int(BASE) % 2**64)
+        self._powers = np.array(powers, np.uint64)
+        self._prompts: dict[str, int] = {}
+        self._runs: dict[int, tuple[int, str]] = {}
+        for row, record in enumerate(target):
+            self._prompts.setdefault(_prompt(record), row)
+            for words in _messages(record):
+                for word in words:
+                    self._numbers.setdefault(word, len(self._numbers) + 1)
+                for start, key in enumerate(self._hashes(words).tolist()):
+                    self._runs.setdefault(key, (row, " ".join(words[start : start + run])))
+
+    def find(self, record: Record) -> tuple[int, bool, str] | None:
+        """(target's row, whether it is the whole prompt, the words) of the first overlap."""
+        prompt = _prompt(record)
+        if prompt in self._prompts:
+            return self._prompts[prompt], True, prompt
+        for words in _messages(record):
+            for start, key in enumerate(self._hashes(words).tolist()):
+                row, text = self._runs.get(key, (0, ""))
+                if text and text == " ".join(words[start : start + self._run]):
+                    return row, False, text
+        return None
+
+    def _hashes(self, words: Sequence[str]) -> np.ndarray:
+        """Of each run of a message's words; a word that no target has is 0."""
+        if len(words) < self._run:
+            return np.zeros(0, np.uint64)
+        numbers = np.array([self._numbers.get(word, 0) for word in words], np.uint64)
+        return np.lib.stride_tricks.sliding_window_view(numbers, self._run) @ self._powers
+
+
+def _prompt(record: Record) -> str:
+    """The words of all that comes before the last reply."""
+    return " ".join(word for words in list(_messages(record))[:-1] for word in words)
+
+
+def _messages(record: Record) -> Iterator[list[str]]:
+    for message in record.messages:
+        yield WORD.findall(message.content.lower())

@@ -1,0 +1,64 @@
+"""Which of some letters is the likeliest answer to a row, by their log-likelihoods."""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from g2is_jax.data.chat import ChatFormat
+from g2is_jax.data.records import Message
+from g2is_jax.evaluation.likelihood import Tokens, continuations, likelihoods
+from g2is_jax.evaluation.tasks.prompts import Turns, fitted, unanswered
+from g2is_jax.evaluation.tasks.table import Exam
+from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+
+Pair = tuple[Tokens, Tokens]
+
+
+def letter_likelihoods(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    chat: ChatFormat,
+    exam: Exam,
+    max_length: int,
+    batch_tokens: int,
+) -> tuple[np.ndarray, int]:
+    """Summed log-likelihood of each letter (M, letters), and how many shots did not fit."""
+    pairs: list[Pair] = []
+    dropped = 0
+    for record, worked in zip(exam.records, exam.shots, strict=True):
+        turns = unanswered(exam.task.turns(record))
+        shots = [exam.task.turns(row) for row in worked]
+
+        def render(conversation: Turns) -> list[np.ndarray]:
+            return [
+                chat.encode((*conversation, Message("assistant", letter)), sys.maxsize).tokens_T
+                for letter in exam.task.letters
+            ]
+
+        rows, left = fitted(turns, shots, render, max_length)
+        pairs += differing(rows)
+        dropped += left
+    encoded = continuations(pairs, max_length)
+    found = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return found.sums_M.reshape(len(exam.records), -1), dropped
+
+
+def differing(rows: Sequence[np.ndarray]) -> list[Pair]:
+    """What the rows have in common at their beginning, and what each has of its own after it.
+
+    What they have in common at their ends, as the mark that ends a turn, is left away.
+    """
+    before = _common(rows)
+    after = _common([row[before:][::-1] for row in rows])
+    return [(row[:before], row[before : len(row) - after]) for row in rows]
+
+
+def _common(rows: Sequence[np.ndarray]) -> int:
+    """Length of the longest beginning that all rows share."""
+    shortest = min(len(row) for row in rows)
+    cut_LT = np.array([row[:shortest] for row in rows])
+    same_T = np.all(cut_LT == cut_LT[0], axis=0)
+    return shortest if same_T.all() else int(np.argmin(same_T))

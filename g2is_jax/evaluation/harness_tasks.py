@@ -1,0 +1,96 @@
+"""Which tasks of EleutherAI's lm-evaluation-harness are run, how, and the scores they give."""
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import file_hash
+
+
+@dataclass(frozen=True)
+class HarnessConfig:
+    """tasks: names of tasks, groups or tags; empty: the harness is not used.
+
+    include: local folder of YAML files of further tasks; "": none. shots: examples before each
+    question; -1: the task's own number. limit: the first rows of each task alone; 0: all. chat:
+    prompts are conversations in the model's chat template.
+    """
+
+    tasks: tuple[str, ...]
+    include: str
+    shots: int
+    limit: int
+    chat: bool
+
+    def __post_init__(self):
+        for field, value, least in (("shots", self.shots, -1), ("limit", self.limit, 0)):
+            if value < least:
+                raise InputError(f"harness_{field} = {value}; it must be at least {least}")
+        if self.include and not Path(self.include).is_dir():
+            raise InputError(
+                f"harness_include = {self.include}: no such folder; give one with the tasks' YAML "
+                "files, or leave it empty"
+            )
+
+    def digest(self) -> str:
+        """Of all files in the folder: data and code stand beside the YAML files."""
+        if not self.include:
+            return ""
+        lines = []
+        for file in Path(self.include).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                lines.append(f"{file.relative_to(self.include)} {file_hash(file)}\n")
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def check_tasks(config: HarnessConfig) -> None:
+    """Load all tasks and their data, so that whatever is wrong with them is said now."""
+    from g2is_jax.evaluation.harness import task_manager
+
+    manager = task_manager(config)
+    for task in config.tasks:
+        if task not in manager.all_tasks:
+            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists all"
+            raise InputError(f"evaluate.harness_tasks: there is no task {task!r}; {hint}")
+    try:
+        manager.load(list(config.tasks))  # all at once: no task may come in by two names
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"evaluate.harness_tasks = {','.join(config.tasks)} cannot be loaded "
+            f"({type(error).__name__}: {reason}); check the names, and that the hub can be reached "
+            "or the tasks' YAML files name local files"
+        ) from error
+
+
+def read_metrics(results: dict) -> tuple[dict[str, float], list[str]]:
+    """Metrics named `task/metric`, and the names of those where less is better.
+
+    The parts of a group that has metrics of its own are left out. A metric that is read in several
+    ways is named after its filter too: `gsm8k/exact_match,strict-match`.
+    """
+    found = {task: _numbers(told) for task, told in results["results"].items()}
+    groups = results["group_subtasks"]
+    parts = {part for group in groups if found.get(group) for part in groups[group]}
+    named, falling = {}, []
+    for task in [task for task in found if task not in parts]:
+        rising = results["higher_is_better"].get(task, {})
+        for key, value in found[task].items():
+            name = f"{task}/{key.removesuffix(',none')}"
+            named[name] = value
+            if rising.get(key.partition(",")[0]) is False:
+                falling.append(name)
+    return named, falling
+
+
+def _numbers(told: dict[str, Any]) -> dict[str, float]:
+    """Beside `metric,filter` the harness keeps `metric_stderr,filter`, names and counts."""
+    return {
+        key: float(value)
+        for key, value in told.items()
+        if "," in key and "_stderr," not in key and isinstance(value, int | float)
+    }

@@ -1,0 +1,55 @@
+"""Replies to many prompts, batched by length; which rows share a batch does not change them."""
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from g2is_jax.data.chat import ChatFormat, Encoded
+from g2is_jax.evaluation.likelihood import batches
+from g2is_jax.model.build import Model
+from g2is_jax.model.generate import Prompts, Stops, generate
+from g2is_jax.model.lora import Leaves
+from g2is_jax.model.sampling import GenerateConfig
+
+
+def replies(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    chat: ChatFormat,
+    prompts: Sequence[np.ndarray],
+    config: GenerateConfig,
+    stops: Stops,
+    batch_tokens: int,
+) -> list[str]:
+    """The reply to each prompt of tokens, in order; `batch_tokens` of them go in at once."""
+    # Every token supervised: the mask then tells prompts from padding.
+    encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
+    ids_M = _row_ids(prompts)
+
+    def decode(tokens: list[int]) -> str:
+        return str(chat.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    texts = [""] * len(prompts)
+    room = model.config.max_position_embeddings - config.new_tokens
+    for batch in batches(encoded, batch_tokens, room):
+        rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
+        found = generate(model, adapter, base, rows, config, stops, decode)
+        for row, reply in zip(batch.rows_B, found, strict=True):
+            if row >= 0:
+                texts[row] = reply.text
+    return texts
+
+
+def _row_ids(prompts: Sequence[np.ndarray]) -> np.ndarray:
+    """Of what a prompt says, and of how many equal ones stand before it: a sampled reply then
+    depends on neither the others nor their order; (M,) int32."""
+    before: Counter[bytes] = Counter()
+    ids = []
+    for prompt in prompts:
+        content = prompt.tobytes()
+        ids.append(zlib.crc32(content, before[content]) >> 1)
+        before[content] += 1
+    return np.array(ids, np.int32)

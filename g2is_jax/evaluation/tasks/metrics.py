@@ -1,0 +1,58 @@
+"""The metrics of the tasks: what each reads in a reply, and what that scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from g2is_jax.evaluation.tasks.answers import (
+    choice_letter,
+    extract_answer,
+    is_correct,
+    last_numeral,
+    own_part,
+    same_answer,
+    same_choice,
+    same_number,
+    stated_numeral,
+    stated_or_all,
+    strict_numeral,
+)
+from g2is_jax.evaluation.tasks.latex import read_mathematics
+from g2is_jax.evaluation.tasks.likeness import contains, rouge_l, token_f1
+from g2is_jax.evaluation.tasks.mathematics import same_mathematics
+
+LOSS = "answer_loss"  # of every task; the one metric of which less is better
+ACCURACY = "accuracy"  # of likeliest choices
+SHOTS_DROPPED = "shots_dropped"  # a count, the same for every method: no column in a report
+
+
+@dataclass(frozen=True)
+class Metric:
+    """read: what a reply says. score: from 0 to 1, of what was read, given the row's answer."""
+
+    title: str
+    read: Callable[[str], str]
+    score: Callable[[str, str], float]
+
+
+METRICS = {
+    "exact_match": Metric("exact match", extract_answer, is_correct),
+    "strict": Metric("strict match", strict_numeral, same_number),
+    "flexible": Metric("flexible match", last_numeral, same_number),
+    "number": Metric("same number", stated_numeral, same_number),
+    "choice": Metric("same choice", choice_letter, same_choice),
+    "stated": Metric("same stated answer", stated_or_all, same_answer),
+    "mathematics": Metric("same mathematics", read_mathematics, same_mathematics),
+    "contains": Metric("contains the answer", own_part, contains),
+    "f1": Metric("token F1", extract_answer, token_f1),
+    "rouge_l": Metric("ROUGE-L", own_part, rouge_l),
+}
+TITLES = {
+    LOSS: "answer loss (lower is better)",
+    ACCURACY: "accuracy",
+    **{name: metric.title for name, metric in METRICS.items()},
+}
+
+
+def title(metric: str) -> str:
+    """A metric's name in a table; its own if none is known, as of the harness's."""
+    return TITLES.get(metric, metric)

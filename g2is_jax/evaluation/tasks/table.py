@@ -1,0 +1,79 @@
+"""The tasks, one entry each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from etils import epath
+
+from g2is_jax.data.records import Message, Record
+from g2is_jax.evaluation.tasks.metrics import ACCURACY, METRICS
+from g2is_jax.evaluation.tasks.prompts import check_letters, choose_shots, lettered, replied
+from g2is_jax.runs.errors import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a row is asked, and how what comes back is judged.
+
+    shots: worked rows before it. turns: how a worked row is written. metrics: of the generated
+    reply, in METRICS; the first is the main one. letters: where there are some, no reply is
+    generated: the likeliest of them is the answer, and the metric is their accuracy.
+    """
+
+    name: str
+    shots: int
+    turns: Callable[[Record], tuple[Message, ...]]
+    metrics: tuple[str, ...]
+    letters: str
+
+
+# GPQA's choices are shuffled as its rows are written, by each row's own text (fetch_task).
+TASKS = {
+    task.name: task
+    for task in (
+        Task("answer", 0, replied, ("exact_match",), letters=""),
+        Task("gsm8k", 8, replied, ("strict", "flexible"), letters=""),
+        Task("math", 4, replied, ("mathematics",), letters=""),
+        Task("bbh", 3, replied, ("stated",), letters=""),
+        Task("mmlu", 5, lettered, (ACCURACY,), letters="ABCD"),
+        Task("gpqa", 0, lettered, (ACCURACY,), letters="ABCD"),
+        Task("gpqa_5shot", 5, lettered, (ACCURACY,), letters="ABCD"),
+    )
+}
+
+
+def named_task(name: str) -> Task:
+    """A task of TASKS; or, by a metric's name, a row as it stands with that metric alone."""
+    if name in TASKS:
+        return TASKS[name]
+    if name in METRICS:
+        return Task(name, 0, replied, (name,), letters="")
+    raise InputError(
+        f"evaluate.tasks: {name!r} is unknown; choose from the tasks {', '.join(TASKS)}, or for "
+        f"rows of your own from the metrics {', '.join(METRICS)}"
+    )
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A task's test rows, and the worked rows that are shown before each."""
+
+    task: Task
+    records: Sequence[Record]
+    shots: Sequence[Sequence[Record]]
+
+
+def set_exam(
+    task: Task,
+    records: Sequence[Record],
+    test_file: epath.PathLike,
+    worked: Sequence[Record],
+    worked_file: epath.PathLike,
+) -> Exam:
+    """The test rows with their shots; InputError where a file has not what the task asks."""
+    shots = choose_shots(records, worked, task.shots, worked_file)
+    if task.letters:
+        check_letters(records, task.letters, test_file)
+        shown = {row.row: row for rows in shots for row in rows}
+        check_letters(list(shown.values()), task.letters, worked_file)
+    return Exam(task, records, shots)

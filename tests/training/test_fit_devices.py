@@ -1,0 +1,118 @@
+"""Eight devices train what one does. A process with eight of them writes what it found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+RUNS = {  # devices, shard_base, packed
+    "one": (1, False, False),
+    "eight": (8, False, False),
+    "shared": (8, True, False),
+    "one packed": (1, False, True),
+    "eight packed": (8, False, True),
+}
+SIZES = {
+    "vocab_size": 37,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16, 5, 3)
+
+
+def main(folder: Path) -> None:
+    """A fit under dropout of each kind of run, from which it ended, and where its arrays lay."""
+    import dataclasses
+
+    import jax
+    from etils import epath
+    from tiny_models import FLOAT32, config_of, lora_config, random_leaves
+    from tiny_training import ADAMW, log_of, random_rows
+
+    from g2is_jax.data.batches import training_shapes
+    from g2is_jax.model.build import build_model
+    from g2is_jax.runs.mesh import data_mesh
+    from g2is_jax.training.fit import FitConfig, fit
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_disable_most_optimizations", True)
+    rows = random_rows(LENGTHS)
+    told = {}
+    for name, (devices, shard_base, packed) in RUNS.items():
+        settings = dataclasses.replace(FLOAT32, shard_base=shard_base)
+        lora = lora_config("q_proj", "v_proj", dropout=0.2)
+        model = build_model(config_of("llama", **SIZES), lora, settings)
+        shapes = training_shapes(LENGTHS, 6, 64, 1, multiple=devices, packed=packed)
+        config = FitConfig(2, 6, 64, 0, packed, ADAMW)
+        held: list[int] = []
+        adapter, moments = fit(
+            model,
+            random_leaves(model.base_shapes),
+            rows,
+            shapes,
+            config,
+            5,
+            epath.Path(folder / name),
+            [str(length) for length in LENGTHS],
+            data_mesh() if devices > 1 else None,
+            lambda epoch, leaves, held=held: held.append(
+                len(next(iter(leaves.values())).sharding.device_set)
+            ),
+        )
+        np.savez(folder / f"{name}.npz", **adapter)
+        told[name] = {
+            "losses": [line["loss"] for line in log_of(folder / name)],
+            "steps": moments.step,
+            "devices": held,
+        }
+    (folder / "told.json").write_text(json.dumps(told))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[dict, Path]:
+    """What `main` says of each run, and the folder of their adapters."""
+    folder = tmp_path_factory.mktemp("devices")
+    here = Path(__file__).parent
+    paths = [str(path) for path in (here, here.parent, here.parents[1])]
+    flag = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__, str(folder)],
+        env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "told.json").read_text()), folder
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"), [("eight", "one"), ("shared", "one"), ("eight packed", "one packed")]
+)
+def test_training_is_that_of_one_device(runs, name, alone):
+    """Step by step, under dropout, and the adapter that it ends with."""
+    told, folder = runs
+    assert told[name]["steps"] == told[alone]["steps"] == 4
+    assert [told[run]["devices"] for run in (alone, name)] == [[1, 1], [8, 8]]
+    np.testing.assert_allclose(told[name]["losses"], told[alone]["losses"], rtol=1e-5)
+    with np.load(folder / f"{name}.npz") as ours, np.load(folder / f"{alone}.npz") as theirs:
+        for path, leaf in theirs.items():
+            error = np.linalg.norm(ours[path] - leaf) / np.linalg.norm(leaf)
+            assert error < 1e-4, path
+
+
+def test_packing_draws_other_dropout(runs):
+    told, _ = runs
+    assert told["one packed"]["losses"] != pytest.approx(told["one"]["losses"], rel=1e-4)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""Packed training is training: the same loss and gradient, and no label across a border."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from tiny_models import random_leaves
+from tiny_training import random_rows, tiny_model
+
+from g2is_jax.data.batches import TrainingShapes, training_batches
+from g2is_jax.training.fit import accumulate
+
+LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16, 1)
+PADDED, PACKED = TrainingShapes((16,), 64), TrainingShapes((32,), 64, packed=True)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Rows all of whose tokens are labels, also the first ones, which nothing predicts."""
+    model = tiny_model()
+    rows = [
+        replace(row, supervised_T=np.ones(len(row.tokens_T), bool)) for row in random_rows(LENGTHS)
+    ]
+    leaves = random_leaves(model.adapter_shapes, 3), random_leaves(model.base_shapes)
+    return model, rows, *leaves
+
+
+def one_step(rows, shapes):
+    ((_, microbatches),) = training_batches(rows, len(rows), 0, 1, 0, shapes)
+    return microbatches
+
+
+def test_loss_and_gradient_are_those_of_padded_rows(world):
+    model, rows, adapter, base = world
+    padded, packed = (
+        accumulate(model, adapter, base, one_step(rows, shapes), jax.random.key(0))
+        for shapes in (PADDED, PACKED)
+    )
+    assert int(packed[2]) == int(padded[2]) == sum(LENGTHS) - len(LENGTHS)
+    assert float(packed[1]) == pytest.approx(float(padded[1]), rel=1e-5)
+    for path, leaf in padded[0].items():
+        error = np.linalg.norm(packed[0][path] - leaf) / np.linalg.norm(leaf)
+        assert error < 1e-5, path
+
+
+def test_packing_is_at_work(world):
+    """Several rows in a sequence, and fewer tokens in all."""
+    rows = world[1]
+    padded, packed = one_step(rows, PADDED), one_step(rows, PACKED)
+    assert max(batch.segments_BT.max() for batch in packed) > 1
+    assert all(batch.segments_BT is None for batch in padded)
+    cells = [sum(batch.tokens_BT.size for batch in batches) for batches in (padded, packed)]
+    assert cells[1] < cells[0]
+
+
+def test_dropout_depends_on_step_and_sequence_alone(world):
+    """Not on which sequences share a microbatch."""
+    _, rows, adapter, base = world
+    model = tiny_model(dropout=0.3)
+
+    def loss(shapes, seed=0):
+        batches = one_step(rows, shapes)
+        return float(accumulate(model, adapter, base, batches, jax.random.key(seed))[1])
+
+    packed = loss(PACKED)
+    assert loss(replace(PACKED, tokens=32)) == pytest.approx(packed, rel=1e-6)
+    assert abs(loss(PACKED, seed=1) - packed) > 1e-3
