@@ -1,7 +1,8 @@
 """What each stage of a run costs, reckoned from the config and the model's shapes alone.
 
 Only what takes long is counted: the passes through the model, the projection, the walks of g2is
-and g2is_paper. Reading files, compiling, writing and the other selectors are not.
+and g2is_paper. Not counted: files, compiling, the other selectors, padding, and what devices send
+each other.
 """
 
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ def _evaluate(plan: Plan) -> Stage:
     prompt = sizes.mean_tokens * block if config.new_tokens else 0.0
     token = forward_operations(model, room) + head_operations(model)
     # A step reads the base once for the whole batch, and the whole cache of each row.
-    step = base_bytes(model, plan.devices) / batch_rows + room * cache_bytes(model)
+    step = base_bytes(model, 1) / batch_rows + room * cache_bytes(model)
     longest = max(config.batch_tokens, plan.config.model.max_length)
     memory = plan.held | {
         "cache": batch_rows * room * cache_bytes(model),

@@ -140,6 +140,8 @@ def test_seeds_checkpoints_targets_and_methods_are_counted():
     assert [stage.name for stage in alone] == ["fine-tune", "evaluate"]
     full = by_name(stages(plan(run__methods="full")))["fine-tune"]
     assert full.operations == pytest.approx(alone[0].operations / 0.05)
+    less = by_name(stages(plan(run__methods="none,less")))["fine-tune"]  # once for each target
+    assert less.operations == pytest.approx(2 * alone[0].operations)
 
 
 def test_memory_names_what_is_held():

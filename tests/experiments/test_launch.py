@@ -38,7 +38,8 @@ WHOLE = {
     "wrong type in the config file": (["--config=TYPE", "--workdir=w"], "epochs"),
     "argument": (
         [f"--config={ROW}:wiki", "--workdir=w"],
-        "pool 'wiki' is unknown; after the colon write one of infinity, cot, flan",
+        "error: configs/gemma_7b_mmlu.py: pool 'wiki' is unknown; after the colon write one of "
+        "infinity, cot, flan, as in",
     ),
     "empty argument": ([f"--config={ROW}:", "--workdir=w"], "pool '' is unknown"),
     "argument for a config without one": ([f"--config={TINY}:cot", "--workdir=w"], "argument"),
