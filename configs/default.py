@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
 
     config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
     config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
+    config.warmup.seed = 0  # added to the run's: another warm-up, all else the same
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
     config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
     config.finetune.merge = False  # also write base and adapter as one checkpoint
@@ -67,6 +68,7 @@ def get_config() -> ConfigDict:
     config.projection.kind = "rademacher"  # or sketch, none (LESS: rademacher)
     config.projection.width = 8192  # values a row (paper)
     config.projection.repetitions = 2  # of the sketch (ours)
+    config.projection.seed = 0  # added to the run's: another projection of the same gradients
 
     config.knowledge = ConfigDict()  # of method g2is (ours)
     config.knowledge.center = False
@@ -116,7 +118,7 @@ def get_config() -> ConfigDict:
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
     # knn_uniform, coverage, pursuit, g2is_paper, g2is:
-    config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"
+    config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was begun with another config
     return config.lock()  # a config made from this one cannot add a field by a slip of the pen

@@ -21,6 +21,9 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
     # These two train a warm-up for each setting.
     "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
     "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],
+    # How much a selection owes to the random projection, and to the rows and order of the warm-up.
+    "projection_seed": {"projection.seed": (0, 1, 2, 3, 4)},
+    "warmup_seed": {"warmup.seed": (0, 1, 2, 3, 4)},
     # 4 widths x 4 deltas x 3 shares of variance: 48 selections after one gradient pass.
     "paper_grid": {
         "grads.folds": (0, 1, 2, 3),

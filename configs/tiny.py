@@ -34,4 +34,5 @@ def get_config() -> ConfigDict:
     config.grads.dtype = "float32"
     config.projection.width = 2048
     config.evaluate.new_tokens = 64
+    config.run.methods = "none,random,length,less,less_rr,g2is_paper,g2is"  # full: two minutes more
     return config

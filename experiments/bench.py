@@ -4,6 +4,7 @@ Imports no jax: a script pins its cores before it does, as XLA makes a thread fo
 """
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -103,6 +104,18 @@ def versions(*modules: ModuleType) -> dict[str, str]:
     return {m.__name__: m.__version__ for m in modules} | {"python": platform.python_version()}
 
 
+def measured(config: Any, parts: Mapping[str, Callable], modules: Sequence[str]) -> dict:
+    """What the parts named in `config.parts` return, each given the config, on `config.threads`
+    cores; with the settings, the machine and the modules' versions."""
+    cores = pin(config.threads)
+    return {
+        "settings": dataclasses.asdict(config),
+        "machine": machine(cores),
+        "versions": versions(*map(importlib.import_module, modules)),
+        **{part: parts[part](config) for part in config.parts.split(",")},
+    }
+
+
 def timed(call: Callable[[], Result]) -> tuple[float, Result]:
     """Seconds of a call, and what it returns: it has to wait until its result is there."""
     start = time.perf_counter()
@@ -127,6 +140,12 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> di
     """The median, the smallest and the largest ratio of calls of the same round."""
     ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def growth_with(calls: Mapping[int, Callable[[], object]], repeats: int) -> dict:
+    """Median seconds of calls of these sizes, made in turns, and their exponent."""
+    medians = [statistics.median(seconds) for seconds in alternate(calls, repeats).values()]
+    return {"sizes": list(calls), "seconds": medians, "exponent": slope(list(calls), medians)}
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:

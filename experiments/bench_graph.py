@@ -19,15 +19,12 @@ import numpy as np
 from experiments.bench import (
     alternate,
     check_settings,
+    growth_with,
     heading,
     launch,
-    machine,
+    measured,
     paired_ratio,
-    pin,
     ranged,
-    slope,
-    timed,
-    versions,
 )
 from g2is_jax.runs.errors import InputError
 
@@ -58,16 +55,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads)
-    import jax
-
     parts: dict[str, Callable] = {"numpy": against_numpy, "growth": growth}
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
-        "versions": versions(jax, np),
-        **{part: parts[part](config) for part in config.parts.split(",")},
-    }
+    return measured(config, parts, ("jax", "numpy"))
 
 
 def ours(config: BenchConfig) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -135,13 +124,7 @@ def growth(config: BenchConfig) -> dict:
         calls = {getattr(c, name): ours(c) for c in scaled}
         for first in calls.values():
             first()
-        seconds: dict[int, list[float]] = {size: [] for size in calls}
-        for _ in range(config.repeats):
-            for size, call in calls.items():
-                seconds[size].append(timed(call)[0])
-        medians = [statistics.median(times) for times in seconds.values()]
-        exponent = slope(list(calls), medians)
-        found[name] = {"sizes": list(calls), "seconds": medians, "exponent": exponent}
+        found[name] = growth_with(calls, config.repeats)
     return found
 
 

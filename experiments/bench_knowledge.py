@@ -8,7 +8,6 @@ solver on the same values in float64, the precision that ours has, and in float3
 calls of the same round.
 """
 
-import dataclasses
 import functools
 import math
 import statistics
@@ -19,15 +18,12 @@ from typing import Any
 from experiments.bench import (
     alternate,
     check_settings,
+    growth_with,
     heading,
     launch,
-    machine,
+    measured,
     paired_ratio,
-    pin,
     ranged,
-    slope,
-    timed,
-    versions,
 )
 from g2is_jax.runs.errors import InputError
 
@@ -63,17 +59,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads)
-    import numpy
-    import sklearn
-
-    parts = {"pca": against_sklearn, "growth": growth}
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
-        "versions": versions(numpy, sklearn),
-        **{part: parts[part](config) for part in config.parts.split(",")},
-    }
+    parts: dict[str, Callable] = {"pca": against_sklearn, "growth": growth}
+    return measured(config, parts, ("numpy", "sklearn"))
 
 
 def features(rows: int, width: int) -> Any:
@@ -144,13 +131,11 @@ def growth(config: BenchConfig) -> dict:
 def exponent_of(
     shapes: Sequence[tuple[int, int]], sizes: Sequence[int], config: BenchConfig
 ) -> dict:
-    inputs = {size: features(*shape) for size, shape in zip(sizes, shapes, strict=True)}
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(config.repeats):
-        for size, features_MP in inputs.items():
-            seconds[size].append(timed(functools.partial(ours, features_MP, config.keep))[0])
-    medians = [statistics.median(times) for times in seconds.values()]
-    return {"shapes": list(shapes), "seconds": medians, "exponent": slope(sizes, medians)}
+    calls = {
+        size: functools.partial(ours, features(*shape), config.keep)
+        for size, shape in zip(sizes, shapes, strict=True)
+    }
+    return {"shapes": list(shapes), **growth_with(calls, config.repeats)}
 
 
 def table(result: dict) -> str:

@@ -7,7 +7,6 @@ width 64, 512 positions) and `skills` (the built-in base). Both sides take the g
 optimiser steps, in turns; a token is one of a row, padding does not count. Compilation is apart.
 """
 
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
@@ -19,12 +18,10 @@ from experiments.bench import (
     check_settings,
     heading,
     launch,
-    machine,
+    measured,
     paired_ratio,
-    pin,
     ranged,
     timed,
-    versions,
 )
 from g2is_jax.runs.errors import InputError
 
@@ -71,15 +68,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The measurement of each model, with the machine and the versions it was made on."""
-    cores = pin(config.threads)
-    import jax
-
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
-        "versions": versions(jax),
-        **{part: measure(part, config) for part in config.parts.split(",")},
-    }
+    parts: dict[str, Callable] = {part: functools.partial(measure, part) for part in PARTS}
+    return measured(config, parts, ("jax",))
 
 
 def measure(part: str, config: BenchConfig) -> dict:

@@ -25,11 +25,9 @@ from experiments.bench import (
     check_settings,
     heading,
     launch,
-    machine,
+    measured,
     paired_ratio,
-    pin,
     ranged,
-    versions,
 )
 from g2is_jax.runs.errors import InputError
 
@@ -69,16 +67,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads)
-    import jax
-
-    parts = {"time": projecting, "signs": signs, "quality": quality}
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
-        "versions": versions(jax),
-        **{part: parts[part](config) for part in config.parts.split(",")},
-    }
+    parts: dict[str, Callable] = {"time": projecting, "signs": signs, "quality": quality}
+    return measured(config, parts, ("jax",))
 
 
 def rounds(sides: Mapping[Any, tuple], repeats: int) -> dict[Any, list[float]]:

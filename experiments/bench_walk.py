@@ -30,15 +30,12 @@ import numpy as np
 from experiments.bench import (
     alternate,
     check_settings,
+    growth_with,
     heading,
     launch,
-    machine,
+    measured,
     paired_ratio,
-    pin,
     ranged,
-    slope,
-    timed,
-    versions,
 )
 from experiments.plain_walk import plain_walk
 from g2is_jax.runs.errors import InputError
@@ -84,16 +81,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads)
-    import jax
-
     parts: dict[str, Callable] = {"graph": against_graph, "memory": memory, "growth": growth}
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
-        "versions": versions(jax, np),
-        **{part: parts[part](config) for part in config.parts.split(",")},
-    }
+    return measured(config, parts, ("jax", "numpy"))
 
 
 @dataclass(frozen=True)
@@ -243,17 +232,7 @@ def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
         for size, given in problems.items()
     }
     passes = {size: walk().summary["passes"] for size, walk in walks.items()}
-    seconds: dict[int, list[float]] = {size: [] for size in problems}
-    for _ in range(config.repeats):
-        for size, walk in walks.items():
-            seconds[size].append(timed(walk)[0])
-    medians = {size: statistics.median(times) for size, times in seconds.items()}
-    return {
-        "sizes": list(problems),
-        "passes": list(passes.values()),
-        "seconds": list(medians.values()),
-        "exponent": slope(list(medians), list(medians.values())),
-    }
+    return {"passes": list(passes.values()), **growth_with(walks, config.repeats)}
 
 
 def table(result: dict) -> str:

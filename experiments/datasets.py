@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from g2is_jax.data.chat import Encoded
-from g2is_jax.data.records import Record
+from g2is_jax.data.chat import ChatFormat, Encoded
+from g2is_jax.data.records import Record, read_records
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import file_hash
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,34 @@ class Target:
     test: epath.Path
     test_records: list[Record]
     test_digest: str
+
+
+def usable_rows(
+    path: epath.Path, records: list[Record], chat: ChatFormat, max_length: int
+) -> Dataset:
+    """The rows of a file that have a supervised token; InputError if none has."""
+    encoded = chat.encode_all(records, max_length)
+    kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
+    if not kept:
+        raise InputError(
+            f"{path}: no row has a supervised token within {max_length} "
+            "tokens; raise model.max_length or check the assistant messages"
+        )
+    return Dataset(
+        path,
+        file_hash(path),
+        [records[i] for i in kept],
+        [encoded[i] for i in kept],
+        dropped=len(records) - len(kept),
+        truncated=sum(example.truncated for example in encoded),
+    )
+
+
+def read_target(
+    name: str, validation: epath.Path, test: epath.Path, chat: ChatFormat, max_length: int
+) -> Target:
+    """A task's two files; its test rows have an answer, and not all of them are cut off."""
+    records = read_records(test, need_answer=True)
+    usable_rows(test, records, chat, max_length)
+    shown = usable_rows(validation, read_records(validation), chat, max_length)
+    return Target(name, shown, test, records, file_hash(test))

@@ -11,7 +11,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import curves, finetune, select_subset
-from experiments.job import Job, Target
+from experiments.datasets import Target
+from experiments.job import Job
 from experiments.launch import launch
 from experiments.methods import METHODS
 from experiments.training import ADAPTER

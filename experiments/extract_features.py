@@ -12,7 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import warmup
-from experiments.job import Dataset, Job
+from experiments.datasets import Dataset
+from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.data.batches import Batch, row_lengths
 from g2is_jax.features.diagnostics import diagnose, lines
@@ -99,7 +100,8 @@ def _stage(
 
     identity = {
         "direction": dataclasses.asdict(direction),
-        "projection": dataclasses.asdict(job.settings.projection) | {"seed": seed},
+        "projection": dataclasses.asdict(job.settings.projection)
+        | {"seed": seed + job.settings.projection_seed},
         "rows_dtype": job.settings.store.dtype,
         "checkpoint": number - job.settings.checkpoints,  # -1 is the newest
         **job.model_identity,
@@ -120,9 +122,9 @@ def _pass(
 ) -> dict:
     """One pass over the rows, for all kinds that were begun."""
     checkpoint = warmup.load(job, seed)[number]
-    projection = job.settings.projection
+    projection, own_seed = job.settings.projection, seed + job.settings.projection_seed
     inputs = shared_inputs(
-        job.model, checkpoint.adapter, job.base, checkpoint.moments, projection, seed, job.mesh
+        job.model, checkpoint.adapter, job.base, checkpoint.moments, projection, own_seed, job.mesh
     )
     directions = tuple(job.direction(kind) for kind, _ in begun)
     function = feature_function(job.model, directions, projection, job.mesh)
@@ -181,7 +183,7 @@ def _norm(moments: Moments) -> float:
 
 def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
     """The rows of another store, folded to a narrower projection: no gradient is computed again."""
-    folds = job.settings.folds
+    folds, own_seed = job.settings.folds, seed + job.settings.projection_seed
 
     def build(folder: epath.Path) -> dict:
         store = open_store(source)
@@ -192,13 +194,13 @@ def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
                     continue
                 rows_BP = rows_BP * store.norms_N[positions_B, None]
                 for _ in range(folds):
-                    rows_BP = fold(rows_BP, seed)
+                    rows_BP = fold(rows_BP, own_seed)
                 rows_BP[~store.finite_N[positions_B]] = np.nan  # stays a row that is marked
                 tokens_B = store.tokens_N[positions_B]
                 writer.write(index, rows_BP, store.gradient_norms_N[positions_B], tokens_B)
         return {"rows": len(store.rows_N), "width": store.width // 2**folds}
 
-    identity = {"folds": folds, "seed": seed, "rows_dtype": job.settings.store.dtype}
+    identity = {"folds": folds, "seed": own_seed, "rows_dtype": job.settings.store.dtype}
     label = f"{label} seed {seed} folded {folds}x"
     return job.run_stage("folded", label, identity, {"features": stage_hash(source)}, build)
 

@@ -12,17 +12,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments import overlap
-from experiments.datasets import Dataset, Target
+from experiments.datasets import Dataset, Target, read_target, usable_rows
 from experiments.fields import flat_fields
-from experiments.methods import FEATURES, METHODS, SECTIONS, needing
+from experiments.input_checks import check_sizes, check_vocabulary
+from experiments.methods import FEATURES, METHODS, needing
 from experiments.settings import BUILT_IN, paths, read_settings, target_name
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.records import Record, read_records
+from g2is_jax.data.records import read_records
 from g2is_jax.data.skills import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.evaluation.tasks.table import Exam, set_exam
 from g2is_jax.features.gradients import DirectionConfig
-from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
@@ -128,46 +128,9 @@ class Job:
                 f"most {decoder.max_position_embeddings} tokens (max_position_embeddings)"
             )
         _ = self.limits, self.exams
-        self._check_vocabulary()
-        self._check_sizes()
-
-    def _check_vocabulary(self) -> None:
-        """Every token has a row in the embedding: a lookup beyond it would not fail by itself."""
-        rows = self.model.config.vocab_size
-        for dataset in (self.pool, *(target.validation for target in self.targets)):
-            largest = max(int(example.tokens_T.max()) for example in dataset.encoded)
-            if largest >= rows:
-                raise InputError(
-                    f"{self.checkpoint}: the tokenizer gives token {largest} for {dataset.path}, "
-                    f"the model has {rows}; use the tokenizer that belongs to the model"
-                )
-
-    def _check_sizes(self) -> None:
-        """What the selectors ask of the numbers of rows, said before the features are made."""
-        width = features_width(self.settings.projection, self.model.adapter_shapes)
-        if width % 2**self.settings.folds:
-            raise InputError(
-                f"grads.folds = {self.settings.folds}: rows of {width} values cannot be halved so "
-                "often; lower it, or change projection.width"
-            )
-        pool_rows = len(self.pool.records)
-        for method, walk in self.settings.choosing.walks.items():
-            if method not in self.methods:
-                continue
-            section, graph, knowledge = SECTIONS[method], walk.graph, walk.knowledge
-            if graph.kind == "knn" and graph.neighbours >= pool_rows:
-                raise InputError(
-                    f"{section}graph.neighbours: {graph.neighbours} asked, a pool of {pool_rows} "
-                    f"rows has at most {pool_rows - 1} for each"
-                )
-            for target in self.targets:
-                most = len(target.validation.records) - knowledge.center
-                if most < (knowledge.keep_value if knowledge.keep == "count" else 1):
-                    raise InputError(
-                        f"{section}knowledge asks for more components than the {most} that "
-                        f"{target.validation.path} can give; give more validation rows, or "
-                        f"change {section}knowledge.center or {section}knowledge.keep_value"
-                    )
+        files = [self.pool, *(target.validation for target in self.targets)]
+        check_vocabulary(files, self.model.config.vocab_size, self.checkpoint)
+        check_sizes(self.settings, self.model, self.pool, self.targets)
 
     @functools.cached_property
     def world(self) -> epath.Path:
@@ -220,7 +183,7 @@ class Job:
     def whole_pool(self) -> Dataset:
         name = self.config.data.pool
         path = self.world / "pool.jsonl" if name == BUILT_IN else epath.Path(name)
-        return self._dataset(path, read_records(path))
+        return usable_rows(path, read_records(path), self.chat, self.config.model.max_length)
 
     @functools.cached_property
     def shared_rows(self) -> list[overlap.Shared]:
@@ -255,10 +218,10 @@ class Job:
 
     @functools.cached_property
     def targets(self) -> list[Target]:
-        validations, tests = self._target_files()
+        length = self.config.model.max_length
         return [
-            self._target(validation, test)
-            for validation, test in zip(validations, tests, strict=True)
+            read_target(target_name(validation), validation, test, self.chat, length)
+            for validation, test in zip(*self._target_files(), strict=True)
         ]
 
     def _target_files(self) -> tuple[list[epath.Path], list[epath.Path]]:
@@ -268,13 +231,6 @@ class Job:
             files = [[self.world / f"{part}_{n}.jsonl" for n in names] for part in ("val", "test")]
             return files[0], files[1]
         return paths(data.validation), paths(data.test)
-
-    def _target(self, validation: epath.Path, test: epath.Path) -> Target:
-        records = read_records(test, need_answer=True)
-        self._dataset(test, records)  # its answers are not all cut off
-        name = target_name(validation)
-        dataset = self._dataset(validation, read_records(validation))
-        return Target(name, dataset, test, records, file_hash(test))
 
     @functools.cached_property
     def exams(self) -> dict[str, Exam]:
@@ -299,23 +255,6 @@ class Job:
             target.name: named or target.validation.path
             for target, named in zip(self.targets, self.settings.shots_files, strict=True)
         }
-
-    def _dataset(self, path: epath.Path, records: list[Record]) -> Dataset:
-        encoded = self.chat.encode_all(records, self.config.model.max_length)
-        kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
-        if not kept:
-            raise InputError(
-                f"{path}: no row has a supervised token within {self.config.model.max_length} "
-                "tokens; raise model.max_length or check the assistant messages"
-            )
-        return Dataset(
-            path,
-            file_hash(path),
-            [records[i] for i in kept],
-            [encoded[i] for i in kept],
-            dropped=len(records) - len(kept),
-            truncated=sum(example.truncated for example in encoded),
-        )
 
     def kind(self, dataset: Dataset, method: str) -> str:
         """The kind of features that a method takes of a file's rows."""

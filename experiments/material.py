@@ -6,7 +6,8 @@ import numpy as np
 from etils import epath
 
 from experiments import extract_features, warmup
-from experiments.job import Job, Target
+from experiments.datasets import Target
+from experiments.job import Job
 from experiments.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, Material
 from g2is_jax.data.records import Record
 from g2is_jax.runs.manifest import stage_hash

@@ -8,7 +8,7 @@ is an error.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from etils import epath
@@ -37,6 +37,7 @@ from g2is_jax.evaluation.page.markdown import markdown
 from g2is_jax.evaluation.page.reasons import shortened
 from g2is_jax.evaluation.page.walked import Walk
 from g2is_jax.evaluation.page.write import html
+from g2is_jax.evaluation.published import published
 from g2is_jax.evaluation.report import SUBJECT
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
@@ -66,7 +67,7 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
     stages = [costs.stage(folder.name, read_manifest(folder)) for folder in job.used]
     sections = [
         overview.section(_facts(job)),
-        results.section(scores),
+        results.section(scores, _published(job)),
         costs.section([bill for bill, _ in tunes], stages),
         curves.section([curve for _, curve in tunes]),
         directions.section(walks),
@@ -82,6 +83,16 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
     write_atomic(folder / "report.html", html(page))
     write_atomic(folder / "report.md", markdown(page))
     return folder / "report.html"
+
+
+def _published(job: Job) -> dict[str, Mapping[str, float]]:
+    """By target, what others published for the same setting."""
+    config = job.config
+    share = config.selection.budget if config.selection.unit == "fraction" else None
+    return {
+        target.name: published(config.model.checkpoint, config.data.pool, share, task.name)
+        for target, task in zip(job.targets, job.settings.tasks, strict=True)
+    }
 
 
 def _facts(job: Job) -> dict[str, str]:

@@ -23,7 +23,8 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 
 if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
-    from experiments.job import Job, Target
+    from experiments.datasets import Target
+from experiments.job import Job
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
 BUILT_IN = "skills"
-NOT_OF_FIT = ("fraction", "keep_epochs", "merge")  # fields beside FitConfig's
+NOT_OF_FIT = ("fraction", "seed", "keep_epochs", "merge")  # fields beside FitConfig's
 CHOICES = {
     "data.overlap": ("report", "remove"),
     "evaluate.adapter": ("last", "best"),
@@ -42,6 +42,8 @@ AT_LEAST = {
     "grads.checkpoints": 0,
     "grads.chunk_rows": 1,
     "grads.folds": 0,
+    "projection.seed": 0,
+    "warmup.seed": 0,
 }
 FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
 BELOW_1 = ("lora.dropout",)
@@ -59,9 +61,11 @@ class Settings:
     world: WorldConfig
     warmup: FitConfig
     warmup_fraction: float
+    warmup_seed: int  # added to the run's
     checkpoints: int
     finetune: FitConfig
     projection: ProjectionConfig
+    projection_seed: int  # added to the run's
     folds: int
     store: StoreConfig
     evaluate: EvaluateConfig
@@ -83,6 +87,9 @@ def check_settings(config: ConfigDict) -> Settings:
     lora = {**config.lora, "targets": tuple(listed(config.lora.targets, "lora.targets"))}
     listed(config.world.targets, "world.targets")
     model = {field: config.model[field] for field in ModelConfig.__dataclass_fields__}
+    projection = {
+        field: config.projection[field] for field in ProjectionConfig.__dataclass_fields__
+    }
     evaluate = {field: config.evaluate[field] for field in EvaluateConfig.__dataclass_fields__}
     tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
     shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
@@ -94,9 +101,11 @@ def check_settings(config: ConfigDict) -> Settings:
         world=owned(WorldConfig, config.world, "world"),
         warmup=_warmup(config),
         warmup_fraction=config.warmup.fraction,
+        warmup_seed=config.warmup.seed,
         checkpoints=config.grads.checkpoints or config.warmup.epochs,
         finetune=_fit(config.finetune, "finetune"),
-        projection=owned(ProjectionConfig, config.projection, "projection"),
+        projection=owned(ProjectionConfig, projection, "projection"),
+        projection_seed=config.projection.seed,
         folds=config.grads.folds,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         evaluate=owned(EvaluateConfig, evaluate, "evaluate"),

@@ -36,15 +36,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 def stage(job: Job, seed: int) -> epath.Path:
     """Train on `warmup.fraction` of the usable rows and keep adapters and moments."""
     settings = job.settings
-    rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, seed)
+    own_seed = seed + settings.warmup_seed
+    rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, own_seed)
 
     def build(folder: epath.Path) -> dict:
-        return train(job, rows, settings.warmup, seed, folder)[1]
+        return train(job, rows, settings.warmup, own_seed, folder)[1]
 
     identity = {
         "fit": fit_identity(settings.warmup),
         "fraction": settings.warmup_fraction,
-        "seed": seed,
+        "seed": own_seed,
         "checkpoints": settings.warmup.keep_checkpoints,
         **job.model_identity,
     }
@@ -55,7 +56,8 @@ def stage(job: Job, seed: int) -> epath.Path:
 def load(job: Job, seed: int) -> list[Checkpoint]:
     """The checkpoints that the features come from, oldest first."""
     folder, config = stage(job, seed), job.settings.warmup
-    trained = load_trained(job.model, config, seed, folder)[-job.settings.checkpoints :]
+    own_seed = seed + job.settings.warmup_seed
+    trained = load_trained(job.model, config, own_seed, folder)[-job.settings.checkpoints :]
     rates = mean_rates(folder, [moments.step for _, moments in trained], config.epochs)
     total = sum(rates) or 1.0
     return [

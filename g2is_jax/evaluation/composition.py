@@ -1,5 +1,6 @@
 """What the methods chose: composition by source against the pool's, costs, and their overlap."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ from g2is_jax.runs.manifest import write_atomic
 
 MOST_COLUMNS = 12  # sources with a column of their own in a table; the JSON has them all
 SHARED = "Rows shared by two methods (mean Jaccard index over the seeds):"
+STABLE = (
+    "Rows that a method chooses again at another seed, with its own draw, warm-up and "
+    "projection (mean Jaccard index over all pairs of seeds):"
+)
 OTHERS = "others"
 
 
@@ -53,6 +58,7 @@ def composition(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
                     {"method": method} | _means(list(by_seed.values()), pool_sources, sources)
                     for method, by_seed in by_method.items()
                 ],
+                "stability": [_stability(list(of.values())) for of in by_method.values()],
                 "overlap": [
                     [_overlap(one, other) for other in by_method.values()]
                     for one in by_method.values()
@@ -100,6 +106,12 @@ def _overlap(one: Mapping[int, dict], other: Mapping[int, dict]) -> float | None
     return float(np.mean([jaccard(one[seed]["rows"], other[seed]["rows"]) for seed in seeds]))
 
 
+def _stability(chosen: Sequence[dict]) -> float | None:
+    """Mean Jaccard index over the pairs of seeds of one method; None with one seed."""
+    pairs = list(itertools.combinations([entry["rows"] for entry in chosen], 2))
+    return float(np.mean([jaccard(*pair) for pair in pairs])) if pairs else None
+
+
 def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
     """Rows in both over rows in either; two selections without rows are equal, which is 1."""
     either = set(one) | set(other)
@@ -113,6 +125,8 @@ def markdown(told: dict) -> str:
         lines = table_lines(composition_table(told["pool"], found["methods"]))
         if len(found["methods"]) > 1:
             lines += ["", SHARED, "", *table_lines(overlap_table(found))]
+        if any(value is not None for value in found["stability"]):
+            lines += ["", STABLE, "", *table_lines(stability_table(found))]
         parts.append("\n".join([f"### {escaped(target)}: rows by source", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -147,6 +161,15 @@ def overlap_table(found: dict) -> Table:
         if value is not None
     }
     return Table(["", *names], lines, shades=shades)
+
+
+def stability_table(found: dict) -> Table:
+    """A line a method."""
+    lines = [
+        [of["method"], "" if value is None else f"{value:.2f}"]
+        for of, value in zip(found["methods"], found["stability"], strict=True)
+    ]
+    return Table(["method", "rows shared by two seeds"], lines)
 
 
 def columns(pool: dict, methods: Sequence[dict]) -> list[str]:

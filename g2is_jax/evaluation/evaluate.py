@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.data.chat import ChatFormat, Encoded
+from g2is_jax.data.records import Record
 from g2is_jax.evaluation.choices import letter_likelihoods
 from g2is_jax.evaluation.likelihood import likelihoods
 from g2is_jax.evaluation.replies import replies
 from g2is_jax.evaluation.tasks.metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
 from g2is_jax.evaluation.tasks.prompts import answer_letter, fitted
-from g2is_jax.evaluation.tasks.table import Exam
+from g2is_jax.evaluation.tasks.table import Exam, Task
 from g2is_jax.model.build import Model
 from g2is_jax.model.generate import Stops
 from g2is_jax.model.lora import Leaves
@@ -101,10 +102,21 @@ def evaluate(
         for record, loss, counted in zip(exam.records, losses_M, supervised_M, strict=True)
     ]
     metrics = {LOSS: float(losses_M[supervised_M].mean())}
-    asked = (model, adapter, base, chat, exam, max_length, config)
-    if not (exam.task.letters or config.new_tokens):
+    if exam.task.letters:
+        sums_ML, dropped = letter_likelihoods(
+            model, adapter, base, chat, exam, max_length, config.batch_tokens
+        )
+        pairs = zip(exam.records, sums_ML, strict=True)
+        judged = [judge_letters(exam.task, record, sums_L) for record, sums_L in pairs]
+    elif config.new_tokens:
+        prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
+        texts = greedy_replies(model, adapter, base, chat, prompts, config)
+        judged = [
+            judge_reply(exam.task, record, reply)
+            for record, reply in zip(exam.records, texts, strict=True)
+        ]
+    else:
         return metrics, rows
-    judged, dropped = judge_choices(*asked) if exam.task.letters else judge_replies(*asked)
     rows = [row | found for row, found in zip(rows, judged, strict=True)]
     for name in exam.task.metrics:
         metrics[name] = float(np.mean([row["scores"][name] for row in rows]))
@@ -113,63 +125,24 @@ def evaluate(
     return metrics, rows
 
 
-def judge_replies(
-    model: Model,
-    adapter: Leaves,
-    base: Leaves,
-    chat: ChatFormat,
-    exam: Exam,
-    max_length: int,
-    config: EvaluateConfig,
-) -> tuple[list[dict], int]:
-    """Of each row the reply, what its main metric reads there, and its scores by all metrics.
-
-    Also how many shots did not fit.
-    """
-    prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
-    texts = greedy_replies(model, adapter, base, chat, prompts, config)
-    judged = []
-    for record, reply in zip(exam.records, texts, strict=True):
-        read = {name: METRICS[name].read(reply) for name in exam.task.metrics}
-        scores = {
-            name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0
-            for name, text in read.items()
-        }
-        main = exam.task.metrics[0]
-        judged.append(
-            {"reply": reply, "read": read[main], "correct": scores[main] == 1.0, "scores": scores}
-        )
-    return judged, dropped
+def judge_reply(task: Task, record: Record, reply: str) -> dict:
+    """The reply, what the task's main metric reads there, and its scores by all metrics."""
+    read = {name: METRICS[name].read(reply) for name in task.metrics}
+    scores = {
+        name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0
+        for name, text in read.items()
+    }
+    main = task.metrics[0]
+    return {"reply": reply, "read": read[main], "correct": scores[main] == 1.0, "scores": scores}
 
 
-def judge_choices(
-    model: Model,
-    adapter: Leaves,
-    base: Leaves,
-    chat: ChatFormat,
-    exam: Exam,
-    max_length: int,
-    config: EvaluateConfig,
-) -> tuple[list[dict], int]:
-    """Of each row the log-likelihoods of the letters, the likeliest, and whether it is right.
-
-    Also how many shots did not fit.
-    """
-    letters = exam.task.letters
-    sums_ML, dropped = letter_likelihoods(
-        model, adapter, base, chat, exam, max_length, config.batch_tokens
-    )
-    judged = []
-    for record, sums_L in zip(exam.records, sums_ML, strict=True):
-        likeliest = letters[int(np.argmax(sums_L))]
-        right = likeliest == answer_letter(record)
-        told = dict(zip(letters, sums_L.tolist(), strict=True))
-        judged.append(
-            {
-                "log_likelihoods": told,
-                "read": likeliest,
-                "correct": right,
-                "scores": {ACCURACY: float(right)},
-            }
-        )
-    return judged, dropped
+def judge_letters(task: Task, record: Record, sums_L: np.ndarray) -> dict:
+    """The log-likelihoods of the letters, the likeliest, and whether it is right."""
+    likeliest = task.letters[int(np.argmax(sums_L))]
+    right = likeliest == answer_letter(record)
+    return {
+        "log_likelihoods": dict(zip(task.letters, sums_L.tolist(), strict=True)),
+        "read": likeliest,
+        "correct": right,
+        "scores": {ACCURACY: float(right)},
+    }

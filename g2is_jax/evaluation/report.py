@@ -14,6 +14,8 @@ from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
 from g2is_jax.runs.manifest import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
+BOUNDS = ("none", "full")  # zero-shot and the whole pool: always in the table, run or not
+NOT_RUN = "not run"
 SUBJECT = "g2is"  # what is compared with every other method, seed by seed
 CONFIDENCE = 0.95
 Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
@@ -196,6 +198,8 @@ def _table(cells: Sequence[Cell]) -> Table:
             cell = of_method[metric]
             line += [spread(cell.mean, cell.stderr), spread(cell.gain, cell.gain_stderr, "+")]
         lines.append(line)
+    missing = [name for name in BOUNDS if name not in {cell.method for cell in cells}]
+    lines += [[name, NOT_RUN, *[""] * (len(head) - 2)] for name in missing]
     return Table(head, lines)
 
 

@@ -118,7 +118,7 @@ def page(name: str = "sums", methods=METHODS, walked: bool = True) -> Page:
     walks = [walk(name, name)] if walked else []
     sections = [
         overview.section({"pool": name, "nothing": ""}),
-        results.section(scores((name,), methods)),
+        results.section(scores((name,), methods), {}),
         costs.section([Bill(m, 2, 9, [stage]) for m in methods], [stage]),
         curves.section(fine_tunes),
         directions.section(walks),

@@ -5,7 +5,13 @@ import json
 import pytest
 from etils import epath
 
-from g2is_jax.evaluation.composition import composition, jaccard, markdown, write_composition
+from g2is_jax.evaluation.composition import (
+    STABLE,
+    composition,
+    jaccard,
+    markdown,
+    write_composition,
+)
 
 SOURCES = ["sums"] * 4 + ["rhymes"] * 2 + ["maps"] * 2  # of 8 rows
 
@@ -54,6 +60,16 @@ def test_overlap_is_over_shared_seeds():
         [third, 1.0, None],
         [None, None, 1.0],
     ]
+
+
+def test_stability_is_over_pairs_of_seeds():
+    """1/3, 1 and 1/3 between three seeds; a method of one seed has none, and no table if alone."""
+    chosen = {0: [0, 1], 1: [1, 2], 3: [0, 1]}
+    entries = [entry("g2is", rows, seed) for seed, rows in chosen.items()]
+    told = composition([*entries, entry("less", [0])], SOURCES)
+    assert told["targets"]["sums"]["stability"] == [pytest.approx(5 / 9), None]
+    assert "| g2is | 0.56 |" in markdown(told)
+    assert STABLE not in markdown(composition([entry("less", [0])], SOURCES))
 
 
 def test_jaccard():

@@ -10,7 +10,8 @@ from page_data import pick, scores, walk, walk_config
 from g2is_jax.evaluation.page import costs, curves, reasons, results, similarities, svg, walk_map
 from g2is_jax.evaluation.page.blocks import Folded, Section, Table
 from g2is_jax.evaluation.page.costs import NOT_RECORDED, Bill, Stage
-from g2is_jax.evaluation.report import differences
+from g2is_jax.evaluation.published import published
+from g2is_jax.evaluation.report import NOT_RUN, differences
 from g2is_jax.selection.step import REASONS
 
 
@@ -81,12 +82,28 @@ def test_verdict_agrees_with_the_interval(seeds):
 def test_the_best_are_marked():
     """Of each metric: the least loss, the largest share of exact matches; none among equals."""
     own = scores(seeds=2)
-    table = next(b for b in results.section(own).blocks[0].blocks if isinstance(b, Table))
+    table = next(b for b in results.section(own, {}).blocks[0].blocks if isinstance(b, Table))
     for column, best in ((4, min), (6, max)):
-        means = [float(line[column].split(" ")[0]) for line in table.body]
+        run = [line for line in table.body if line[1] != NOT_RUN]
+        means = [float(line[column].split(" ")[0]) for line in run]
         assert {line for line, c in table.best if c == column} == {means.index(best(means))}
-    equal = results.section(losses(g2is=(1.0,), less=(1.0,))).blocks[0].blocks
+    equal = results.section(losses(g2is=(1.0,), less=(1.0,)), {}).blocks[0].blocks
     assert next(b for b in equal if isinstance(b, Table)).best == frozenset()
+
+
+def test_published_scores_stand_beside_this_run():
+    """The task's main metric in percent, their methods in their order; none for other targets."""
+    own = scores(("gsm8k", "sums"))
+    theirs = published("meta-llama/Llama-3.1-8B", "infinity.jsonl", 0.01, "gsm8k")
+    of_gsm8k, of_sums, *_ = results.section(own, {"gsm8k": theirs}).blocks
+    table = of_gsm8k.blocks[-1]
+    mean = np.mean(
+        [s["metrics"]["exact_match"] for s in own[: len(own) // 2] if s["method"] == "less"]
+    )
+    assert [line[:2] for line in table.body][:2] == [["g2is_paper", "62.02"], ["less", "60.65"]]
+    assert [line[2] for line in table.body] == ["", f"{100 * mean:.2f}", "", ""]
+    assert "theirs" in table.head[1]
+    assert len(of_sums.blocks) == len(of_gsm8k.blocks) - 2
 
 
 def test_costs_of_shared_stages():

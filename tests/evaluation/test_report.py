@@ -13,6 +13,7 @@ from g2is_jax.evaluation.report import (
     markdown,
     plot,
     spread,
+    tables,
     versus,
     write_report,
 )
@@ -123,6 +124,16 @@ def test_markdown():
         "| 0.400 ± 0.058 | +0.200 ± 0.058 |"
     )
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_zero_shot_and_the_whole_pool_are_always_in_the_table():
+    """As lines of results, or as lines that say they were not run."""
+    table = tables(aggregate(scores()))["sums"]
+    assert [line[:2] for line in table.body[-2:]] == [["none", "not run"], ["full", "not run"]]
+    rows = [row | {"method": row["method"].replace("g2is", "full")} for row in scores()]
+    table = tables(aggregate(rows))["sums"]
+    assert [line[0] for line in table.body] == ["random", "full", "none"]
+    assert [line[1] for line in table.body] == ["11", "11", "not run"]
 
 
 @pytest.mark.parametrize(

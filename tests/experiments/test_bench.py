@@ -9,7 +9,16 @@ import jax
 import pytest
 from small import ROOT
 
-from experiments.bench import alternate, machine, paired_ratio, pin, timed, versions, write_json
+from experiments.bench import (
+    alternate,
+    machine,
+    paired_ratio,
+    pin,
+    slope,
+    timed,
+    versions,
+    write_json,
+)
 from g2is_jax.runs.errors import InputError
 
 needs_affinity = pytest.mark.skipif(
@@ -78,6 +87,11 @@ def test_more_threads_than_cores():
     with pytest.raises(InputError, match=rf"--threads={len(before) + 1}, but there are .* lower"):
         pin(len(before) + 1)
     assert os.sched_getaffinity(0) == before
+
+
+def test_slope_of_a_power_law():
+    sizes = [1, 2, 4, 8]
+    assert slope(sizes, [5 * size**2.5 for size in sizes]) == pytest.approx(2.5)
 
 
 def test_result_file(tmp_path):

@@ -13,7 +13,7 @@ SETTINGS = {"parts": "numpy,growth", "dtype": "float32", "rows": 40, "width": 12
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_measured_and_told(dtype, monkeypatch):
-    monkeypatch.setattr(bench, "pin", lambda threads: [0])
+    monkeypatch.setattr("experiments.bench.pin", lambda threads: [0])
     monkeypatch.setattr(graph, "BLOCK", 16)
     result = bench.run(bench.BenchConfig(**SETTINGS | {"dtype": dtype}))
     found = result["numpy"]

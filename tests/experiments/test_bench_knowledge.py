@@ -9,14 +9,9 @@ SETTINGS = {"parts": "pca,growth", "rows": 24, "width": 60, "narrow": 8, "keep":
             "repeats": 2}  # fmt: skip
 
 
-def test_slope_of_a_power_law():
-    sizes = [1, 2, 4, 8]
-    assert bench.slope(sizes, [5 * size**2.5 for size in sizes]) == pytest.approx(2.5)
-
-
 def test_measured_and_told(monkeypatch):
     """Both sides find the same directions; every shape is timed."""
-    monkeypatch.setattr(bench, "pin", lambda threads: [0])
+    monkeypatch.setattr("experiments.bench.pin", lambda threads: [0])
     result = bench.run(bench.BenchConfig(**SETTINGS))
     found = result["pca"]
     assert found["largest_difference"] < 1e-5

@@ -10,7 +10,7 @@ SETTINGS = {"parts": "stories", "rank": 2, "rows": 12, "tokens": 24, "batch": 6,
 
 
 def test_measured_and_told(monkeypatch):
-    monkeypatch.setattr(bench, "pin", lambda threads: [0])
+    monkeypatch.setattr("experiments.bench.pin", lambda threads: [0])
     result = bench.run(bench.BenchConfig(**SETTINGS))
     found = result["stories"]
     packed, padded = found["sides"]["packed"], found["sides"]["padded"]

@@ -10,6 +10,7 @@ from small import ROOT
 
 from configs import default
 from experiments.settings import check_settings, flat_fields, read_settings
+from g2is_jax.evaluation.published import PERCENT_BY_TASK, published
 
 # Of other scripts, with fields of their own, or tables that configs and scripts read.
 OTHERS = {"skills_base", "sweeps", "reported", "base_models"}
@@ -68,6 +69,16 @@ def test_config_has_the_fields_and_types_of_the_default(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_valid(name):
     check_settings(load(name))
+
+
+@pytest.mark.parametrize("task", PERCENT_BY_TASK)
+def test_the_expected_figure_is_the_published_one(task):
+    """Of a config's story, and of the page of its run."""
+    config, text = load(f"llama31_8b_{task}"), (ROOT / f"configs/llama31_8b_{task}.py").read_text()
+    setting = (config.model.checkpoint, config.data.pool, config.selection.budget, task)
+    theirs = published(*setting)
+    for name, method in {"G2IS": "g2is_paper", "LESS": "less", "full data": "full"}.items():
+        assert f"{name} {theirs[method]:.2f}" in text
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -125,6 +125,8 @@ def test_hours_shrink_with_the_devices_that_share_the_work():
     for stage in (*GRADIENTS, "walk", "warm-up", "fine-tune"):
         assert eight[stage] == pytest.approx(one[stage] / 8), stage
     assert eight["evaluate"] == one["evaluate"]
+    shared = hours(plan(devices=8, model__shard_base=True))
+    assert shared["evaluate"] == one["evaluate"]  # each step reads the whole base
 
 
 def test_seeds_checkpoints_targets_and_methods_are_counted():

@@ -1,6 +1,7 @@
 """Features as the stages make them: several kinds and checkpoints, odd rows, several devices."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -97,6 +98,25 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     lengths = np.linalg.norm(extract_features.unnormalised(weighted), axis=1)
     squares = sum(w * f.norms_N.astype(np.float64) ** 2 for w, f in weighted)
     np.testing.assert_allclose(lengths, np.sqrt(squares), rtol=1e-2)
+
+
+def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
+    """Moved by one, both are those of the next seed; each alone leaves the other as it was."""
+    job = Job(changed(config, run__methods="g2is", run__seeds="0,1"), epath.Path(tmp_path))
+
+    def made(seed, **fields) -> tuple[epath.Path, epath.Path]:
+        one = job.variant({name.replace("__", "."): value for name, value in fields.items()})
+        return warmup.stage(one, seed), extract_features.stages(one, one.pool, "rms", seed)[0]
+
+    warm, features = made(0)
+    next_warm, next_features = made(1)
+    assert made(0, warmup__seed=1, projection__seed=1) == (next_warm, next_features)
+    same_warm, projected = made(0, projection__seed=1)
+    other_warm, trained = made(0, warmup__seed=1)
+    assert (same_warm, other_warm) == (warm, next_warm)
+    rows = [read_store(one).features_NP for one in (features, next_features, projected, trained)]
+    for one, other in itertools.combinations(rows, 2):
+        assert not np.allclose(one, other, atol=1e-2)
 
 
 @pytest.mark.parametrize("method", ["less", "g2is"])

@@ -1,14 +1,13 @@
 """Many devices compute what one does. A process with eight of them writes what it found."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from eight_devices import run_on_eight_devices
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 RUNS = {  # devices, remat, shard_base
@@ -82,19 +81,9 @@ def main(folder: Path) -> None:
 def runs(tmp_path_factory) -> tuple[dict, dict]:
     """What `main` says of each run, and its features (K, B, P)."""
     folder = tmp_path_factory.mktemp("devices")
-    here = Path(__file__).parent
-    paths = [str(path) for path in (here, here.parent, here.parents[1])]
-    flag = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", __file__, str(folder)],
-        env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
+    told = run_on_eight_devices(__file__, folder)
     with np.load(folder / "features.npz") as features:
-        return json.loads((folder / "told.json").read_text()), dict(features)
+        return told, dict(features)
 
 
 def unit(rows) -> np.ndarray:

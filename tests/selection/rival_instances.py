@@ -2,8 +2,14 @@
 
 import numpy as np
 
+from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.selection import BudgetConfig, Limits, Selection, limits
 
+GREEDY = {
+    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
+    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
+    "pursuit": pursuit,
+}
 CASES = [(seed, unit, cap) for seed in range(6) for unit, cap in (("rows", 1.0), ("tokens", 0.4))]
 
 

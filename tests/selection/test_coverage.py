@@ -2,26 +2,13 @@
 
 import numpy as np
 import pytest
-from rival_instances import CASES, cosine, fitting, problem
+from rival_instances import CASES, GREEDY, cosine, fitting, problem
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection import coverage as coverage_module
-from g2is_jax.selection import influence
 from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.selection import BudgetConfig, limits
 
-SELECTORS = {
-    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
-    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
-    "pursuit": pursuit,
-}
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(influence, "BLOCK", 6)
-    monkeypatch.setattr(coverage_module, "FIRST", 2)
-    monkeypatch.setattr(coverage_module, "MOST", 5)
+pytestmark = pytest.mark.usefixtures("_small_blocks")
 
 
 def opposing(seed: int, unit: str, cap: float):
@@ -167,7 +154,7 @@ def test_pursuit_of_many_equal_rows_takes_them_in_order():
     row_P = rng.normal(size=301).astype(np.float32)
     features_NP = np.stack([row_P * 2.0 ** (n % 5) for n in range(40)])
     made = limits(BudgetConfig(40, "rows", 1.0), np.ones(40, int), np.zeros(40, int))
-    for select in SELECTORS.values():
+    for select in GREEDY.values():
         rows = select(features_NP, row_P[None] + rng.normal(size=301), made).rows
         assert rows == list(range(40))
 
@@ -180,7 +167,7 @@ def test_the_first_of_the_best_rows_is_taken(seed):
     best_N = np.sort(rng.permutation(60)[:15])
     features_NP[best_N] = (1, 1)
     made = limits(BudgetConfig(1, "rows", 1.0), np.ones(60, int), np.zeros(60, int))
-    for select in SELECTORS.values():
+    for select in GREEDY.values():
         assert select(features_NP, np.array([[3.0, 3.0]]), made).rows == [best_N[0]]
 
 

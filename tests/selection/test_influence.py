@@ -13,14 +13,10 @@ from rival_instances import (
 )
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection import influence
 from g2is_jax.selection.influence import gist, knn_uniform, less, less_rr, rds_plus
 from g2is_jax.selection.selection import BudgetConfig, limits
 
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(influence, "BLOCK", 6)
+pytestmark = pytest.mark.usefixtures("_small_blocks")
 
 
 @pytest.mark.parametrize(("seed", "unit", "cap"), CASES)

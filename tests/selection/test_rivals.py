@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rival_instances import Compressed, check_limits, labels, problem
+from rival_instances import GREEDY, Compressed, check_limits, labels, problem
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection import coverage as coverage_module
 from g2is_jax.selection import influence
-from g2is_jax.selection.coverage import coverage, pursuit
 from g2is_jax.selection.influence import gist, knn_uniform, less, less_rr, rds_plus
 from g2is_jax.selection.selection import BudgetConfig, limits
 
@@ -19,17 +18,9 @@ SELECTORS = {
     "rds_plus": rds_plus,
     "knn_uniform": knn_uniform,
     "gist": lambda pool, validation, made: gist(pool, validation, labels(validation), 3, made),
-    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
-    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
-    "pursuit": pursuit,
+    **GREEDY,
 }
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(influence, "BLOCK", 6)
-    monkeypatch.setattr(coverage_module, "FIRST", 2)
-    monkeypatch.setattr(coverage_module, "MOST", 5)
+pytestmark = pytest.mark.usefixtures("_small_blocks")
 
 
 @pytest.mark.parametrize("name", SELECTORS)

@@ -1,24 +1,16 @@
 """However the walk is computed, it chooses what the plain transcription chooses from the same rows.
 
-Types of rows, numbers of neighbours, components side by side, and eight devices (in a process of
-their own, which writes what it chose).
+Types of rows, numbers of neighbours, components side by side.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from test_walk_parity import TOO_CLOSE, assert_equal, both, transcribed
+from test_walk_parity import TOO_CLOSE, assert_equal, both
 from walk_instances import PAPER, instance
 
-from g2is_jax.selection.graph import neighbours
 from g2is_jax.selection.lockstep import (
     LANES_SHARE,
     MOST_LANES,
@@ -27,8 +19,7 @@ from g2is_jax.selection.lockstep import (
     Lockstep,
     lanes_that_fit,
 )
-from g2is_jax.selection.rows import as_rows, stored_as
-from g2is_jax.selection.selection import Pick
+from g2is_jax.selection.rows import as_rows
 from g2is_jax.selection.walk import _pool, _rules, gradient_walk
 
 SHAPE = (31, 7)  # one shape, few compilations
@@ -42,21 +33,19 @@ CASES = {  # dtype, lanes, edges
     "float32, 9 neighbours": ("float32", 1, 9),
 }
 SEEDS = 84  # for each case
-DEVICES = {"float32 side by side": 48, "bfloat16 side by side": 24, "int8, 2 neighbours": 24}
-CASES_ON_DEVICES = CASES | {"int8, 2 neighbours": ("int8", 1, 2)}
-TOGETHER_SEEDS = range(7000, 7012)
+ALL_CASES = CASES | {"int8, 2 neighbours": ("int8", 1, 2)}  # the last one on devices alone
 POLICIES = ("stop", "relax", "reanchor")
 
 
 def given_of(case: str, seed: int):
-    dtype, lanes, edges = CASES_ON_DEVICES[case]
+    dtype, lanes, edges = ALL_CASES[case]
     components = {"components": 4} if lanes > 1 else {}
     return instance(seed, dtype=dtype, shape=SHAPE, edges=edges, **components), lanes
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_paper_equals_the_transcription_row_for_row(case):
-    """84 instances for each case; with those of test_walk_parity and on devices 1,014 in all."""
+    """84 instances for each case; with test_walk_parity and test_walk_devices 1,014 in all."""
     first = 5000 + 1000 * list(CASES).index(case)
     seen: Counter = Counter()
     for seed in range(first, first + SEEDS):
@@ -254,103 +243,3 @@ def test_closest_decision_is_the_distance_at_which_a_choice_turns():
     selection = gradient_walk(rows_NP, core, limits, replace(PAPER, delta=0.0))
     assert selection.rows == [0, 1]
     assert selection.summary["closest_decision"] == pytest.approx(1e-4, abs=2e-6)
-
-
-def main(folder: Path) -> None:
-    """What eight devices choose in each case, the neighbours they find, and the program's text."""
-    from g2is_jax.runs.mesh import data_mesh
-
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    mesh = data_mesh()
-    told: dict = {"devices": mesh.size}
-    for case, count in DEVICES.items():
-        told[case] = []
-        for seed in range(7000, 7000 + count):
-            given, lanes = given_of(case, seed)
-            problem = given.rows, given.core, given.limits, PAPER, given.near
-            selection = gradient_walk(*problem, mesh=mesh, lanes=lanes)
-            ends = [component["ended"] for component in selection.summary["components"]]
-            told[case].append({"picks": [vars(pick) for pick in selection.picks], "ends": ends})
-    told["together"] = [
-        [vars(pick) for pick in gradient_walk(*together(seed), mesh=mesh).picks]
-        for seed in TOGETHER_SEEDS
-    ]
-    for dtype in ("float32", "int8"):
-        indices_NE, cosines_NE = neighbours(sample_rows(dtype), 9, mesh)
-        told[f"{dtype} neighbours"] = [indices_NE.tolist(), cosines_NE.tolist()]
-    (folder / "told.json").write_text(json.dumps(told))
-
-
-def together(seed: int):
-    """One walk for all directions, with the default's rules."""
-    given, _ = given_of("float32 side by side", seed)
-    rules = replace(PAPER, order="together", fairness=4.0, pull=1.0, conflict_worth=0.8)
-    rules = replace(rules, on_exhausted="relax")
-    return given.rows, given.core, given.limits, rules
-
-
-def sample_rows(dtype: str):
-    rows_NP = np.random.default_rng(0).normal(size=(53, 5)).astype(np.float32)
-    rows_NP[[7, 40, 52]] = rows_NP[3]
-    return stored_as(rows_NP, dtype)
-
-
-@pytest.fixture(scope="module")
-def on_devices(tmp_path_factory) -> dict:
-    """What `main` tells."""
-    folder = tmp_path_factory.mktemp("devices")
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-W", "error", __file__, str(folder)],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "PYTHONPATH": os.pathsep.join(map(str, (here, here.parents[1]))),
-        },
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "told.json").read_text())
-
-
-@pytest.mark.parametrize("case", DEVICES)
-def test_eight_devices_choose_the_same(case, on_devices):
-    """31 rows do not divide by eight: those that are added are never chosen."""
-    assert on_devices["devices"] == 8
-    compared = 0
-    for number, told in enumerate(on_devices[case]):
-        given, lanes = given_of(case, 7000 + number)
-        picks, ends, margin = transcribed(given, PAPER)
-        if margin < TOO_CLOSE:
-            continue
-        one = gradient_walk(given.rows, given.core, given.limits, PAPER, given.near, lanes=lanes)
-        assert told["ends"] == ends == [c["ended"] for c in one.summary["components"]]
-        assert [pick["row"] for pick in told["picks"]] == [pick["row"] for pick in picks]
-        same_trace([Pick(**pick) for pick in told["picks"]], one.picks, number)
-        compared += 1
-    assert compared >= 0.9 * DEVICES[case]
-
-
-def test_eight_devices_walk_together(on_devices):
-    compared = 0
-    for seed, told in zip(TOGETHER_SEEDS, on_devices["together"], strict=True):
-        one = gradient_walk(*together(seed))
-        if (one.summary["closest_decision"] or 1) > TOO_CLOSE:
-            same_trace([Pick(**pick) for pick in told], one.picks, seed)
-            compared += len(told)
-    assert compared > 3 * len(TOGETHER_SEEDS)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_eight_devices_find_the_same_neighbours(dtype, on_devices):
-    """Copies included, of which the lower ones come first."""
-    indices_NE, cosines_NE = neighbours(sample_rows(dtype), 9)
-    assert on_devices[f"{dtype} neighbours"][0] == indices_NE.tolist()
-    np.testing.assert_allclose(on_devices[f"{dtype} neighbours"][1], cosines_NE, atol=1e-6)
-    assert indices_NE[3, :3].tolist() == [7, 40, 52]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

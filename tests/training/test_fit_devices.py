@@ -1,13 +1,12 @@
 """Eight devices train what one does. A process with eight of them writes what it found."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from eight_devices import run_on_eight_devices
 
 RUNS = {  # devices, shard_base, packed
     "one": (1, False, False),
@@ -80,18 +79,8 @@ def main(folder: Path) -> None:
 def runs(tmp_path_factory) -> tuple[dict, Path]:
     """What `main` says of each run, and the folder of their adapters."""
     folder = tmp_path_factory.mktemp("devices")
-    here = Path(__file__).parent
-    paths = [str(path) for path in (here, here.parent, here.parents[1])]
-    flag = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", __file__, str(folder)],
-        env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "told.json").read_text()), folder
+    told = run_on_eight_devices(__file__, folder)
+    return told, folder
 
 
 @pytest.mark.parametrize(

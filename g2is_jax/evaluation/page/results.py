@@ -1,11 +1,12 @@
 """Who is best on each target, whether the seeds can tell, and the tables behind that."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from g2is_jax.evaluation.against import AGAINST, against, against_table
 from g2is_jax.evaluation.page.blocks import Block, Picture, Pictures, Section, Table, Text
 from g2is_jax.evaluation.page.svg import ACCENT, GREY, draw
+from g2is_jax.evaluation.published import THEIRS, published_table
 from g2is_jax.evaluation.report import (
     PERCENT,
     SUBJECT,
@@ -18,7 +19,7 @@ from g2is_jax.evaluation.report import (
     tables,
     versus_table,
 )
-from g2is_jax.evaluation.tasks.metrics import title
+from g2is_jax.evaluation.tasks.metrics import LOSS, title
 
 FIXED_COLUMNS = 4  # method, rows, tokens, seconds
 GAIN = "Mean over seeds ± standard error; gain: paired difference to random, more is better."
@@ -32,11 +33,18 @@ CAUTION = (
 )
 
 
-def section(scores: Sequence[dict]) -> Section:
-    """A part for each target, then g2is against every other method."""
+def section(scores: Sequence[dict], theirs: Mapping[str, Mapping[str, float]]) -> Section:
+    """A part for each target, then g2is against every other method.
+
+    theirs: published scores in percent, by target and method.
+    """
     cells = aggregate(scores)
     parts: list[Block] = [
-        Section(target, _of_target(target, table, cells, scores))
+        Section(
+            target,
+            _of_target(target, table, cells, scores)
+            + _published(theirs.get(target, {}), target, cells),
+        )
         for target, table in tables(cells).items()
     ]
     found = differences(scores)
@@ -66,6 +74,15 @@ def _of_target(
     return [*told, Text(GAIN), _marked(table, ahead), Pictures(pictures)]
 
 
+def _published(theirs: Mapping[str, float], target: str, cells: Sequence[Cell]) -> list[Block]:
+    """Beside them, this run's score by the metric after the answer loss: the task's main one."""
+    if not theirs:
+        return []
+    own = [cell for cell in cells if cell.target == target and cell.metric != LOSS]
+    ours = {cell.method: cell.mean for cell in own if cell.metric == own[0].metric}
+    return [Text(THEIRS), published_table(theirs, ours)]
+
+
 def lead(scores: Sequence[dict], target: str, metric: str) -> dict[str, float]:
     """How far each method is ahead of the first one, more being better."""
     own = [s for s in scores if s["target"] == target and metric in s["metrics"]]
@@ -86,7 +103,7 @@ def _marked(table: Table, ahead: Sequence[dict[str, float]]) -> Table:
         for line, cells in enumerate(table.body)
         for column in range(FIXED_COLUMNS + 2 * number, FIXED_COLUMNS + 2 * number + 2)
         if cells[0] in _best(by_method) and cells[column]
-        if len(_best(by_method)) < len(table.body)
+        if len(_best(by_method)) < len(by_method)
     }
     return dataclasses.replace(table, best=frozenset(best))
 

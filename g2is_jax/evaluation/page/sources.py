@@ -7,10 +7,12 @@ import numpy as np
 from g2is_jax.evaluation.composition import (
     OTHERS,
     SHARED,
+    STABLE,
     columns,
     composition_table,
     folded,
     overlap_table,
+    stability_table,
 )
 from g2is_jax.evaluation.page.blocks import Block, Picture, Pictures, Section, Text
 from g2is_jax.evaluation.page.svg import GREY, colours, draw, legend_below
@@ -30,6 +32,8 @@ def section(told: dict) -> Section | None:
         ]
         if len(found["methods"]) > 1:
             blocks += [Text(SHARED), overlap_table(found)]
+        if any(value is not None for value in found["stability"]):
+            blocks += [Text(STABLE), stability_table(found)]
         parts.append(Section(target, blocks))
     return Section("Composition and overlap", parts)
 
