@@ -102,20 +102,25 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
 
 def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     """Moved by one, both are those of the next seed; each alone leaves the other as it was."""
-    job = Job(changed(config, run__methods="g2is", run__seeds="0,1"), epath.Path(tmp_path))
+    here, elsewhere = (
+        Job(changed(config, run__methods="g2is"), epath.Path(tmp_path / name))
+        for name in ("here", "elsewhere")
+    )
 
-    def made(seed, **fields) -> tuple[epath.Path, epath.Path]:
+    def made(job, seed, **fields) -> tuple[str, str, np.ndarray]:
         one = job.variant({name.replace("__", "."): value for name, value in fields.items()})
-        return warmup.stage(one, seed), extract_features.stages(one, one.pool, "rms", seed)[0]
+        features = extract_features.stages(one, one.pool, "rms", seed)[0]
+        return warmup.stage(one, seed).name, features.name, read_store(features).features_NP
 
-    warm, features = made(0)
-    next_warm, next_features = made(1)
-    assert made(0, warmup__seed=1, projection__seed=1) == (next_warm, next_features)
-    same_warm, projected = made(0, projection__seed=1)
-    other_warm, trained = made(0, warmup__seed=1)
+    warm, _, rows = made(here, 0)
+    both_warm, both, both_rows = made(here, 0, warmup__seed=1, projection__seed=1)
+    next_warm, after, next_rows = made(elsewhere, 1)
+    assert (both_warm, both) == (next_warm, after)
+    np.testing.assert_array_equal(both_rows, next_rows)
+    same_warm, _, projected_rows = made(here, 0, projection__seed=1)
+    other_warm, _, trained_rows = made(here, 0, warmup__seed=1)
     assert (same_warm, other_warm) == (warm, next_warm)
-    rows = [read_store(one).features_NP for one in (features, next_features, projected, trained)]
-    for one, other in itertools.combinations(rows, 2):
+    for one, other in itertools.combinations((rows, both_rows, projected_rows, trained_rows), 2):
         assert not np.allclose(one, other, atol=1e-2)
 
 
