@@ -28,7 +28,8 @@ from g2is_jax.features.hidden_states import extract_hidden
 from g2is_jax.features.projection import fold
 from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
 from g2is_jax.runs.manifest import stage_hash, write_atomic
-from g2is_jax.runs.mesh import free_memory, process_share
+from g2is_jax.runs.mesh import free_memory
+from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.selection.rows import Rows
 from g2is_jax.training.optimizer import Moments
 
@@ -96,6 +97,9 @@ def _stage(
         momentum = None
         if kind in WITH_MOMENTUM:
             momentum = _norm(warmup.load(job, seed)[number].moments)
+        wait_for_all(f"{kind} features of {dataset.name}")
+        if not is_first():
+            return {}
         return _counts(dataset, folder, momentum, direction.b1) | work
 
     identity = {
@@ -110,7 +114,7 @@ def _stage(
     inputs = {"rows": dataset.digest, "warmup": stage_hash(warm), **job.checkpoint_digest}
     which = f" checkpoint {number + 1}" if job.settings.checkpoints > 1 else ""
     label = f"{dataset.name} {kind} seed {seed}{which}"
-    return job.run_stage("features", label, identity, inputs, build)
+    return job.run_stage("features", label, identity, inputs, build, shared=True)
 
 
 def _pass(

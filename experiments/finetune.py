@@ -11,6 +11,7 @@ from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.merge import write_merged
 from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.runs.processes import is_first
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
@@ -37,7 +38,7 @@ def stage(job: Job, chosen: select_subset.Chosen, label: str, seed: int) -> epat
                 write_adapter(folder / of_epoch(epoch), adapter, job.model, str(job.checkpoint))
 
         adapter, counts = train(job, chosen.rows, config, seed, folder, keep)
-        if files.merge:
+        if files.merge and is_first():
             write_merged(folder / "merged", job.checkpoint, job.model, adapter, job.base)
         return counts
 
@@ -47,7 +48,7 @@ def stage(job: Job, chosen: select_subset.Chosen, label: str, seed: int) -> epat
     if not files.keep_epochs:
         identity["keep_epochs"] = False
     inputs = {"selection": stage_hash(chosen.folder), **job.checkpoint_digest}
-    return job.run_stage("finetune", f"{label} seed {seed}", identity, inputs, build)
+    return job.run_stage("finetune", f"{label} seed {seed}", identity, inputs, build, shared=True)
 
 
 def of_epoch(epoch: int) -> str:

@@ -29,8 +29,16 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.model.weights import checkpoint_files, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage, stage_folder
-from g2is_jax.runs.mesh import data_mesh
+from g2is_jax.runs.manifest import (
+    claim_workdir,
+    file_hash,
+    is_finished,
+    read_manifest,
+    run_stage,
+    stage_folder,
+)
+from g2is_jax.runs.mesh import data_mesh, training_mesh
+from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.selection.selection import Limits, limits
 from g2is_jax.training.fit import FitConfig
 
@@ -52,7 +60,7 @@ OF_DATA = (
     *("world", "checkpoint", "checkpoint_digest", "chat"),
     *("whole_pool", "shared_rows", "pool", "targets"),
 )
-OF_BASE, OF_MODEL = ("base", "mesh"), ("model",)
+OF_BASE, OF_MODEL = ("base", "mesh", "training_mesh"), ("model",)
 
 
 class Job:
@@ -76,8 +84,10 @@ class Job:
         self.told: set[epath.Path] = variant_of.told if variant_of else set()
         self.used: dict[epath.Path, tuple[str, str]] = {}  # stage -> its name, and run or reused
         if variant_of is None:
-            replace = config.run.replace or not begun(workdir)
-            claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+            if is_first():
+                replace = config.run.replace or not begun(workdir)
+                claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+            wait_for_all("work folder claimed")
 
     def variant(self, overrides: dict) -> "Job":
         """A job with other values of some fields ({"walk.delta": 0.7}), in the same work folder.
@@ -175,8 +185,14 @@ class Job:
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
-        """The devices that share gradient pass and training; None where there is but one."""
+        """This process's devices, which share its work; None where there is but one."""
         mesh = data_mesh()
+        return mesh if mesh.size > 1 else None
+
+    @functools.cached_property
+    def training_mesh(self) -> Mesh | None:
+        """All processes' devices, which share training; None where there is but one."""
+        mesh = training_mesh()
         return mesh if mesh.size > 1 else None
 
     @functools.cached_property
@@ -208,7 +224,8 @@ class Job:
 
     @property
     def devices(self) -> int:
-        return self.mesh.size if self.mesh else 1
+        """That share training."""
+        return self.training_mesh.size if self.training_mesh else 1
 
     def training_shapes(self, config: FitConfig, packed: bool) -> TrainingShapes:
         """The pool's, so that all selections share their compiled programs."""
@@ -285,7 +302,9 @@ class Job:
             "max_length": self.config.model.max_length,
         }
 
-    def run_stage(self, name: str, label: str, settings: dict, inputs: dict, build) -> epath.Path:
+    def run_stage(
+        self, name: str, label: str, settings: dict, inputs: dict, build, shared: bool = False
+    ) -> epath.Path:
         """`runs.run_stage` in this work folder, with a line on what happened."""
         built = []
 
@@ -294,12 +313,12 @@ class Job:
             built.append(True)
             return {"devices": jax.device_count(), **build(folder)}
 
-        if not (self.builds or stage_folder(self.workdir, name, settings, inputs).exists()):
+        if not (self.builds or is_finished(stage_folder(self.workdir, name, settings, inputs))):
             raise InputError(
                 f"{self.workdir}: the stage {name} {label} is not finished; finish the run with "
                 "experiments.run_all and the same config first"
             )
-        folder = run_stage(self.workdir, name, settings, inputs, build_and_tell)
+        folder = run_stage(self.workdir, name, settings, inputs, build_and_tell, shared)
         self.used.setdefault(folder, (name, "run" if built else "reused"))
         if folder not in self.told:
             done = f"done in {read_manifest(folder)['seconds']:.1f} s" if built else "reused"

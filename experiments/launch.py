@@ -1,5 +1,6 @@
 """Flags and errors of every script: `--config`, overridable and locked, and `--workdir`."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -18,7 +19,10 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.fields import flat_fields
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.lock import locked
 from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.processes import end, is_first, start
+from g2is_jax.runs.stopping import sigterm_heeded
 
 FAILED = 2  # exit status after an error that the user can act on
 
@@ -27,13 +31,26 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
     """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line."""
     config_flag = config_flags.DEFINE_config_file("config", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Folder of stages and results.")
+    together = flags.DEFINE_bool("distributed", False, "One run of several processes.")
+    address = flags.DEFINE_string("coordinator", None, "Its first process, HOST:PORT.")
+    processes = flags.DEFINE_integer("processes", None, "How many they are.")
+    process = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
     flags.mark_flags_as_required(["config", "workdir"])
     jax.config.config_with_absl()
 
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+        if together.value:
+            start(address.value, processes.value, process.value)
         place = epath.Path(workdir.value)
-        with naming_full_disk(place):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sigterm_heeded())
+            stack.enter_context(naming_full_disk(place))
+            if is_first():
+                stack.enter_context(locked(place))
+            else:  # what it would say, the first one says
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
             run(config_flag.value, place)
 
     run_or_tell(main, parse_config)
@@ -45,7 +62,15 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
         app.run(main, flags_parser=parse)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        end(FAILED)
         sys.exit(FAILED)
+    except SystemExit as left:
+        if left.code:
+            end(left.code if isinstance(left.code, int) else FAILED)
+        raise
+    except BaseException:
+        end(1, traceback.format_exc())
+        raise
 
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:

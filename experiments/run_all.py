@@ -8,6 +8,7 @@ from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.against import write_against
 from g2is_jax.evaluation.report import write_report
+from g2is_jax.runs.processes import is_first
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -15,6 +16,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     job = Job(config, workdir)
     job.check()
     scores = evaluate.scores(job)
+    if not is_first():
+        return scores
     overlap.write(job.shared_rows, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
     print(write_against(scores, workdir / "report"))

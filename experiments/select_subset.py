@@ -21,6 +21,7 @@ from experiments.methods import METHODS, NOTHING, choosers, identity
 from experiments.selection_files import read_why, show, write_lines, write_why
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.processes import is_first
 
 if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
     from experiments.datasets import Target
@@ -45,7 +46,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
     job = Job(config, workdir)
     job.check()
     chosen = [stage(job, *which) for which in each(job)]
-    print("\n" + write_compositions(job))
+    if is_first():
+        print("\n" + write_compositions(job))
     return chosen
 
 
@@ -95,7 +97,7 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
         settings["checkpoints"] = job.settings.checkpoints
     inputs = material.inputs(job, method, target, folders)
     folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
-    if job.builds and not job.is_variant:
+    if job.builds and not job.is_variant and is_first():
         show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
     behind = [*folders.values(), *material.sources(job, method, target, seed), folder]

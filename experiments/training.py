@@ -9,6 +9,7 @@ from experiments.job import Job
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_padding
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.processes import is_first
 from g2is_jax.training.fit import FitConfig, fit
 
 ADAPTER = "adapter"  # folder within a stage: PEFT's files of the last adapter
@@ -25,11 +26,12 @@ def train(
     """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
     encoded = [job.pool.encoded[row] for row in rows]
     ids = [job.pool.records[row].id for row in rows]
-    shapes = job.training_shapes(config, config.packing)
+    shapes, mesh = job.training_shapes(config, config.packing), job.training_mesh
     adapter, moments = fit(
-        job.model, job.base, encoded, shapes, config, seed, folder, ids, job.mesh, after_epoch
+        job.model, job.base, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
-    write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint))
+    if is_first():
+        write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint))
 
     def padding(shapes: TrainingShapes) -> float:
         steps = (row_lengths(encoded), config.batch_size, seed, config.epochs)

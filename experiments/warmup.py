@@ -50,7 +50,7 @@ def stage(job: Job, seed: int) -> epath.Path:
         **job.model_identity,
     }
     inputs = {"pool": job.pool.digest, **job.checkpoint_digest}
-    return job.run_stage("warmup", f"seed {seed}", identity, inputs, build)
+    return job.run_stage("warmup", f"seed {seed}", identity, inputs, build, shared=True)
 
 
 def load(job: Job, seed: int) -> list[Checkpoint]:

@@ -13,6 +13,7 @@ from g2is_jax.features.gradients import FeatureBatch
 from g2is_jax.features.store import StoreWriter
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.metrics import Progress
+from g2is_jax.runs.stopping import Stopped, asked_to_stop, finishing
 
 SAFE_SHARE = 0.9  # of the free memory that a measured microbatch may take
 MOST_TOKENS = 65_536  # of a measured microbatch; more makes nothing faster
@@ -85,7 +86,8 @@ def extract(
     kept = sum(len(layout[i]) for i in mine if done[i])
     microbatches = Microbatches(compute, encoded, devices)
     began = time.perf_counter()
-    with Progress(label, sum(len(layout[i]) for i in mine), done=kept) as progress:
+    total = sum(len(layout[i]) for i in mine)
+    with Progress(label, total, done=kept) as progress, finishing():
         for index in mine:
             if done[index]:
                 continue
@@ -98,9 +100,11 @@ def extract(
                     np.concatenate([part.tokens_B for part in found]),
                 )
             progress.advance(len(layout[index]))
+            if asked_to_stop():
+                raise Stopped
     return {
         "seconds_of_pass": round(time.perf_counter() - began, 3),
-        "rows_of_pass": sum(len(layout[i]) for i in mine) - kept,
+        "rows_of_pass": total - kept,
         "seconds_of_input": round(microbatches.input_seconds, 3),
         "seconds_waiting_for_disk": round(sum(writer.waited for writer in writers), 3),
         "padding": round(padding_share(plans, encoded), 4),

@@ -29,6 +29,7 @@ from g2is_jax.features.store_chunk import (
 )
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.tensors import aligned_array, read_tensor
 
 SETTINGS = "store.json"
@@ -154,7 +155,8 @@ class StoreWriter:
         self._require_open()
         self._chunks = [self._rows_N[positions].astype(np.int64) for positions in chunks]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._remove_surplus(len(chunks))
+        if is_first():
+            self._remove_surplus(len(chunks))
         tables = [
             whole_chunk(self._folder, index, layout(rows_B, self._dtype))
             for index, rows_B in enumerate(self._chunks)
@@ -211,6 +213,9 @@ class StoreWriter:
             self._write_settings()
 
     def _write_settings(self) -> None:
+        """By the process that has the first chunk, and so knows the width."""
+        if not is_first():
+            return
         settings = {
             "dtype": self._dtype,
             "rows": len(self._rows_N),

@@ -23,7 +23,7 @@ from g2is_jax.model.lora import (
 )
 from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import replicated, shared_out
+from g2is_jax.runs.mesh import placed, replicated, shared_out
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -124,7 +124,7 @@ class Model:
 
     def placed(self, base: Leaves, mesh: Mesh) -> Leaves:
         """The base where its leaves belong; those that are there are not moved."""
-        return {path: jax.device_put(x, self.sharding(path, mesh)) for path, x in base.items()}
+        return {path: placed(x, self.sharding(path, mesh)) for path, x in base.items()}
 
     def _merge(self, adapter: Leaves, base: Leaves) -> Decoder:
         leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}

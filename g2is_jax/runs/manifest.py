@@ -1,11 +1,13 @@
-"""Stages: folders named by what went into them, finished in one rename, and reused.
+"""Stages: folders named by what went into them, finished in one step, and reused.
 
     workdir/config.json                     what this work folder is for
     workdir/stages/<name>-<hash12>.part/    a stage at work, or killed at work
     workdir/stages/<name>-<hash12>/         a finished one, with its manifest.json
 
 The hash covers the stage's name, its settings and its inputs' content hashes, so a stage whose
-folder exists need not run again. One process at a time may work in a work folder.
+folder exists need not run again. Object stores cannot rename a folder: there a stage is at work
+under its own name, and finished once its manifest is there. One run at a time may work in a work
+folder (`lock`); the processes of a run come to the same stages in the same order.
 """
 
 import contextlib
@@ -27,10 +29,12 @@ from typing import Any
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
+from g2is_jax.runs.stopping import Stopped, asked_to_stop
 
 FORMAT = 1  # raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
-ATTEMPT = "attempt.json"  # lives in the .part folder alone
+ATTEMPT = "attempt.json"  # of a stage at work alone
 PACKAGES = ("g2is_jax", "jax", "flax", "numpy")
 WHOLE_BYTES = 256 * 2**20  # larger files are hashed in samples
 SAMPLES, SAMPLE_BYTES = 32, 2**20
@@ -43,43 +47,76 @@ def run_stage(
     settings: dict,
     inputs: dict[str, str],
     build: Callable[[epath.Path], dict],
+    shared: bool = False,
 ) -> epath.Path:
     """The finished folder of a stage, built now unless it was built before.
 
     inputs: name -> content hash, from `stage_hash` or `file_hash`. build: fills the folder it is
-    given (which holds what a killed attempt left there) and returns counts for the manifest.
+    given (which holds what a killed attempt left there) and returns counts for the manifest; the
+    first process calls it, or all of them where they share the work.
     """
     identity = _identity(name, settings, inputs)
     folder = stage_folder(workdir, name, settings, inputs)
-    if folder.exists():
+    if any_says(asked_to_stop()):
+        raise Stopped
+    if first_says(is_finished(folder)):
         _check_same(folder, identity)
         return folder
-    part = folder.parent / f"{folder.name}.part"
+    part = folder if _in_object_store(folder) else folder.parent / f"{folder.name}.part"
     with naming_full_disk(part):
-        part.mkdir(parents=True, exist_ok=True)
-        seconds_before, started = _begin_attempt(part)
-        try:
-            counts = build(part)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                (part / ATTEMPT).touch()  # its time is the end of this attempt
-            raise
-        manifest = {
-            **identity,
-            "hash": _digest(identity),
-            "counts": counts,
-            "versions": _versions(),
-            "commit": _commit(),
-            "seconds": round(seconds_before + time.time() - started, 3),
-            "peak_memory_bytes": _peak_memory(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-        (part / ATTEMPT).unlink()
-        for leftover in part.glob(".*.tmp"):  # of writes that were killed
-            leftover.unlink()
-        part.rename(folder)
+        if is_first():
+            _build(part, identity, build, shared)
+            if part != folder:
+                part.rename(folder)
+        elif shared:
+            wait_for_all(f"{name} begun")
+            build(part)
+            wait_for_all(f"{name} built")
+    wait_for_all(f"{folder.name} finished")
     return folder
+
+
+def _build(
+    part: epath.Path, identity: dict, build: Callable[[epath.Path], dict], shared: bool
+) -> None:
+    """Fill the folder; the manifest comes last."""
+    part.mkdir(parents=True, exist_ok=True)
+    seconds_before, started = _begin_attempt(part)
+    if shared:
+        wait_for_all(f"{identity['name']} begun")
+    try:
+        with contextlib.nullcontext() if shared else alone():
+            counts = build(part)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            (part / ATTEMPT).touch()  # its time is the end of this attempt
+        raise
+    if shared:
+        wait_for_all(f"{identity['name']} built")
+    for leftover in part.glob(".*.tmp"):  # of writes that were killed
+        leftover.unlink()
+    manifest = {
+        **identity,
+        "hash": _digest(identity),
+        "counts": counts,
+        "versions": _versions(),
+        "commit": _commit(),
+        "seconds": round(seconds_before + time.time() - started, 3),
+        "peak_memory_bytes": _peak_memory(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    (part / ATTEMPT).unlink()
+
+
+def is_finished(folder: epath.PathLike) -> bool:
+    """Whether a stage's folder holds all of it."""
+    place = epath.Path(folder)
+    return (place / MANIFEST).exists() if _in_object_store(place) else place.exists()
+
+
+def _in_object_store(folder: epath.PathLike) -> bool:
+    return "://" in os.fspath(folder)
 
 
 def stage_folder(
@@ -191,7 +228,7 @@ def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
     data = data.encode() if isinstance(data, str) else data
     path = epath.Path(path)
     with naming_full_disk(path):
-        if "://" in os.fspath(path):  # object stores show a file only once it is complete
+        if _in_object_store(path):  # object stores show a file only once it is complete
             path.write_bytes(data)
             return
         temporary = Path(path.parent) / f".{path.name}.{os.getpid()}.tmp"

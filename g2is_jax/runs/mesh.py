@@ -1,17 +1,51 @@
-"""Devices: which of them share the work of this process, and who holds what."""
+"""Devices: which of them share a piece of work, and who holds what."""
 
 import os
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA = "data"  # the mesh's only axis: rows of a batch, and shares of a sharded weight
+DATA = "data"  # devices of one process: rows of a batch, and shares of a sharded weight
+PROCESS = "process"  # of a mesh over all processes: rows of a batch alone
 
 
 def data_mesh() -> Mesh:
     """All devices of this process in a row. Processes do not wait for each other's devices."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def training_mesh() -> Mesh:
+    """All devices of all processes; with one process, `data_mesh`.
+
+    A sharded weight is whole in each process, so that gathering it stays within the process.
+    """
+    processes = jax.process_count()
+    if processes == 1:
+        return data_mesh()
+    shape = (processes, jax.local_device_count())
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices).reshape(shape), (PROCESS, DATA), axis_types=(AxisType.Auto,) * 2)
+
+
+def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """A weight that each process has, over the devices of a mesh; it stays where it lies already.
+
+    Processes send each other nothing: each of them has all shares on its own devices.
+    """
+    if not sharding.mesh.is_multi_process:
+        return jax.device_put(leaf, sharding)
+    here = jax.device_put(leaf, NamedSharding(data_mesh(), sharding.spec))
+    shares = [shard.data for shard in here.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shares)
+
+
+def at_home(tree: Any) -> Any:
+    """Arrays that are the same on all devices, on this process's first device alone."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -21,8 +55,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """A matrix cut along its longest side that the devices divide; anything else is replicated."""
-    sides = [n if len(shape) > 1 and n % mesh.size == 0 else 0 for n in shape]
-    if mesh.size == 1 or max(sides, default=0) == 0:
+    parts = mesh.shape[DATA]
+    sides = [n if len(shape) > 1 and n % parts == 0 else 0 for n in shape]
+    if parts == 1 or max(sides, default=0) == 0:
         return replicated(mesh)
     cut = sides.index(max(sides))
     spec = [DATA if side == cut else None for side in range(len(shape))]
@@ -37,11 +72,6 @@ def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         i for i, (part, full) in enumerate(zip(leaf.shape, shape, strict=True)) if part != full
     )
     return jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
-
-
-def process_share() -> tuple[int, int]:
-    """(index of this process, number of processes)."""
-    return jax.process_index(), jax.process_count()
 
 
 def free_memory() -> int:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import naming_full_disk, write_atomic
+from g2is_jax.runs.processes import is_first
 
 Item = TypeVar("Item")
 
@@ -38,7 +39,7 @@ class Progress:
         self._first_done = done
         self._started = self._last_line = clock()
         self._bar: tqdm | None = None
-        if self._stream.isatty():
+        if is_first() and self._stream.isatty():
             self._bar = tqdm(
                 total=total, initial=done, desc=label, unit=f" {unit}", file=self._stream
             )
@@ -67,6 +68,8 @@ class Progress:
 
     def _print(self, ending: str) -> None:
         self._last_line = self._clock()
+        if not is_first():
+            return
         counts = f"{self.done:,}/{self.total:,} {self.unit}"
         print(
             f"{self.label}: {counts}, {self._rate():.4g} {self.unit}/s{ending}",

@@ -20,7 +20,18 @@ class Checkpoints:
     def __init__(self, folder: epath.Path, keep: int | None):
         """`keep`: how many of the newest stay on disk; None keeps all."""
         absolute = folder if "://" in str(folder) else epath.Path(Path(folder).resolve())
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        absolute.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"of process {jax.process_index()}",
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+        )
         self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def steps(self) -> list[int]:
@@ -28,8 +39,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
-        """Write one checkpoint; returns when it is complete."""
-        state = {"adapter": adapter, "optimizer": optimizer_state}
+        """Write one checkpoint; returns when it is complete. One process alone may do it."""
+        state = jax.tree.map(np.asarray, {"adapter": adapter, "optimizer": optimizer_state})
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -44,13 +55,13 @@ class Checkpoints:
         Bound to no device, as fresh ones are: they go where the weights are.
         """
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            lambda leaf: np.empty(leaf.shape, leaf.dtype),
             {"adapter": adapter, "optimizer": optimizer_state},
         )
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         )
-        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored["state"])
+        state = jax.tree.map(jnp.asarray, restored["state"])
         return state["adapter"], state["optimizer"]
 
     def close(self) -> None:

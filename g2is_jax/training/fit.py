@@ -24,8 +24,10 @@ from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import DATA, replicated
+from g2is_jax.runs.mesh import at_home, replicated
 from g2is_jax.runs.metrics import MetricsLog, Progress
+from g2is_jax.runs.processes import any_says, is_first, wait_for_all
+from g2is_jax.runs.stopping import Stopped, asked_to_stop, finishing
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.loss import batch_loss
 from g2is_jax.training.optimizer import (
@@ -35,6 +37,8 @@ from g2is_jax.training.optimizer import (
     learning_rates,
     read_moments,
 )
+
+BETWEEN = "stopped"  # folder of a checkpoint that is not of an epoch's end
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,8 @@ def fit(
     adapter = model.init_adapter(seed)
     state = adam_direction(config.optimizer).init(adapter)
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
-    done = max(checkpoints.steps(), default=0)
-    if done:
-        adapter, state = checkpoints.restore(done, adapter, state)
-    log = MetricsLog(folder / "metrics.jsonl", start_step=done)
+    done, (adapter, state) = _begun(checkpoints, folder / BETWEEN, adapter, state)
+    log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
     devices = 1
     if mesh is not None:
         devices = mesh.size
@@ -100,7 +102,7 @@ def fit(
         encoded, config.batch_size, seed, config.epochs, done, shapes, devices
     )
     update = update_function(config.optimizer)
-    with Progress("train", total, done=done, unit="steps") as progress:
+    with Progress("train", total, done=done, unit="steps") as progress, finishing():
         for step, microbatches in batches:
             key = jax.random.fold_in(jax.random.key(seed), step)
             gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key, mesh)
@@ -110,14 +112,46 @@ def fit(
             if not (math.isfinite(mean) and _all_finite(gradients)):
                 rows = rows_of_step(len(encoded), config.batch_size, seed, step)
                 raise _diverged(step, mean, [ids[row] for row in rows], checkpoints, folder)
-            log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
+            if log is not None:
+                log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
             progress.advance()
-            if (step + 1) % per_epoch == 0:
+            if (step + 1) % per_epoch == 0 and is_first():
                 if after_epoch is not None:
                     after_epoch((step + 1) // per_epoch, adapter)
                 checkpoints.save(step + 1, adapter, state, {"step": step + 1})
+            if any_says(asked_to_stop()):
+                _stop(step + 1, adapter, state, folder / BETWEEN)
     checkpoints.close()
+    if is_first() and (folder / BETWEEN).exists():
+        (folder / BETWEEN).rmtree()
+    adapter, state = at_home((adapter, state))
     return adapter, read_moments(state)
+
+
+def _begun(
+    checkpoints: Checkpoints, between: epath.Path, adapter: Leaves, state: Any
+) -> tuple[int, tuple[Leaves, Any]]:
+    """Steps that are done, and adapter and optimiser state after them."""
+    places = [checkpoints]
+    if between.exists():
+        places.append(Checkpoints(between, keep=1))
+    newest = max(places, key=lambda place: max(place.steps(), default=0))
+    done = max(newest.steps(), default=0)
+    found = newest.restore(done, adapter, state) if done else (adapter, state)
+    for place in places[1:]:
+        place.close()
+    return done, found
+
+
+def _stop(step: int, adapter: Leaves, state: Any, between: epath.Path) -> None:
+    """Leave a checkpoint that is none of an epoch's, and stop."""
+    if is_first():
+        checkpoints = Checkpoints(between, keep=1)
+        if step not in checkpoints.steps():
+            checkpoints.save(step, adapter, state, {"step": step})
+        checkpoints.close()
+    wait_for_all(f"stopped at {step}")
+    raise Stopped
 
 
 @jax.jit
@@ -182,11 +216,11 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
 
     def on_mesh(adapter, base, batch, key):
         def of_device(*arguments):
-            return jax.lax.psum(gradient(*arguments), DATA)
+            return jax.lax.psum(gradient(*arguments), mesh.axis_names)
 
         everywhere = PartitionSpec()
         base_specs = {path: model.sharding(path, mesh).spec for path in base}
-        specs = (everywhere, base_specs, PartitionSpec(DATA), everywhere)
+        specs = (everywhere, base_specs, PartitionSpec(mesh.axis_names), everywhere)
         return jax.shard_map(
             of_device, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False
         )(adapter, base, batch, key)

@@ -2,15 +2,14 @@
 
     python forks.py TASKS.json TOLD.json
 
-A task is {"argv": flags of run_all, "kill": null or {"event", "path", "times"}}. With `kill` the
-process sends itself signal 9 when Python's audit event of that name touches a path that matches for
-the `times`-th time: at the same instruction in every run, on every machine.
+A task is {"argv": flags of run_all, "kill": null or {"event", "path", "times", "by"}}. With `kill`
+the process sends itself the signal `by` when Python's audit event of that name touches a path that
+matches for the `times`-th time: at the same instruction in every run, on every machine.
 """
 
 import json
 import os
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from experiments import run_all
 from experiments.launch import launch
 
 
-def kill_at(event: str, path: str, times: int) -> None:
+def kill_at(event: str, path: str, times: int, by: int) -> None:
     """Arm the process."""
     pattern, seen = re.compile(path), []
 
@@ -35,7 +34,7 @@ def kill_at(event: str, path: str, times: int) -> None:
             return
         seen.append(name)
         if len(seen) == times:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     sys.addaudithook(hook)
 

@@ -1,4 +1,4 @@
-"""After `kill -9` inside any stage the same command goes on, and leaves the same bytes."""
+"""After `kill -9` or SIGTERM in any stage the same command goes on, and leaves the same bytes."""
 
 import json
 import re
@@ -8,21 +8,28 @@ from pathlib import Path
 import pytest
 from small import changed, fork_each, small_config, stages
 
-# (stage, audit event, path it touches, how often before the kill). Each is in the middle of its
-# stage: some of its files are there, some are not.
+from g2is_jax.runs.stopping import STOPPED
+
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+# (stage, audit event, path it touches, how often before the kill, signal). Each is in the middle of
+# its stage: some of its files are there, some are not.
 KILLS = [
-    ("world", "open", r"world-.*\.part/val_", 1),
-    ("world", "os.rename", r"world-.*\.part$", 1),
-    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4),  # step 4: the second epoch has begun
-    ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1),
-    ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1),
-    ("features", "open", r"features-.*\.chunk-00002\.done", 2),  # of both kinds of one pass
-    ("features", "os.rename", r"features-.*\.part$", 2),  # one kind is finished, the other is not
-    ("selection", "open", r"selection-.*\.selected\.jsonl", 1),
-    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4),
-    ("finetune", "open", r"finetune-.*/epochs/2/\.adapter_model\.safetensors", 1),
-    ("curve", "open", r"curve-.*\.curve\.json", 1),
-    ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1),
+    ("world", "open", r"world-.*\.part/val_", 1, KILL),
+    ("world", "os.rename", r"world-.*\.part$", 1, KILL),
+    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4, KILL),  # step 4: the second epoch has begun
+    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 2, TERM),  # within that epoch
+    ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1, KILL),
+    ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1, KILL),
+    ("features", "open", r"features-.*\.chunk-00002\.done", 2, KILL),  # of both kinds of one pass
+    ("features", "open", r"features-.*\.chunk-00003\.safetensors", 1, TERM),
+    ("features", "os.rename", r"features-.*\.part$", 2, KILL),  # one of two kinds is finished
+    ("selection", "open", r"selection-.*\.selected\.jsonl", 1, KILL),
+    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4, KILL),
+    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 1, TERM),
+    ("finetune", "open", r"finetune-.*/epochs/2/\.adapter_model\.safetensors", 1, KILL),
+    ("curve", "open", r"curve-.*\.curve\.json", 1, KILL),
+    ("evaluate", "open", r"evaluate-.*\.rows\.jsonl", 1, TERM),
+    ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1, KILL),
 ]
 # Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
 TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$")
@@ -50,8 +57,8 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     whole = {"argv": [f"--config={config}", f"--workdir={folder / 'whole'}"]}
     again = {"argv": [f"--config={config}", f"--workdir={folder / 'killed'}"]}
     kills = [
-        {**again, "kill": {"event": event, "path": path, "times": times}}
-        for _, event, path, times in KILLS
+        {**again, "kill": {"event": event, "path": path, "times": times, "by": by}}
+        for _, event, path, times, by in KILLS
     ]
     told = fork_each([whole, *kills, again], folder)
     assert told[0]["status"] == 0, told[0]["stderr"]
@@ -60,9 +67,9 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
 
 def test_every_try_was_killed_within_its_stage(runs):
     *tries, _ = runs[2]
-    for (stage, _, path, _), outcome in zip(KILLS, tries, strict=True):
+    for (stage, _, path, _, by), outcome in zip(KILLS, tries, strict=True):
         assert path.startswith(stage)
-        assert outcome["status"] == -signal.SIGKILL, (stage, outcome)
+        assert outcome["status"] == (STOPPED if by == TERM else -KILL), (stage, outcome)
 
 
 def test_last_try_ends_well_and_leaves_nothing_half_done(runs):

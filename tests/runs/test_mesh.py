@@ -11,7 +11,6 @@ from g2is_jax.runs.mesh import (
     DATA,
     data_mesh,
     free_memory,
-    process_share,
     replicated,
     shared_out,
     whole,
@@ -27,7 +26,6 @@ def test_mesh_of_this_process():
     assert (mesh.axis_names, mesh.size) == ((DATA,), jax.local_device_count())
     assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
     assert mesh.devices.tolist() == jax.local_devices()
-    assert process_share() == (0, 1)
 
 
 def test_replicated():

@@ -1,6 +1,7 @@
 """The loop: resumes bit for bit, compiles once a shape, and learns."""
 
 import itertools
+import signal
 from dataclasses import replace
 
 import jax
@@ -13,6 +14,7 @@ from tiny_training import ADAMW, log_of, random_rows, shapes_of, tiny_model
 from g2is_jax.data.batches import TrainingShapes, epoch_order, training_batches
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.metrics import MetricsLog
+from g2is_jax.runs.stopping import Stopped, sigterm_heeded
 from g2is_jax.training import fit as loop
 from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean_rates
 
@@ -80,6 +82,31 @@ def test_resume_equals_uninterrupted(model, base, uninterrupted, tmp_path, monke
     monkeypatch.setattr(MetricsLog, "write", write)
     assert_equal(run(model, base, tmp_path), expected)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("steps", [[0], [4], [2, 7], [8]])
+def test_sigterm_costs_no_step(model, base, uninterrupted, tmp_path, monkeypatch, steps):
+    """It comes where a step is logged: within an epoch, at its end, twice over, at the very end."""
+    whole, expected = uninterrupted
+    write, taken = MetricsLog.write, []
+    for last in steps:
+
+        def asked(self, step, last=last, **values):
+            write(self, step, **values)
+            taken.append(step)
+            if step == last:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(MetricsLog, "write", asked)
+        with sigterm_heeded(), pytest.raises(Stopped):
+            run(model, base, tmp_path)
+    assert_equal(run(model, base, tmp_path), expected)
+    assert taken == list(range(STEPS))[: len(taken)]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    names = [entry.name for entry in tmp_path.iterdir()]
+    assert sorted(names) == sorted(entry.name for entry in whole.iterdir())
+    assert_equal(load_trained(model, CONFIG, 5, epath.Path(tmp_path))[-1], expected)
+    assert len(load_trained(model, CONFIG, 5, epath.Path(tmp_path))) == CONFIG.epochs
 
 
 def test_finished_run_is_only_read(model, base, uninterrupted, monkeypatch):

@@ -1,0 +1,95 @@
+"""Several processes that do one run: how they start, wait for each other, and end.
+
+All of them run the same program. The first writes what is not shared out; nobody goes on from a
+stage before all have finished it. A process that fails ends at once, and the others with it within
+HEARTBEAT_SECONDS, so that a restart loop starts them all again.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from orbax.checkpoint import multihost
+
+HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
+START_SECONDS = 600  # for the slowest process to come up
+WEEK_MS = 7 * 24 * 3600 * 1000  # a stage may take long; the dead are noticed by their heartbeats
+
+
+class _Run:
+    joined = False
+    alone = False
+
+
+def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes; without arguments the platform knows them (TPU, Slurm, Open MPI).
+
+    Must come before anything else of jax.
+    """
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is dealt with in `stopping`
+    jax.distributed.initialize(
+        coordinator,
+        processes,
+        process,
+        initialization_timeout=START_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=START_SECONDS,
+    )
+    _Run.joined = True
+
+
+def process_share() -> tuple[int, int]:
+    """(index of this process, number of processes that share the work at hand)."""
+    return (0, 1) if _Run.alone else (jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process works by itself, and waits for no other."""
+    before, _Run.alone = _Run.alone, True
+    try:
+        yield
+    finally:
+        _Run.alone = before
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Return when every process has come here; all must come to the same points in one order."""
+    if process_share()[1] > 1:
+        multihost.get_barrier_sync_fn()(key=what, timeout_ms=WEEK_MS)
+
+
+def first_says(answer: bool) -> bool:
+    """The first process's answer."""
+    return bool(_answers(answer)[0])
+
+
+def any_says(answer: bool) -> bool:
+    """Whether any process's answer is yes."""
+    return bool(_answers(answer).any())
+
+
+def _answers(answer: bool) -> np.ndarray:
+    if process_share()[1] == 1:
+        return np.array([answer])
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.array(answer))
+
+
+def end(status: int, why: str = "") -> None:
+    """End a process that failed, if it is one of several, without the wait for the others that a
+    normal end has."""
+    if _Run.joined:
+        print(why, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
