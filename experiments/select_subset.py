@@ -25,7 +25,7 @@ from g2is_jax.runs.processes import is_first
 
 if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
     from experiments.datasets import Target
-from experiments.job import Job
+    from experiments.job import Job
 
 
 @dataclass(frozen=True)
