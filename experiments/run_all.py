@@ -8,7 +8,7 @@ from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.against import write_against
 from g2is_jax.evaluation.report import write_report
-from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.processes import alone, is_first
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -16,14 +16,20 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     job = Job(config, workdir)
     job.check()
     scores = evaluate.scores(job)
-    if not is_first():
-        return scores
+    if is_first():
+        with alone():
+            _tell(job, scores)
+    return scores
+
+
+def _tell(job: Job, scores: list[dict]) -> None:
+    """Write `report/` and print the table."""
+    workdir = job.workdir
     overlap.write(job.shared_rows, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
     print(write_against(scores, workdir / "report"))
     print(select_subset.write_compositions(job))
     print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
-    return scores
 
 
 if __name__ == "__main__":

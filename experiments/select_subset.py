@@ -21,7 +21,7 @@ from experiments.methods import METHODS, NOTHING, choosers, identity
 from experiments.selection_files import read_why, show, write_lines, write_why
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
-from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.processes import alone, is_first
 
 if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
     from experiments.datasets import Target
@@ -47,7 +47,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
     job.check()
     chosen = [stage(job, *which) for which in each(job)]
     if is_first():
-        print("\n" + write_compositions(job))
+        with alone():
+            print("\n" + write_compositions(job))
     return chosen
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from orbax.checkpoint import multihost
 
 HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
 START_SECONDS = 600  # for the slowest process to come up
@@ -64,6 +63,8 @@ def is_first() -> bool:
 def wait_for_all(what: str) -> None:
     """Return when every process has come here; all must come to the same points in one order."""
     if process_share()[1] > 1:
+        from orbax.checkpoint import multihost
+
         multihost.get_barrier_sync_fn()(key=what, timeout_ms=WEEK_MS)
 
 

@@ -87,6 +87,15 @@ def changed(config: ConfigDict, **fields) -> ConfigDict:
     return copy
 
 
+def write_config(file: Path, config: ConfigDict) -> Path:
+    """The config as a file for `--config`."""
+    file.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return file
+
+
 def row(number: int, **fields) -> dict:
     """A good row, with some fields replaced."""
     messages = [

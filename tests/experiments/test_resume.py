@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from small import changed, fork_each, small_config, stages
+from small import changed, fork_each, small_config, stages, write_config
 
 from g2is_jax.runs.stopping import STOPPED
 
@@ -46,14 +46,10 @@ def written(workdir: Path) -> dict[str, bytes]:
 def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
     folder = tmp_path_factory.mktemp("resume")
-    config = folder / "config.py"
     settings = changed(
         small_config(base), run__methods="less,g2is", grads__chunk_rows=8, evaluate__curves=True
-    ).to_json()
-    config.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n\n\n"
-        f"def get_config():\n    return ConfigDict(json.loads({settings!r}))\n"
     )
+    config = write_config(folder / "config.py", settings)
     whole = {"argv": [f"--config={config}", f"--workdir={folder / 'whole'}"]}
     again = {"argv": [f"--config={config}", f"--workdir={folder / 'killed'}"]}
     kills = [

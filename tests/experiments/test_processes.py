@@ -1,0 +1,144 @@
+"""One run of several processes: the same result as one process, also after one of them died."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from small import ROOT, changed, small_config, write_config
+
+from experiments.launch import FAILED
+from g2is_jax.features.store import read_store
+from g2is_jax.runs.processes import HEARTBEAT_SECONDS
+from g2is_jax.runs.stopping import STOPPED
+from g2is_jax.runs.tensors import read_tensors
+
+PROGRAM = """
+import json, sys
+from forks import kill_at
+from experiments import run_all
+from experiments.launch import launch
+kill = json.loads(sys.argv.pop(1))
+if kill:
+    kill_at(**kill)
+launch(run_all.run)
+"""
+SLOWEST_SECONDS = 60  # a busy machine's, beyond the silence after which a process counts as dead
+
+
+def start(argv: list[str], devices: int, cache: Path, kill: dict | None = None) -> subprocess.Popen:
+    here = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(kill), *argv],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(here)]),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def together(argv: list[str], cache: Path, kills: dict[int, dict]) -> list[tuple[int, str]]:
+    """Two processes of four devices each, some of them with a kill; how they ended."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    both = []
+    for index in range(2):
+        flags = [f"--coordinator=localhost:{port}", "--processes=2", f"--process={index}"]
+        own = [*argv, "--distributed", *flags]
+        both.append(start(own, 4, cache, kills.get(index)))
+    try:
+        told = [process.communicate(timeout=200)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    return [(process.returncode, text) for process, text in zip(both, told, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def argv(base, tmp_path_factory) -> list[str]:
+    settings = changed(
+        small_config(base),
+        run__methods="less,g2is",
+        grads__chunk_rows=8,
+        grads__dtype="float32",
+        warmup__keep_checkpoints=0,
+    )
+    return [f"--config={write_config(tmp_path_factory.mktemp('config') / 'c.py', settings)}"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def alone(argv, cache, tmp_path_factory) -> Path:
+    """Work folder of one process with one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    process = start([*argv, f"--workdir={folder}"], 1, cache)
+    text = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, text
+    return folder
+
+
+def assert_same_results(folder: Path, expected: Path) -> None:
+    """The same stages, selections and scores; features and adapters up to rounding."""
+    names = sorted(stage.name for stage in (expected / "stages").iterdir())
+    assert sorted(stage.name for stage in (folder / "stages").iterdir()) == names
+    seen = set()
+    for name in names:
+        ours, theirs = folder / "stages" / name, expected / "stages" / name
+        kind = name.partition("-")[0]
+        seen.add(kind)
+        if kind == "features":
+            mine, other = (read_store(epath.Path(one)).features_NP for one in (ours, theirs))
+            np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+        elif kind in ("warmup", "finetune"):
+            file = "adapter/adapter_model.safetensors"
+            mine, other = (read_tensors(epath.Path(one / file)) for one in (ours, theirs))
+            for path, leaf in mine.items():
+                np.testing.assert_allclose(leaf, other[path], rtol=0, atol=1e-4)
+        elif kind == "selection":
+            told = [(one / "selected.jsonl").read_bytes() for one in (ours, theirs)]
+            assert told[0] == told[1]
+    assert seen == {"world", "warmup", "features", "selection", "finetune", "evaluate"}
+    for file in ("report/report.html", "report/results.json", "config.json"):
+        assert (folder / file).exists()
+
+
+def test_two_processes_do_what_one_does_through_sigterm_and_death(argv, cache, alone, tmp_path):
+    """One is told to stop within an epoch: both do. One dies at its chunk: the other ends soon."""
+    argv = [*argv, f"--workdir={tmp_path}"]
+    term = {"event": "open", "path": r"warmup-.*/metrics\.jsonl$", "times": 2}
+    told = together(argv, cache, {0: term | {"by": signal.SIGTERM}})
+    assert [status for status, _ in told] == [STOPPED, STOPPED], told
+    assert list(tmp_path.glob("stages/warmup-*.part/stopped/2"))
+
+    began = time.monotonic()
+    death = {"event": "open", "path": r"features-.*\.chunk-00001\.safetensors", "times": 1}
+    (first, text), (second, _) = together(argv, cache, {1: death | {"by": signal.SIGKILL}})
+    assert (first not in (0, FAILED), second) == (True, -signal.SIGKILL), text
+    assert time.monotonic() - began < HEARTBEAT_SECONDS + SLOWEST_SECONDS
+
+    (first, text), (second, silent) = together(argv, cache, {})
+    assert (first, second) == (0, 0), text + silent
+    assert re.findall("warmup seed 0: (.*) \\(", text) == ["reused"]
+    assert "selection g2is" in text
+    assert "selection" not in silent
+    assert_same_results(tmp_path, alone)
