@@ -44,8 +44,13 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     try:
         app.run(main, flags_parser=parse)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _printable(text: str) -> str:
+    """On one line: a user's text may hold line breaks, and signs that steer a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
