@@ -21,8 +21,8 @@ SHAREGPT_ROLES = {
     "gpt": "assistant",
     "assistant": "assistant",
 }
-# What a .gz file may unpack to: so many times its size, or so many bytes if that is more. Text unpacks
-# to a few times its size, a file made to fill the memory to 1,000 times.
+# What a .gz file may unpack to: so many times its size, or so many bytes if that is more. Text
+# unpacks to a few times its size, a file made to fill the memory to 1,000 times.
 MOST_TIMES, FREE_BYTES = 100, 2**30
 
 

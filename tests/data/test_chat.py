@@ -297,7 +297,7 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | own))
     (folder / "own.py").write_text(f"import os\n\nos.mkdir({str(tmp_path / 'trap')!r})\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(InputError, match="custom code .*put the tokenizer.json"):
+    with pytest.raises(InputError, match=r"custom code .*put the tokenizer\.json"):
         load_tokenizer(folder)
     assert not (tmp_path / "trap").exists()
 

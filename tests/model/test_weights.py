@@ -193,7 +193,7 @@ def test_damaged_index(folder, text):
 def test_index_cannot_leave_the_folder(folder, name):
     index = {"weight_map": {"model.norm.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match=rf"index\.json: names '{name}', which is no \.safetensors"):
+    with pytest.raises(InputError, match=rf"index\.json: names '{name}', which is no"):
         load(folder)
 
 
