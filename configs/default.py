@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     config.evaluate.adapter = "last"  # or best: of the epoch whose loss on validation rows is least
     # Tasks, groups, tags of lm-evaluation-harness, by commas: gsm8k,mmlu; empty: none
     config.evaluate.harness_tasks = ""
-    config.evaluate.harness_include = ""  # folder of YAML files of tasks of your own
+    config.evaluate.harness_include = ""  # of YAML tasks of your own; their Python code is run
     config.evaluate.harness_shots = -1  # examples before a question; -1: the task's own number
     config.evaluate.harness_limit = 0  # first rows of each task; 0: all
     config.evaluate.harness_chat = False  # prompts in the chat template; False: plain text

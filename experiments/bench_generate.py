@@ -175,7 +175,9 @@ def their_generate(folder: epath.Path) -> Callable:
     import torch
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(os.fspath(folder))
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        os.fspath(folder), trust_remote_code=False
+    )
     model = model.float().eval()
     model.generation_config = transformers.GenerationConfig(pad_token_id=0)
 

@@ -214,7 +214,10 @@ def _values(raw: dict, fields: tuple[str, ...], place: str) -> list:
 
 
 def load_from_hub(repository: str, config: str, split: str) -> Iterable[dict]:
-    """The rows of a split, downloaded or from the cache of the `datasets` library."""
+    """The rows of a split, downloaded or from the cache of the `datasets` library.
+
+    A repository's own loading script is never run.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -222,7 +225,7 @@ def load_from_hub(repository: str, config: str, split: str) -> Iterable[dict]:
             "the package datasets, which reads the hub, is absent; pip install g2is_jax[eval]"
         ) from error
     try:
-        return datasets.load_dataset(repository, config, split=split)
+        return datasets.load_dataset(repository, config, split=split, trust_remote_code=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -61,7 +61,7 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     try:
         app.run(main, flags_parser=parse)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         end(FAILED)
         sys.exit(FAILED)
     except SystemExit as left:
@@ -71,6 +71,11 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     except BaseException:
         end(1, traceback.format_exc())
         raise
+
+
+def _printable(text: str) -> str:
+    """On one line: a user's text may hold line breaks, and signs that steer a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:

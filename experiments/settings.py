@@ -227,6 +227,12 @@ def _check_files(config: ConfigDict) -> None:
             "give one of each for every target"
         )
     names = [target_name(file) for file in validations]
+    for file, name in zip(validations, names, strict=True):
+        if name in ("", ".", ".."):
+            raise InputError(
+                f"data.validation: the target of {file} would be called {name!r}, which is no name "
+                "of a folder; rename the file"
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(

@@ -233,20 +233,24 @@ class ChatFormat:
 
 
 def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a checkpoint folder, read without reaching for the network."""
+    """The fast tokenizer of a checkpoint folder, read without reaching for the network.
+
+    Code that the folder brings is never run, whatever its `auto_map` says.
+    """
     path, name = epath.Path(folder), os.fspath(folder)
+    local_data: Any = {"local_files_only": True, "trust_remote_code": False}
     _check_tokenizer_files(path, name)
     from transformers import AutoTokenizer
 
     try:
         if "://" not in name:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(name, **local_data)
         else:
             with tempfile.TemporaryDirectory() as local:
                 for file in path.iterdir():
                     if file.suffix in (".json", ".model", ".txt", ".jinja"):
                         file.copy(epath.Path(local) / file.name)
-                tokenizer = AutoTokenizer.from_pretrained(local, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(local, **local_data)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
@@ -296,14 +300,21 @@ def _configured_ends(folder: str) -> set[int]:
     if not there:
         return set()
     path = there[0]  # as transformers has it: the model's own only where the other is not
+    way_out = (
+        "copy the file again from the model's repository, or remove it to stop at the tokenizer's "
+        "own end tokens alone"
+    )
     try:
         ends = json.loads(path.read_bytes()).get("eos_token_id")
-    except (ValueError, AttributeError) as error:  # no JSON, or no object
+    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no object
+        raise InputError(f"{os.fspath(path)}: not a JSON object; {way_out}") from error
+    if not isinstance(ends, list):
+        ends = [] if ends is None else [ends]
+    if any(type(end) is not int for end in ends):
         raise InputError(
-            f"{os.fspath(path)}: not a JSON object; copy the file again from the model's "
-            "repository, or remove it to stop at the tokenizer's own end tokens alone"
-        ) from error
-    return set(ends) if isinstance(ends, list) else {ends} - {None}
+            f"{os.fspath(path)}: eos_token_id is no token's number, nor a list of them; {way_out}"
+        )
+    return set(ends)
 
 
 def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:

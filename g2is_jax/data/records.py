@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -20,6 +21,9 @@ SHAREGPT_ROLES = {
     "gpt": "assistant",
     "assistant": "assistant",
 }
+# What a .gz file may unpack to: so many times its size, or so many bytes if that is more. Text
+# unpacks to a few times its size, a file made to fill the memory to 1,000 times.
+MOST_TIMES, FREE_BYTES = 100, 2**30
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,25 @@ def _read_bytes(path: epath.PathLike) -> bytes:
     if not name.endswith(".gz"):
         return data
     try:
-        return gzip.decompress(data)
+        return _unpacked(data, name)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{name}: the gzip data is damaged or cut short ({error}); copy the file again"
         ) from error
+
+
+def _unpacked(data: bytes, name: str) -> bytes:
+    pieces, left = [], max(MOST_TIMES * len(data), FREE_BYTES)
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        while piece := stream.read(2**20):
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                raise InputError(
+                    f"{name}: unpacks to over {MOST_TIMES} times its size; if it is to be so, "
+                    "unpack it by gunzip and give the .jsonl file"
+                )
+    return b"".join(pieces)
 
 
 def _parse(line: str, place: str) -> dict:
@@ -266,7 +284,7 @@ def _own_id(row: dict, place: str) -> str | None:
         return None
     if isinstance(own, bool) or not isinstance(own, str | int):
         raise InputError(f'{place}: "id" is {_kind(own)}; expected a string or a whole number')
-    return str(own)
+    return str(own) if isinstance(own, int) else _text(row, "id", place)
 
 
 def _hashed_id(messages: tuple[Message, ...], times_hashed: dict[str, int]) -> str:

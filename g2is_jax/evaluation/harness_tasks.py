@@ -14,9 +14,9 @@ from g2is_jax.runs.manifest import file_hash
 class HarnessConfig:
     """tasks: names of tasks, groups or tags; empty: the harness is not used.
 
-    include: local folder of YAML files of further tasks; "": none. shots: examples before each
-    question; -1: the task's own number. limit: the first rows of each task alone; 0: all. chat:
-    prompts are conversations in the model's chat template.
+    include: local folder of YAML files of further tasks, with Python code that is run; "": none.
+    shots: examples before each question; -1: the task's own number. limit: the first rows of each
+    task alone; 0: all. chat: prompts are conversations in the model's chat template.
     """
 
     tasks: tuple[str, ...]

@@ -264,7 +264,8 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
         errors = [2 * (c.stderr or 0.0) for c in shown]
         axis.errorbar([c.mean for c in shown], range(len(shown)), xerr=errors, fmt="o", capsize=3)
         axis.set_yticks(range(len(shown)), [c.method for c in shown])
-        axis.set_title(f"{target}: {title(metric)}", fontsize=9)
+        name = f"{target}: {title(metric)}"
+        axis.set_title(name, fontsize=9, parse_math=False)  # two dollars are no formula
         axis.grid(axis="x", alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

@@ -153,5 +153,5 @@ def _bars(axis, labels: Sequence[str], values: Sequence[float | None], title: st
     axis.plot([np.nan if value is None else value for value in values], numbers, "o")
     axis.set_yticks(numbers, labels, fontsize=7)
     axis.invert_yaxis()
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)  # two dollars are no formula
     axis.grid(alpha=0.3)

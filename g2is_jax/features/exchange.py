@@ -26,6 +26,8 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import naming_full_disk
 from g2is_jax.runs.tensors import NAMES, read_tensor, tensor_table, write_tensors
 
+SAFE_TORCH = (2, 6)  # before it weights_only could be got around: CVE-2025-32434
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -116,8 +118,8 @@ def _read_npy(source: epath.Path) -> Matrix:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
         else:
             array = np.lib.format.open_memmap(os.fspath(source), mode="r")
-    except (ValueError, EOFError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # of a damaged header it can be any
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
             f"{source}: not a whole .npy file of numbers ({reason}); save the matrix by np.save"
         ) from error
@@ -133,12 +135,24 @@ def _read_safetensors(source: epath.Path) -> Matrix:
             f'{source}: holds {", ".join(table) or "nothing"}; name the matrix "features"'
         )
     entry = table[name]
-    known = {key: read_tensor(source, table[key]) for key in OF_EACH_ROW if key in table}
+    there = [key for key in OF_EACH_ROW if key in table]
+    for key in there:
+        if table[key].shape != entry.shape[:1]:
+            raise InputError(
+                f"{source}: {key} is of shape {table[key].shape}; expected {entry.shape[:1]}, "
+                "a value of each row"
+            )
+    known = {key: read_tensor(source, table[key]) for key in there}
     return Matrix(entry.shape, entry.dtype, lambda rows: read_tensor(source, entry, rows), known)
 
 
 def _read_pt(source: epath.Path) -> Matrix:
     torch = _torch(source)
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise InputError(
+            f"{source}: PyTorch {torch.__version__} may run code that a .pt file holds; "
+            "pip install 'torch>=2.6', or exchange a .npy file"
+        )
     remote = "://" in os.fspath(source)
     try:
         tensor = torch.load(
@@ -169,12 +183,6 @@ def _checked(matrix: Matrix, source: epath.Path) -> Matrix:
         )
     if matrix.dtype.newbyteorder("=") not in NAMES or matrix.dtype == np.bool_:
         raise InputError(f"{source}: of dtype {matrix.dtype}; save it as float32")
-    for name, values_N in matrix.known.items():
-        if values_N.shape != matrix.shape[:1]:
-            raise InputError(
-                f"{source}: {name} is of shape {values_N.shape}; expected ({matrix.shape[0]},), "
-                "a value of each row"
-            )
     rows_N = matrix.known.get("rows", np.arange(1))
     if rows_N.dtype.kind not in "iu" or len(np.unique(rows_N)) < len(rows_N):
         raise InputError(f"{source}: rows must be whole numbers that differ; number them anew")
@@ -225,7 +233,7 @@ def _write_npy(_: Store, features_file: Path) -> Path:
 
 def _write_safetensors(store: Store, features_file: Path) -> Path:
     tensors = {name: getattr(store, f"{name}_N") for name in OF_EACH_ROW}
-    tensors["features"] = np.load(features_file, mmap_mode="r")
+    tensors["features"] = np.load(features_file, mmap_mode="r", allow_pickle=False)
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     file = features_file.with_suffix(".safetensors")
     write_tensors(epath.Path(file), shapes, tensors.__getitem__)
@@ -236,7 +244,8 @@ def _write_pt(_: Store, features_file: Path) -> Path:
     torch = _torch(features_file)
     file = features_file.with_suffix(".pt")
     # "c": changes would stay in memory; PyTorch warns of arrays that cannot be written to.
-    torch.save(torch.from_numpy(np.asarray(np.load(features_file, mmap_mode="c"))), file)
+    features_NP = np.load(features_file, mmap_mode="c", allow_pickle=False)
+    torch.save(torch.from_numpy(np.asarray(features_NP)), file)
     return file
 
 

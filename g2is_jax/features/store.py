@@ -286,7 +286,7 @@ def _read_settings(folder: epath.Path) -> dict:
         rows, dtype, chunks, _ = (settings[key] for key in ("rows", "dtype", "chunks", "width"))
         if not (rows and chunks and dtype in DTYPES):
             raise ValueError(f"{rows} rows of {dtype} in {len(chunks)} chunks")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
             f"{file}: not that of a finished store ({reason}); "

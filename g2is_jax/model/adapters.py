@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ NO_EFFECT = {
 }
 NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (lambda r: isinstance(r, int) and r > 0, "a whole number above 0"),
-    "lora_alpha": (lambda alpha: 0 < alpha < float("inf"), "a number above 0"),
+    "lora_alpha": (lambda alpha: 0 < alpha <= sys.float_info.max, "a number above 0"),
     "lora_dropout": (lambda dropout: 0 <= dropout < 1, "from 0 to below 1"),
 }
 # Any other field has to be off: null, false or empty.
@@ -156,7 +157,7 @@ def _read_settings(folder: epath.Path) -> dict:
         raise InputError(f"{file}: no such adapter; give a folder written by PEFT or a fine-tune")
     try:
         raw = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid JSON ({error}); copy the adapter again") from error
     if not isinstance(raw, dict):
         raise InputError(f"{file}: holds no JSON object; copy the adapter again")

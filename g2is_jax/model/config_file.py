@@ -100,7 +100,7 @@ def read_raw_config(folder: epath.Path) -> dict:
         raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
     try:
         raw = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{file}: not valid JSON ({error}); download the checkpoint again"
         ) from error
@@ -124,8 +124,11 @@ def read_rope(f: Fields) -> RopeConfig:
     unknown = set(given) - known
     if unknown:
         raise f.error(f"{', '.join(sorted(unknown))} of rope type {kind!r}", listed(known) + " are")
+    theta = given.get("rope_theta")
+    if not (isinstance(theta, int | float) and 0 < theta < float("inf")):
+        raise f.error(f"rope_theta = {theta!r}", "a number above 0 is")
     numbers = {name: given[name] for name in ROPE_FIELDS[kind]}
-    return RopeConfig(float(given["rope_theta"]), RopeScaling(**numbers) if numbers else None)
+    return RopeConfig(float(theta), RopeScaling(**numbers) if numbers else None)
 
 
 def _check_said_once(f: Fields, rope: dict) -> None:

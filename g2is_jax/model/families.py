@@ -26,6 +26,7 @@ REQUIRED = (  # whatever transformers would put in their place is a guess about 
     "max_position_embeddings",
     "rms_norm_eps",
 )
+LARGEST, MOST_LAYERS = 2**31 - 1, 10_000  # of a size; a config may ask for anything
 
 
 def _biases(f: Fields) -> dict:
@@ -103,6 +104,16 @@ def read_config(folder: epath.Path) -> DecoderConfig:
 
 def decoder_config(raw: dict, file: str) -> DecoderConfig:
     """The decoder that the fields of a `config.json` ask for; `file` is for the errors."""
+    try:
+        return _decoder_config(raw, file)
+    except (TypeError, KeyError, OverflowError) as error:
+        raise InputError(
+            f"{file}: a field has a value of another kind than it should ({error}); "
+            "download the checkpoint again"
+        ) from error
+
+
+def _decoder_config(raw: dict, file: str) -> DecoderConfig:
     kind = raw.get("model_type")
     if kind not in FAMILIES:
         raise InputError(f"{file}: model_type = {kind!r} is not supported; {listed(FAMILIES)} are")
@@ -115,6 +126,8 @@ def decoder_config(raw: dict, file: str) -> DecoderConfig:
     missing = [name for name in REQUIRED if raw.get(name) is None]
     if missing:
         raise InputError(f"{file}: has no {', '.join(missing)}; the decoder needs every one")
+    if raw["num_hidden_layers"] > MOST_LAYERS:  # lists of that length are made before _check
+        raise InputError(f"{file}: num_hidden_layers is above {MOST_LAYERS:,}; correct it")
     f = Fields(raw, file)
     f.only("attention_dropout", 0, None)
     f.only("is_encoder_decoder", False)
@@ -188,8 +201,8 @@ def _check(c: DecoderConfig, f: Fields) -> None:
         for i, x in enumerate(c.layers)
     }
     for name, value in sizes.items():
-        if not value > 0:
-            raise f.error(f"{name} = {value}", "it must be above 0")
+        if not 0 < value <= LARGEST:
+            raise f.error(f"{name} = {value}", f"it must be above 0, and at most {LARGEST:,}")
     if c.num_attention_heads % c.num_key_value_heads:
         raise f.error(
             f"num_key_value_heads = {c.num_key_value_heads}",

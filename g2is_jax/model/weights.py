@@ -141,16 +141,20 @@ def _shards(folder: epath.Path) -> list[epath.Path]:
 
 
 def _indexed(index: epath.Path) -> list[str]:
-    """The files that the index names, each of them beside it."""
+    """The .safetensors files that the index names, each of them beside it."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        beside = all(PurePosixPath(name).name == name for name in names)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        paths = [PurePosixPath(name) for name in names]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{index}: no weight_map of file names ({error}); download the checkpoint again"
         ) from error
-    if not beside:
-        raise InputError(f"{index}: names a file in another folder; download the checkpoint again")
+    for name, path in zip(names, paths, strict=True):
+        if path.name != name or path.suffix != ".safetensors":
+            raise InputError(
+                f"{index}: names {name!r}, which is no .safetensors file beside it; download the "
+                "checkpoint again"
+            )
     return names
 
 

@@ -139,7 +139,7 @@ def read_manifest(folder: epath.PathLike) -> dict:
         manifest = json.loads((place / MANIFEST).read_text())
         identity = {key: manifest[key] for key in IDENTITY}
         digest = manifest["hash"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
             f"{place}: {MANIFEST} is absent or unreadable ({reason}); {way_out}"

@@ -270,13 +270,49 @@ def test_end_tokens(tmp_path, bpe):
     assert ChatFormat(tokenizer, "tulu").end_tokens() == (2, 3, marked)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[1, 2]", b'"</s>"'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe{", b"[1, 2]", b'"</s>"', b"[" * 99_999], ids=range(5)
+)
 def test_generation_config_that_cannot_be_read(tmp_path, content):
     folder = save_bpe(tmp_path)
     (folder / "generation_config.json").write_bytes(content)
     with pytest.raises(InputError, match="not a JSON object; copy the file again") as caught:
         ChatFormat(load_tokenizer(folder), "tulu").end_tokens()
     assert str(caught.value).startswith(f"{folder / 'generation_config.json'}: ")
+
+
+@pytest.mark.parametrize("ends", ["2", 2.0, True, {"a": 1}, [1, None], [[2]]])
+def test_end_tokens_that_are_no_numbers_of_tokens(tmp_path, ends):
+    folder = save_bpe(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(InputError, match=r"config\.json: eos_token_id is no token's number.*copy"):
+        ChatFormat(load_tokenizer(folder), "tulu").end_tokens()
+
+
+def test_code_of_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    """Not even where a question whether to run it would be answered with yes."""
+    folder = save_bpe(tmp_path / "checkpoint")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | own))
+    (folder / "own.py").write_text(f"import os\n\nos.mkdir({str(tmp_path / 'trap')!r})\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(InputError, match=r"custom code .*put the tokenizer\.json"):
+        load_tokenizer(folder)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path):
+    """Nor does one without an end of its own recursion, or of its memory, take the job with it."""
+    for template in (
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for a in range(10 ** 9) %}a{% endfor %}",
+        "{{ 'a' * 10 ** 18 }}",
+    ):
+        with pytest.raises(InputError, match="own chat template refuses the conversation"):
+            own_format(tmp_path, template).encode(DIALOGUE[:3], 100)
 
 
 def test_end_of_turn_that_merges_with_what_follows_is_supervised(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from g2is_jax.data import records
 from g2is_jax.data.records import Message, read_records
 from g2is_jax.runs.errors import InputError
 
@@ -166,6 +167,10 @@ def with_messages(*messages: object) -> dict:
             'pool.jsonl:2: message 1: "content" holds half of a surrogate pair (character 2)',
         ),
         ({**GOOD, "id": "first"}, "pool.jsonl:2: \"id\" 'first' is also that of line 1"),
+        (
+            {**GOOD, "id": "a\ud800"},
+            'pool.jsonl:2: "id" holds half of a surrogate pair (character 2)',
+        ),
         ({**GOOD, "id": True}, 'pool.jsonl:2: "id" is true or false'),
         ({**GOOD, "id": 1.5}, 'pool.jsonl:2: "id" is a number; expected a string or a whole'),
         ({**GOOD, "task": 3}, 'pool.jsonl:2: "task" is a number; expected a string'),
@@ -250,6 +255,16 @@ def test_damaged_gzip(tmp_path, damage):
     path = tmp_path / "pool.jsonl.gz"
     path.write_bytes(bytes(data))
     assert failure(path).startswith("pool.jsonl.gz: the gzip data is damaged or cut short (")
+
+
+def test_gzip_that_would_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FREE_BYTES", 2**21)
+    path = tmp_path / "pool.jsonl.gz"
+    line = json.dumps(GOOD).encode() + b"\n"
+    path.write_bytes(gzip.compress(line + b" " * (2**21 - len(line))))
+    assert len(read_records(path)) == 1
+    path.write_bytes(gzip.compress(line + b" " * 2**21))
+    assert failure(path).startswith("pool.jsonl.gz: unpacks to over 100 times its size; if it is")
 
 
 def test_real_files(shared_data):

@@ -9,7 +9,7 @@ from page_data import ODD, page, read, scores
 
 from g2is_jax.evaluation.page import results
 from g2is_jax.evaluation.page.blocks import Page
-from g2is_jax.evaluation.page.markdown import markdown
+from g2is_jax.evaluation.page.markdown import escaped, markdown
 from g2is_jax.evaluation.page.write import html
 from g2is_jax.evaluation.report import NOT_RUN, write_report
 
@@ -75,9 +75,15 @@ def test_no_tag_in_markdown(odd):
     assert ODD in _plain(markdown(odd))
 
 
+def test_no_link_in_markdown():
+    text = "[a](https://b.c) <https://b.c> http://b.c WWW.b.c ![a](b) time: 3:10"
+    assert not re.search(r"(?<!\\)(\[|<|://)|www\.", escaped(text), re.IGNORECASE)
+    assert _plain(escaped(text)) == text
+
+
 def _plain(text: str) -> str:
     """What a reader of Markdown makes of escaped text."""
-    return re.sub(r"\\([\\`*\[\]<>&~|_])", r"\1", text)
+    return re.sub(r"\\([\\`*\[\]<>&~|_:.])", r"\1", text)
 
 
 def _markdown_tables(text: str) -> list[list[list[str]]]:

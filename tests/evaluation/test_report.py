@@ -179,6 +179,11 @@ def test_plot_has_a_panel_for_each_target_and_metric(tmp_path):
     assert heights[1] == 3 * heights[0]
 
 
+def test_a_name_is_no_formula(tmp_path):
+    write_report(scores(targets=("$x^$",)), epath.Path(tmp_path))
+    assert (tmp_path / "results.png").exists()
+
+
 def test_differences_are_paired_and_more_is_better():
     """Loss fell by 0.3, 0.1 and 0.5; Student's quantile for two degrees of freedom is 4.3027."""
     loss, match = differences(scores())

@@ -55,6 +55,12 @@ def test_what_is_told(entries, tmp_path):
     assert lines[-1] == "2 settings in 1.5 s of this run, which made these stages: 2 selection."
 
 
+def test_a_name_is_no_formula(entries, tmp_path):
+    odd = [one | {"target": "$x^$"} for one in entries]
+    write_sweep(TOLD, odd, SOURCES, epath.Path(tmp_path))
+    assert (tmp_path / "plot.png").exists()
+
+
 def test_metrics_are_means_and_are_plotted(entries, tmp_path):
     scored = [
         one | {"metrics": {"answer_loss": n, "exact_match": 0}} for n, one in enumerate(entries)

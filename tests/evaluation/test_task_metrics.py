@@ -91,3 +91,9 @@ def test_tasks_by_name():
         assert (own.metrics, own.shots, own.letters) == ((name,), 0, "")
     with pytest.raises(InputError, match=r"evaluate\.tasks: 'gsm' is unknown; .*gsm8k.*rouge_l"):
         named_task("gsm")
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("text", ["9" * 5000, "1." + "9" * 5000, "1/" + "9" * 5000, "2^{2000}"])
+def test_numbers_beyond_what_can_be_computed_are_no_error(name, text):
+    assert score(name, text, r"\pi") == score(name, r"\pi", text) == 0

@@ -139,6 +139,15 @@ def test_two_targets_of_one_name(file_config, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("file", "name"), [("val_", ""), ("val_.", "."), ("..", "..")])
+def test_a_target_cannot_leave_the_work_folder(file_config, tmp_path, file, name):
+    first, second = file_config.data.validation.split(",")
+    shutil.copy(first, tmp_path / f"{file}.jsonl")
+    config = changed(file_config, data__validation=f"{tmp_path / file}.jsonl,{second}")
+    told = f"data.validation: the target of {tmp_path / file}.jsonl would be called {name!r}, which"
+    assert refused(config, tmp_path).startswith(told)
+
+
 # The checkpoint.
 
 

@@ -157,6 +157,16 @@ def test_without_the_package(monkeypatch):
         load_from_hub("openai/gsm8k", "main", "train")
 
 
+def test_no_code_of_a_repository_is_run(monkeypatch):
+    class Library:
+        def load_dataset(*arguments, **more):
+            return [more]
+
+    monkeypatch.setitem(sys.modules, "datasets", Library)
+    (asked,) = load_from_hub("openai/gsm8k", "main", "train")
+    assert asked == {"split": "train", "trust_remote_code": False}
+
+
 def test_a_hub_that_refuses(monkeypatch):
     class Refusing:
         def load_dataset(*arguments, **more):

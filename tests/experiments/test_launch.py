@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from small import ROOT, fork_each, stages
 
+from experiments import launch
+from g2is_jax.runs.errors import InputError
+
 TINY = ROOT / "configs" / "tiny.py"
 ROW = ROOT / "configs" / "gemma_7b_mmlu.py"  # takes its pool as an argument
 
@@ -100,6 +103,17 @@ def test_one_real_command(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {tmp_path / 'taken'}: cannot be used as a work folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise InputError('row "a\x1b[2J\n\u202eé漢" is odd')
+
+    monkeypatch.setattr(launch.app, "run", refuse)
+    with pytest.raises(SystemExit) as ended:
+        launch.run_or_tell(print, parse=list)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == 'error: row "a\\x1b[2J\\n\\u202eé漢" is odd\n'
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.py")), ids=lambda f: f.stem)

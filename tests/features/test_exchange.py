@@ -1,6 +1,7 @@
 """A matrix goes into a store and out of it unchanged; what is not one is refused in one line."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -259,6 +260,23 @@ def test_no_pickle_is_read(place, torch, monkeypatch, remote):
     assert not (place / "trap").exists()
 
 
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu124"])
+def test_a_torch_that_may_run_code_is_refused(place, torch, monkeypatch, version):
+    torch.save(torch.ones(2, 3), place / "rows.pt")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(InputError, match=r"rows\.pt: PyTorch .* may run code.*torch>=2\.6"):
+        import_features(place / "rows.pt", place / "store", CONFIG)
+
+
+@pytest.mark.parametrize("shape", [f"({10**30}, 2)", "(True, 2)", "2", "(" + "-" * 9000 + "1, 2)"])
+def test_npy_with_a_mean_header(place, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    (place / "rows.npy").write_bytes(start + header + bytes(64))
+    with pytest.raises(InputError, match=r"rows\.npy: not a whole \.npy file of numbers \("):
+        import_features(place / "rows.npy", place / "store", CONFIG)
+
+
 def test_a_file_cut_short(place, suffix):
     source = save(place / f"rows{suffix}", matrix())
     source.write_bytes(source.read_bytes()[:-300])
@@ -279,6 +297,16 @@ def test_values_that_do_not_fit_the_rows(place, known, told):
     source = save(place / "rows.safetensors", matrix(), **known)
     with pytest.raises(InputError, match=told):
         import_features(source, place / "store", CONFIG)
+
+
+def test_a_shape_that_no_array_can_have(place):
+    features = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    rows = {"dtype": "I64", "shape": [1] * 70, "data_offsets": [4, 12]}
+    header = json.dumps({"features": features, "rows": rows}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(12)
+    (place / "rows.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=r"rows is of shape \(1, 1, .*; expected \(1,\)"):
+        import_features(place / "rows.safetensors", place / "store", CONFIG)
 
 
 def test_two_matrices_without_the_name(place):

@@ -129,6 +129,7 @@ def test_a_folder_without_a_store_is_refused(folder):
     [
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
+        pytest.param("[" * 99_999, "RecursionError", id="deep"),
         ('{"dtype": "int8", "rows": 9, "chunks": ["0"]}', "KeyError: 'width'"),
         ('{"dtype": "int8", "rows": 9, "chunks": [], "width": 3}', "9 rows of int8 in 0 chunks"),
         ('{"dtype": "int4", "rows": 9, "chunks": ["0"], "width": 3}', "9 rows of int4 in 1"),

@@ -209,6 +209,8 @@ def test_absent_or_damaged_weights(tmp_path):
         ({"r": True}, "r = true; it must be"),
         ({"lora_alpha": None}, "lora_alpha = null; it must be a number above 0"),
         ({"lora_alpha": float("nan")}, "lora_alpha = NaN; it must be"),
+        ({"lora_alpha": float("inf")}, "lora_alpha = Infinity; it must be"),
+        ({"lora_alpha": 10**400}, "; it must be a number above 0"),
         ({"lora_dropout": 1}, "lora_dropout = 1; it must be from 0 to below 1"),
         ({"use_rslora": "yes"}, 'use_rslora = "yes" is not supported, only true, false'),
     ],
@@ -222,7 +224,11 @@ def test_damaged_fields(tmp_path, fields, message):
 
 def test_damaged_settings(tmp_path):
     _, _, folder = written(tmp_path)
-    for text, message in (("{", "not valid JSON"), ("[1]", "holds no JSON object")):
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("[" * 99_999, "not valid JSON"),
+        ("[1]", "holds no JSON object"),
+    ):
         (folder / "adapter_config.json").write_text(text)
         with pytest.raises(InputError, match=rf"adapter_config\.json: {message}"):
             read_lora_config(folder)

@@ -225,6 +225,16 @@ def test_no_setting_of_the_decoder_is_idle():
         ("llama", {"num_key_value_heads": 4}, "num_key_value_heads = 4 .*it must divide"),
         ("llama", {"head_dim": 7}, "even"),
         ("llama", {"vocab_size": 0}, "vocab_size = 0 .*it must be above 0"),
+        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps = inf .*at most 2,147,483,647"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps = nan .*above 0"),
+        ("llama", {"hidden_size": 6 * 10**12}, "hidden_size = 6000000000000 .*at most 2,147,483"),
+        ("llama", {"head_dim": 10**400}, "value of another kind"),
+        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is above 10,000"),
+        ("llama", {"model_type": ["llama"]}, "value of another kind"),
+        ("llama", {"architectures": True}, "value of another kind"),
+        ("llama", {"rope_theta": "1e4"}, "rope_theta = '1e4' is not supported; a number above"),
+        ("llama", {"rope_theta": float("inf")}, "rope_theta = inf is not supported"),
+        ("llama", {"rope_theta": 10**400}, "value of another kind"),
         ("mistral", {"sliding_window": 0}, "sliding_window of layer 0 = 0|must be above 0"),
         ("mistral", {"attention_bias": True}, "attention_bias: not known for .*'mistral'"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
@@ -266,7 +276,11 @@ def test_absent_or_damaged_config(tmp_path):
     folder = epath.Path(tmp_path)
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         read_config(folder)
-    for text, named in (('{"model_type": ', "not valid JSON"), ("[]", "holds no JSON object")):
+    for text, named in (
+        ('{"model_type": ', "not valid JSON"),
+        ("[" * 99_999, "not valid JSON"),
+        ("[]", "holds no JSON object"),
+    ):
         (folder / FILE).write_text(text)
         with pytest.raises(InputError, match=rf"config\.json: {named}"):
             read_config(folder)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from g2is_jax.evaluation.page.blocks import Block, Folded, Page, Pictures, Section, Table, Text
 
-SPECIAL = re.compile(r"([\\`*\[\]<>&~|]|(?<!\w)_|_(?!\w))")
+# The last two of a bare address, which many readers make a link of.
+SPECIAL = re.compile(r"([\\`*\[\]<>&~|]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 
 
 def markdown(page: Page) -> str:

@@ -17,6 +17,7 @@ NUMERAL = re.compile(
 )
 GOES_ON = re.compile(r"\s*[-+*/×÷=^]\s*[\d($]")
 LETTER = re.compile(r"\(?([A-Za-z])(?:[).:,]|\s*$|(?=\s+(?:because|since|as|for|which|is)\b))")
+MOST_DIGITS = 4000  # Python reads no whole number of over 4,300
 VERDICTS = {"yes", "no", "true", "false", "valid", "invalid"}
 
 
@@ -81,9 +82,9 @@ def numerals(text: str) -> list[str]:
 
 
 def number(numeral: str) -> Fraction | None:
-    """The value of the first number written there."""
+    """The value of the first number written there, of at most MOST_DIGITS."""
     match = NUMERAL.search(_plain_numbers(numeral))
-    if match is None:
+    if match is None or len(match[0]) > MOST_DIGITS:
         return None
     value = Fraction(match["value"].replace(",", "")) / int(match["below"] or 1)
     value += int(match["mixed"] or 0)

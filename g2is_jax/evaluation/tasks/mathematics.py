@@ -105,7 +105,10 @@ def _text(answer: str) -> str:
 def _equal(a: Value, b: Value) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
-    return math.isclose(a, b, rel_tol=CLOSE)
+    try:
+        return math.isclose(a, b, rel_tol=CLOSE)
+    except OverflowError:  # one is exact and beyond what the other could be
+        return False
 
 
 def evaluate(expression: str) -> Value | None:
