@@ -321,10 +321,17 @@ class Job:
         folder = run_stage(self.workdir, name, settings, inputs, build_and_tell, shared)
         self.used.setdefault(folder, (name, "run" if built else "reused"))
         if folder not in self.told:
-            done = f"done in {read_manifest(folder)['seconds']:.1f} s" if built else "reused"
+            done = _took(read_manifest(folder)) if built else "reused"
             print(f"{name} {label}: {done} ({folder.name})", flush=True)
             self.told.add(folder)
         return folder
+
+
+def _took(manifest: dict) -> str:
+    told = f"done in {manifest['seconds']:.1f} s"
+    if count := manifest["compilations"]:
+        told += f", {manifest['compile_seconds']:.1f} of them for compiling {count} programs"
+    return told
 
 
 def begun(workdir: epath.Path) -> bool:

@@ -35,6 +35,7 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
     address = flags.DEFINE_string("coordinator", None, "Its first process, HOST:PORT.")
     processes = flags.DEFINE_integer("processes", None, "How many they are.")
     process = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+    profile = flags.DEFINE_string("profile", None, "Folder for a trace of jax's profiler.")
     flags.mark_flags_as_required(["config", "workdir"])
     jax.config.config_with_absl()
 
@@ -51,6 +52,8 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
             else:  # what it would say, the first one says
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
+            if profile.value:
+                stack.enter_context(jax.profiler.trace(profile.value))
             run(config_flag.value, place)
 
     run_or_tell(main, parse_config)

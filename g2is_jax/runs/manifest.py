@@ -28,6 +28,7 @@ from typing import Any
 
 from etils import epath
 
+from g2is_jax.runs.compilations import compilations
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop
@@ -82,6 +83,7 @@ def _build(
     """Fill the folder; the manifest comes last."""
     part.mkdir(parents=True, exist_ok=True)
     seconds_before, started = _begin_attempt(part)
+    programs, compiling = compilations()
     if shared:
         wait_for_all(f"{identity['name']} begun")
     try:
@@ -102,6 +104,8 @@ def _build(
         "versions": _versions(),
         "commit": _commit(),
         "seconds": round(seconds_before + time.time() - started, 3),
+        "compilations": compilations()[0] - programs,
+        "compile_seconds": round(compilations()[1] - compiling, 3),
         "peak_memory_bytes": _peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
