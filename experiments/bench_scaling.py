@@ -23,7 +23,7 @@ from experiments.bench import (
     ranged,
 )
 
-PARTS, COUNTS = ("pass", "walk"), (1, 2, 4, 8)
+PARTS = ("pass", "walk")
 SPLIT = "--xla_force_host_platform_device_count="
 DIRECTIONS = 16
 
@@ -32,7 +32,8 @@ DIRECTIONS = 16
 class BenchConfig:
     """parts: as above; model: `skills`, `random` or a folder; rank: of its adapter; batch, tokens:
     rows of the pass on each device, and their length; rows, width: of the walk on each device;
-    chosen: rows that the walk takes; threads: cores; repeats: rounds."""
+    chosen: rows that the walk takes; devices: the most of them, from 1 on by doubling; threads:
+    cores; repeats: rounds."""
 
     parts: str
     model: str
@@ -42,17 +43,23 @@ class BenchConfig:
     rows: int
     width: int
     chosen: int
+    devices: int
     threads: int
     repeats: int
 
     def __post_init__(self):
-        positive = ("rank", "batch", "tokens", "rows", "width", "chosen", "threads", "repeats")
-        check_settings(self, PARTS, positive)
+        positive = ("rank", "batch", "tokens", "rows", "width", "chosen", "devices", "threads")
+        check_settings(self, PARTS, (*positive, "repeats"))
+
+    @property
+    def counts(self) -> list[int]:
+        """Of devices."""
+        return [2**power for power in range(self.devices.bit_length())]
 
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{COUNTS[-1]}"
+    wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{config.counts[-1]}"
     os.environ["XLA_FLAGS"] = wanted.strip()  # jax has not begun
     parts: dict[str, Callable] = {"pass": of_pass, "walk": of_walk}
     return measured(config, parts, ("jax", "numpy"))
@@ -73,7 +80,7 @@ def of_pass(config: BenchConfig) -> dict:
         batch = full_batch(subject, config.batch * count, config.tokens)
         return lambda: jax.block_until_ready(function(inputs, *batch))
 
-    return efficiency(on, config.repeats)
+    return efficiency(on, config)
 
 
 def of_walk(config: BenchConfig) -> dict:
@@ -97,7 +104,7 @@ def of_walk(config: BenchConfig) -> dict:
         walk = functools.partial(gradient_walk, mesh=first_devices(count))
         return lambda: walk(rows_NP, core, budget, settings.walk)
 
-    return efficiency(on, config.repeats)
+    return efficiency(on, config)
 
 
 def units(draws, count: int, width: int):
@@ -119,17 +126,17 @@ def first_devices(count: int):
     return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def efficiency(on: Callable[[int], Callable[[], object]], repeats: int) -> dict:
+def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -> dict:
     """n times the seconds of one device over those of n, by n."""
-    calls = {count: on(count) for count in COUNTS}
+    calls = {count: on(count) for count in config.counts}
     for call in calls.values():
         call()
-    seconds = alternate(calls, repeats)
+    seconds = alternate(calls, config.repeats)
     return {
         "seconds": seconds,
         "efficiency": {
             count: paired_ratio([count * one for one in seconds[1]], seconds[count])
-            for count in COUNTS[1:]
+            for count in config.counts[1:]
         },
     }
 
@@ -160,6 +167,7 @@ DEFAULTS = BenchConfig(
     rows=2_000,
     width=2_048,
     chosen=50,
+    devices=8,
     threads=1,
     repeats=5,
 )
