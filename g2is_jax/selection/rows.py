@@ -156,11 +156,21 @@ def unit_rows(rows: UnitRows, chosen_L) -> jax.Array:
     return _take(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
 
 
-def cosines_to_rows(rows: UnitRows, chosen_L) -> jax.Array:
-    """Cosines of the rows of these numbers to all rows, [L, N]; one read of the features."""
+def cosines_to_rows(rows: UnitRows, chosen_L, others: UnitRows | None = None) -> jax.Array:
+    """Cosines of the rows of these numbers to all rows, or to all others, [L, N]; one read of the
+    features."""
     values_LP = _take(rows, chosen_L)
     inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
-    return cosines_to_values(rows, values_LP, inverse_L)
+    return cosines_to_values(rows if others is None else others, values_LP, inverse_L)
+
+
+def taken_rows(rows: UnitRows, chosen_L) -> UnitRows:
+    """The rows of these numbers as rows of their own."""
+    inverse_L, squared_L = (
+        jnp.take(of_N, chosen_L, mode="clip") for of_N in (rows.inverse_length_N, rows.squared_N)
+    )
+    bits_LP = None if rows.bits_NP is None else jnp.take(rows.bits_NP, chosen_L, 0, mode="clip")
+    return UnitRows(_take(rows, chosen_L), inverse_L, squared_L, bits_LP)
 
 
 def _take(rows: UnitRows, chosen_L) -> jax.Array:

@@ -244,9 +244,16 @@ def advance(pool: WalkPool, state: State, row, reason, core, previous_N) -> Stat
 
     core: its cosine to the component; previous_N: to all rows.
     """
+    used_N = state.used_N.at[row].set(True)
+    return enter(pool, state, row, reason, core, previous_N, state.along_sum_N[row], used_N)
+
+
+def enter(pool: WalkPool, state: State, row, reason, core, previous_N, along_sum, used_N) -> State:
+    """As `advance`, of a state that may be of other rows than the pool: along_sum is what it has
+    for the chosen row, used_N tells what is used of its own."""
     cost = pool.costs_N[row]
     starts = reason >= ANCHOR
-    along_sum = jnp.where(starts, 0, state.along_sum_N[row])
+    along_sum = jnp.where(starts, 0, along_sum)
     squared = pool.rows.squared_N[row]
     sum_squared = jnp.where(starts, 0, state.sum_squared) + 2 * along_sum + squared
     sum_core = jnp.where(starts, 0, state.sum_core) + core
@@ -254,7 +261,7 @@ def advance(pool: WalkPool, state: State, row, reason, core, previous_N) -> Stat
     _, anchor, best = state.references_3
     best = jnp.where(starts, current, jnp.maximum(best, current))
     return State(
-        used_N=state.used_N.at[row].set(True),
+        used_N=used_N,
         spent_S=state.spent_S.at[pool.sources_N[row]].add(cost),
         remaining=state.remaining - cost,
         size=jnp.where(starts, 1, state.size + 1),

@@ -50,7 +50,7 @@ class Together(NamedTuple):
     closest: jax.Array
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """served_DN: what each row would add to each direction. mean_N: cosines to the mean."""
 
     core_DP: jax.Array
@@ -69,19 +69,16 @@ def walk_together(
 
     core_DP are unit directions, weights_D their shares (0: does not count), fairness is alpha.
     """
-    target = _target(pool, core_DP, weights_D, fairness)
+    target = target_of(pool, core_DP, weights_D, fairness)
     state = empty(used_N, spent_S, budget, target.mean_N)
     trace = no_trace(target.mean_N)
     served_D = jnp.zeros_like(weights_D)
 
     def look(state: State, served_D) -> tuple[Choice, jax.Array]:
-        need_D = _needs(target, served_D)
+        need_D = needs(target, served_D)
         aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
         choice = choose(pool, rules, target.mean_N, state, aim_N)
-        gains_D = need_D * _column(target, choice.row)
-        direction = jnp.argmax(gains_D).astype(jnp.int32)
-        core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], core_DP[direction])
-        return choice._replace(core=core), direction
+        return seen_by(pool, target, need_D, choice)
 
     def step(carry):
         state, served_D, trace, direction_N, closest, (choice, direction) = carry
@@ -90,7 +87,7 @@ def walk_together(
         previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
         mean = target.mean_N[choice.row]
         state = advance(pool, state, choice.row, choice.reason, mean, previous_N)
-        served_D = served_D + _column(target, choice.row)
+        served_D = served_D + column(target, choice.row)
         following = look(state, served_D)
         closest = jnp.minimum(closest, following[0].closest)
         return state, served_D, trace, direction_N, closest, following
@@ -101,7 +98,7 @@ def walk_together(
     return Together(*carry[2:5])
 
 
-def _target(pool: WalkPool, core_DP, weights_D, fairness) -> _Target:
+def target_of(pool: WalkPool, core_DP, weights_D, fairness) -> Target:
     weights_D = weights_D / weights_D.sum()
     mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
     length = jnp.linalg.norm(mean_P)
@@ -114,15 +111,23 @@ def _target(pool: WalkPool, core_DP, weights_D, fairness) -> _Target:
     served_DN = jnp.concatenate(served)
     mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
     best = jnp.vdot(weights_D, served_DN.max(axis=1))
-    return _Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
+    return Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
 
 
-def _column(target: _Target, row) -> jax.Array:
+def seen_by(pool: WalkPool, target: Target, need_D, choice: Choice) -> tuple[Choice, jax.Array]:
+    """The choice with its cosine to the direction that gains most by it, and that direction."""
+    gains_D = need_D * column(target, choice.row)
+    direction = jnp.argmax(gains_D).astype(jnp.int32)
+    core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], target.core_DP[direction])
+    return choice._replace(core=core), direction
+
+
+def column(target: Target, row) -> jax.Array:
     """What a row would add to each direction; a plain index would gather all on each device."""
     return jnp.take(target.served_DN, row[None], axis=1, mode="clip")[:, 0]
 
 
-def _needs(target: _Target, served_D) -> jax.Array:
+def needs(target: Target, served_D) -> jax.Array:
     """By logarithms, as the power of a large alpha would be 0 for every direction."""
     logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
     return jax.nn.softmax(logs_D)

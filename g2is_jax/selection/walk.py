@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.front import walk_on_front
 from g2is_jax.selection.knowledge import Core
 from g2is_jax.selection.lockstep import Lockstep, lanes_that_fit
 from g2is_jax.selection.rows import Rows, as_rows, over_rows, unit_rows_of
@@ -51,6 +52,9 @@ from g2is_jax.selection.together import COLUMNS, walk_together
 
 DELTA_REFERENCES = ("current", "anchor", "best")
 ORDERS = ("components", "together")
+# Of a walk together: rows that it looks at between two reads of the features, and the most that one
+# read enters, each of which takes 4 bytes a row of the pool.
+FRONT, WAITING = 2_048, 32
 ON_EXHAUSTED = ("stop", "relax", "reanchor", "redistribute")
 
 
@@ -200,7 +204,7 @@ def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
     """A direction is given no budget beforehand: its `budget` is what was spent for it."""
     ledger = Ledger(limits)
     used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
-    walked = walk_together(
+    arguments = (
         pool,
         rules,
         core_CP,
@@ -210,6 +214,11 @@ def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
         spent_S.astype(jnp.int32),
         jnp.int32(limits.budget),
     )
+    if config.pull == 1 and pool.neighbours_NE is None and len(used_N) > 2 * FRONT:
+        walked, reads = walk_on_front(*arguments, FRONT, WAITING)
+    else:
+        walked = walk_together(*arguments)
+        reads = (walked.trace.order_N >= 0).sum()
     directions_N = np.asarray(walked.direction_N)
     picks = [
         dataclasses.replace(pick, component=int(directions_N[pick.row]))
@@ -223,8 +232,8 @@ def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
         own = [pick for pick in picks if pick.component == direction]
         spent = int(limits.costs_N[[pick.row for pick in own]].sum())
         components.append(_told(own, weight, spent, spent, ended))
-    reads = len(picks) + -(-len(core.weights_C) // COLUMNS)
-    told = {"passes": reads, "rolled_back": 0}
+    passes = int(reads) + -(-len(core.weights_C) // COLUMNS)
+    told = {"passes": passes, "rolled_back": 0}
     return _selection(limits, picks, components, float(walked.closest), told)
 
 
