@@ -1,4 +1,4 @@
-"""The README's table: both targets of the built-in world, three seeds, the full pool as well.
+"""The README's tables: both targets of the built-in world, every method, five seeds.
 
     python -m experiments.run_all --config=configs/study.py --workdir=runs/study
 
@@ -16,6 +16,9 @@ TINY = os.path.join(os.path.dirname(__file__), "tiny.py")
 def get_config() -> ConfigDict:
     config = runpy.run_path(TINY)["get_config"]()
     config.world.targets = "lookup_arithmetic,sorting_letters"
-    config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
-    config.run.seeds = "0,1,2"
+    config.run.methods = (
+        "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_uniform,coverage,pursuit,"
+        "g2is_paper,g2is"
+    )
+    config.run.seeds = "0,1,2,3,4"
     return config
