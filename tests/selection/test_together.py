@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from walk_instances import PAPER, PAPER_KNOWLEDGE, instance
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection import walk
 from g2is_jax.selection.knowledge import Core, core_knowledge
 from g2is_jax.selection.selection import BudgetConfig, Limits, limits
 from g2is_jax.selection.walk import gradient_walk
@@ -186,6 +187,46 @@ def test_equals_the_transcription(dtype):
     reasons = ("anchor", "reanchor", "neighbour", "fallback", "worth a conflict")
     relaxed = ("relaxed conflict", "relaxed consistency", "relaxed similarity")
     assert min(seen[what] for what in (*reasons, *relaxed)) >= 2, seen
+
+
+ON_FRONT = [rules for rules in CASES if rules.get("pull", 1) == 1]
+ON_FRONT += [{"on_exhausted": "reanchor", "delta": 0.99, "max_similarity": 0.5}]
+
+
+@pytest.mark.parametrize("sizes", [(12, 1), (12, 4), (25, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_front_changes_nothing_but_the_reads(dtype, sizes, monkeypatch):
+    """Rows in all directions, so that aims are close and rule 5 often yields; tokens and caps."""
+    saved, longest = 0, 0
+    for seed in range(28):
+        unit, cap = (("rows", 1.0), ("tokens", 0.6))[seed // 7 % 2]
+        problem = instance(seed, unit, cap, dtype, shape=(61, 7), edges=0)
+        rules = replace(TOGETHER, **ON_FRONT[seed % len(ON_FRONT)])
+        core = rows_core(seed, 7)
+        whole = gradient_walk(problem.rows, core, problem.limits, rules)
+        monkeypatch.setattr(walk, "FRONT", sizes[0])
+        monkeypatch.setattr(walk, "WAITING", sizes[1])
+        found = gradient_walk(problem.rows, core, problem.limits, rules)
+        monkeypatch.undo()
+        if (whole.summary["closest_decision"] or 1) < TOO_CLOSE:
+            continue
+        assert len(found.picks) == len(whole.picks)
+        for one, other in zip(found.picks, whole.picks, strict=True):
+            assert (one.row, one.reason, one.component) == (
+                other.row,
+                other.reason,
+                other.component,
+            )
+            for name in ("score", "cos_previous", "cos_component", "cos_smallest"):
+                seen = getattr(one, name), getattr(other, name)
+                assert seen[0] == seen[1] or seen[0] == pytest.approx(seen[1], abs=1e-6), (
+                    name,
+                    seed,
+                )
+        assert found.summary["components"] == whole.summary["components"]
+        saved += whole.summary["passes"] - found.summary["passes"]
+        longest = max(longest, len(found.picks))
+    assert saved >= 0 if sizes[1] == 1 else saved > longest
 
 
 def plain_limits(rows: int, budget: int) -> Limits:
