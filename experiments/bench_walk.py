@@ -4,8 +4,9 @@
 
 Parts, by commas: `graph` (against all cosines in float32 by NumPy and a plain walk on them, which
 chooses the same rows or the run stops), `memory` (the process's peak while it walks, over the bytes
-of the features) and `growth` (exponents of time against rows, width and budget, of walks that relax
-the rules rather than end before their budget). Cases: `benign`
+of the features), `front` (the default walk, which goes on within a front of candidates, against the
+same with a read of the features for each row) and `growth` (exponents of time against rows, width
+and budget, of walks that relax the rules rather than end before their budget). Cases: `benign`
 (rows in all directions with a weak one in common), `conflict` (clusters against each other, so that
 walks often end) and `fallback` (loose clusters and stored lists of --neighbours, so that a third of
 the rows or more are of the whole pool for want of a valid neighbour, or the `graph` part stops).
@@ -40,7 +41,7 @@ from experiments.bench import (
 from experiments.plain_walk import plain_walk
 from g2is_jax.runs.errors import InputError
 
-PARTS, CASES = ("graph", "memory", "growth"), ("benign", "conflict", "fallback")
+PARTS, CASES = ("graph", "memory", "front", "growth"), ("benign", "conflict", "fallback")
 STEPS = (0.25, 0.5, 1.0, 2.0)
 VALIDATION, COMMON, CLUSTERS = 64, 0.05, 16
 SPREAD = {"conflict": 4.0, "fallback": 12.0}  # of a cluster, over its centre's length
@@ -81,7 +82,12 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
-    parts: dict[str, Callable] = {"graph": against_graph, "memory": memory, "growth": growth}
+    parts: dict[str, Callable] = {
+        "graph": against_graph,
+        "memory": memory,
+        "front": front,
+        "growth": growth,
+    }
     return measured(config, parts, ("jax", "numpy"))
 
 
@@ -200,6 +206,43 @@ def status(field: str) -> int:
     return int(found.split()[1]) * 1024
 
 
+def front(config: BenchConfig) -> dict:
+    """Both sides choose the same rows, or the run stops."""
+    from configs import default
+    from experiments.methods import read_choosing
+    from g2is_jax.selection import walk
+    from g2is_jax.selection.knowledge import core_knowledge
+    from g2is_jax.selection.selection import BudgetConfig, limits
+
+    settings = read_choosing(default.get_config()).walks["g2is"]
+    given = problem(config)
+    validation_MP = drawn(config, np.random.default_rng(2), VALIDATION)
+    core = core_knowledge(validation_MP, settings.knowledge)
+    ones_N = np.ones(len(given.rows), int)
+    budget = limits(BudgetConfig(given.budget, "rows", 1.0), ones_N, 0 * ones_N)
+
+    def choose(front_rows: int) -> Any:
+        walk.FRONT = front_rows
+        return walk.gradient_walk(given.rows, core, budget, settings.walk)
+
+    sides = {
+        "front": functools.partial(choose, walk.FRONT),
+        "whole": functools.partial(choose, len(given.rows)),
+    }
+    found = {side: call() for side, call in sides.items()}
+    if found["front"].rows != found["whole"].rows:
+        closest = found["whole"].summary["closest_decision"]
+        raise RuntimeError(f"the front chooses other rows; closest decision {closest}")
+    seconds = alternate(sides, config.repeats)
+    return {
+        "rows": len(found["front"].rows),
+        "directions": len(core.core_CP),
+        "passes": {side: selection.summary["passes"] for side, selection in found.items()},
+        "seconds": seconds,
+        "faster": paired_ratio(seconds["whole"], seconds["front"]),
+    }
+
+
 def growth(config: BenchConfig) -> dict:
     """Exponents of our time against N and P for the same number of chosen rows, and against it."""
     chosen = max(1, round(config.budget * config.rows))
@@ -251,6 +294,13 @@ def table(result: dict) -> str:
         )
     if "memory" in result:
         lines.append(f"peak memory {result['memory']['peak_over_features']:.3f} of the features'")
+    if "front" in result:
+        found = result["front"]
+        lines.append(
+            f"{found['rows']} rows for {found['directions']} directions in "
+            f"{found['passes']['front']} reads, {statistics.median(found['seconds']['front']):.3f} "
+            f"s; with {found['passes']['whole']} reads {ranged(found['faster'])} times as long"
+        )
     for name, found in result.get("growth", {}).items():
         shapes = "; ".join(
             f"{size:,}: {seconds:.3f} s, {passes} passes"

@@ -9,6 +9,7 @@ import pytest
 from experiments import bench_walk as bench
 from experiments.plain_walk import plain_walk
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection import walk
 
 SETTINGS = {"parts": "graph,memory,growth", "case": "benign", "dtype": "float32", "rows": 120,
             "width": 16, "components": 3, "neighbours": 2, "budget": 0.2, "lanes": 2,
@@ -42,6 +43,22 @@ def test_other_rows_are_no_measurement(monkeypatch):
     monkeypatch.setattr(bench, "plain_walk", lambda *arguments: [0, 1])
     with pytest.raises(RuntimeError, match="closest decision"):
         bench.against_graph(bench.BenchConfig(**SETTINGS))
+
+
+def test_the_front_is_measured_on_the_same_rows(monkeypatch):
+    monkeypatch.setattr(walk, "FRONT", 20)
+    config = bench.BenchConfig(**SETTINGS | {"parts": "front"})
+    found = bench.front(config)
+    assert found["rows"] == 24
+    assert found["passes"]["front"] < found["passes"]["whole"]
+    assert "times as long" in bench.table(
+        {
+            "settings": dataclasses.asdict(config),
+            "machine": {"cpu": "", "cores": [0]},
+            "versions": {},
+            "front": found,
+        }
+    )
 
 
 def test_plain_walk_by_hand():
