@@ -193,7 +193,7 @@ ON_FRONT = [rules for rules in CASES if rules.get("pull", 1) == 1]
 ON_FRONT += [{"on_exhausted": "reanchor", "delta": 0.99, "max_similarity": 0.5}]
 
 
-@pytest.mark.parametrize("sizes", [(12, 1), (12, 4), (25, 4)])
+@pytest.mark.parametrize("sizes", [(4, 12), (8, 20), (25, 6)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_the_front_changes_nothing_but_the_reads(dtype, sizes, monkeypatch):
     """Rows in all directions, so that aims are close and rule 5 often yields; tokens and caps."""
@@ -226,7 +226,7 @@ def test_the_front_changes_nothing_but_the_reads(dtype, sizes, monkeypatch):
         assert found.summary["components"] == whole.summary["components"]
         saved += whole.summary["passes"] - found.summary["passes"]
         longest = max(longest, len(found.picks))
-    assert saved >= 0 if sizes[1] == 1 else saved > longest
+    assert saved > longest
 
 
 def plain_limits(rows: int, budget: int) -> Limits:
