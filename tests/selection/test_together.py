@@ -230,16 +230,17 @@ def test_the_front_changes_nothing_but_the_reads(dtype, sizes, monkeypatch):
 
 
 def test_a_row_outside_the_front_may_be_worth_a_conflict(monkeypatch):
-    """The second direction is hardly wanted until the first is served twice; its only row conflicts
-    with the first row and is not in the front, where a third row for the first direction waits."""
+    """The second direction is wanted once the first is served three times; its only row conflicts
+    with the first row and is not in the second front, where a row for the first direction waits."""
     second = [-0.28, 0.96]
-    core = Core(np.array([[1, 0], second], np.float32), np.array([0.97, 0.03]), np.ones(2), 2)
-    rows_NP = np.array([[1, 0], [0.95, -0.31], [0.9, -0.44], second, [0, -1], [-1, 0]], np.float32)
+    core = Core(np.array([[1, 0], second], np.float32), np.array([0.9924, 0.0076]), np.ones(2), 2)
+    sines = [0, -0.24, -0.31, -0.44, -0.53]
+    rows_NP = np.array([*([(1 - s * s) ** 0.5, s] for s in sines), second, [-1, 0]], np.float32)
     for front in (100, 2):
         monkeypatch.setattr(walk, "FRONT", front)
-        found = gradient_walk(rows_NP, core, plain_limits(6, 3), replace(TOGETHER, delta=0.0))
-        assert found.rows == [0, 1, 3], front
-        assert found.picks[2].reason == "worth a conflict"
+        found = gradient_walk(rows_NP, core, plain_limits(7, 4), replace(TOGETHER, delta=0.0))
+        assert found.rows == [0, 1, 2, 5], front
+        assert found.picks[3].reason == "worth a conflict"
 
 
 def plain_limits(rows: int, budget: int) -> Limits:
