@@ -158,19 +158,10 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-DEFAULTS = BenchConfig(
-    parts="pass,walk",
-    model="skills",
-    rank=8,
-    batch=16,
-    tokens=64,
-    rows=2_000,
-    width=2_048,
-    chosen=50,
-    devices=8,
-    threads=1,
-    repeats=5,
-)
+def main() -> None:
+    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 2_000, 2_048, 50, 8, 1, 5)
+    launch(run, defaults, table)
+
 
 if __name__ == "__main__":
-    launch(run, DEFAULTS, table)
+    main()

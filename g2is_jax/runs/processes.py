@@ -10,9 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-import jax
-import numpy as np
-
 HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
 START_SECONDS = 600  # for the slowest process to come up
 WEEK_MS = 7 * 24 * 3600 * 1000  # a stage may take long; the dead are noticed by their heartbeats
@@ -28,6 +25,8 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
 
     Must come before anything else of jax.
     """
+    import jax
+
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is dealt with in `stopping`
     jax.distributed.initialize(
         coordinator,
@@ -42,7 +41,11 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
 
 def process_share() -> tuple[int, int]:
     """(index of this process, number of processes that share the work at hand)."""
-    return (0, 1) if _Run.alone else (jax.process_index(), jax.process_count())
+    if _Run.alone or not _Run.joined:
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
 
 
 @contextlib.contextmanager
@@ -57,6 +60,10 @@ def alone() -> Iterator[None]:
 
 def is_first() -> bool:
     """Whether this process writes what is written once."""
+    if not _Run.joined:
+        return True
+    import jax
+
     return jax.process_index() == 0
 
 
@@ -70,20 +77,21 @@ def wait_for_all(what: str) -> None:
 
 def first_says(answer: bool) -> bool:
     """The first process's answer."""
-    return bool(_answers(answer)[0])
+    return _answers(answer)[0]
 
 
 def any_says(answer: bool) -> bool:
     """Whether any process's answer is yes."""
-    return bool(_answers(answer).any())
+    return any(_answers(answer))
 
 
-def _answers(answer: bool) -> np.ndarray:
+def _answers(answer: bool) -> list[bool]:
     if process_share()[1] == 1:
-        return np.array([answer])
+        return [answer]
+    import numpy as np
     from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(np.array(answer))
+    return multihost_utils.process_allgather(np.array(answer)).tolist()
 
 
 def end(status: int, why: str = "") -> None:
