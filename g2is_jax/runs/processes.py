@@ -8,10 +8,14 @@ HEARTBEAT_SECONDS, so that a restart loop starts them all again.
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
+
+from g2is_jax.runs.stopping import STOPPED
 
 HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
 START_SECONDS = 600  # for the slowest process to come up
+LAST_SECONDS = 3  # that the first process stays when all stop
 WEEK_MS = 7 * 24 * 3600 * 1000  # a stage may take long; the dead are noticed by their heartbeats
 
 
@@ -101,4 +105,6 @@ def end(status: int, why: str = "") -> None:
         print(why, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if status == STOPPED and is_first():  # the others lose it when it goes
+            time.sleep(LAST_SECONDS)
         os._exit(status)
