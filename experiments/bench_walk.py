@@ -102,8 +102,9 @@ class Problem:
     near_NE: np.ndarray | None
 
     def walk(self, lanes: int, on_exhausted: str = "stop") -> Any:
+        from g2is_jax.selection.rules import WalkConfig
         from g2is_jax.selection.selection import BudgetConfig, limits
-        from g2is_jax.selection.walk import WalkConfig, gradient_walk
+        from g2is_jax.selection.walk import gradient_walk
 
         count = len(self.rows)
         budget = limits(

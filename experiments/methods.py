@@ -20,6 +20,7 @@ from g2is_jax.selection.graph import GraphConfig, neighbours
 from g2is_jax.selection.influence import gist, knn_uniform, less, less_rr, rds_plus
 from g2is_jax.selection.knowledge import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.lexical import bm25, dsir
+from g2is_jax.selection.rules import WalkConfig
 from g2is_jax.selection.selection import (
     BudgetConfig,
     Limits,
@@ -28,7 +29,7 @@ from g2is_jax.selection.selection import (
     longest,
     random_rows,
 )
-from g2is_jax.selection.walk import WalkConfig, gradient_walk
+from g2is_jax.selection.walk import gradient_walk
 
 NOTHING, TEXTS, HIDDEN, FEATURES = "nothing", "texts", "hidden states", "features"
 SECTIONS = {"g2is": "", "g2is_paper": "paper."}  # walk -> where its sections stand in the config

@@ -46,10 +46,10 @@ class WalkPool(NamedTuple):
 
 
 class WalkRules(NamedTuple):
-    """WalkConfig as numbers."""
+    """WalkConfig as numbers (rules.py)."""
 
     delta: jax.Array
-    reference: jax.Array  # index into walk.DELTA_REFERENCES
+    reference: jax.Array  # index into rules.DELTA_REFERENCES
     pull: jax.Array
     tolerance: jax.Array
     worth: jax.Array  # 0: rule 5 never yields

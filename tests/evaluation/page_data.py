@@ -22,8 +22,8 @@ from g2is_jax.evaluation.page.costs import Bill, Stage
 from g2is_jax.evaluation.page.curves import Curve
 from g2is_jax.evaluation.page.walked import Walk
 from g2is_jax.selection.knowledge import Core
+from g2is_jax.selection.rules import WalkConfig
 from g2is_jax.selection.step import REASONS
-from g2is_jax.selection.walk import WalkConfig
 
 ODD = "<script>alert('1 & 2')</script> $x$ a|b *c* _d_ \\ &amp; \"q\""
 METHODS = ("random", "less", "g2is")

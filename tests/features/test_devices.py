@@ -108,8 +108,9 @@ def test_selections_are_those_of_one_device(runs, name):
     """The walk turns any difference that matters into other rows."""
     from g2is_jax.selection.influence import less
     from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge
+    from g2is_jax.selection.rules import WalkConfig
     from g2is_jax.selection.selection import BudgetConfig, limits
-    from g2is_jax.selection.walk import WalkConfig, gradient_walk
+    from g2is_jax.selection.walk import gradient_walk
 
     def chosen(features_KBP) -> list[list[int]]:
         adam_BP, sgd_BP = (unit(rows).astype(np.float32) for rows in features_KBP)

@@ -10,9 +10,10 @@ from walk_instances import PAPER, instance
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.knowledge import Core
 from g2is_jax.selection.rows import WIDEST_INT8, Rows
+from g2is_jax.selection.rules import ON_EXHAUSTED
 from g2is_jax.selection.selection import BudgetConfig, Limits, limits
 from g2is_jax.selection.step import walk_component
-from g2is_jax.selection.walk import ON_EXHAUSTED, gradient_walk
+from g2is_jax.selection.walk import gradient_walk
 
 
 def plain_limits(rows: int, budget: int) -> Limits:

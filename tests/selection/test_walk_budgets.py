@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from walk_instances import PAPER
 
 from g2is_jax.selection.knowledge import Core
+from g2is_jax.selection.rules import WalkConfig
 from g2is_jax.selection.selection import Limits
-from g2is_jax.selection.walk import WalkConfig, gradient_walk
+from g2is_jax.selection.walk import gradient_walk
 
 N, P, C = 24, 5, 3  # one shape, one compilation
 RELAX = {"on_exhausted": "relax"}

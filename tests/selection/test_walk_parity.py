@@ -8,8 +8,9 @@ import pytest
 from reference_walk import Reference
 from walk_instances import PAPER, Instance, instance
 
+from g2is_jax.selection.rules import WalkConfig
 from g2is_jax.selection.selection import Selection, largest_remainder
-from g2is_jax.selection.walk import WalkConfig, gradient_walk
+from g2is_jax.selection.walk import gradient_walk
 
 TOO_CLOSE = 3e-7  # a decision nearer than this to its turning point is rounding's, not the rule's
 

@@ -7,8 +7,8 @@ import numpy as np
 from g2is_jax.selection.graph import neighbours
 from g2is_jax.selection.knowledge import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.rows import Rows, stored_as
+from g2is_jax.selection.rules import WalkConfig
 from g2is_jax.selection.selection import BudgetConfig, Limits, limits
-from g2is_jax.selection.walk import WalkConfig
 
 PAPER = WalkConfig(
     delta=0.8,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from g2is_jax.evaluation.page.blocks import Block, Folded, Section, Table, Text
 from g2is_jax.evaluation.page.walked import Walk
-from g2is_jax.selection.walk import WalkConfig
+from g2is_jax.selection.rules import WalkConfig
 
 MOST_DIRECTIONS, MOST_ROWS = 60, 15  # listed; selection.jsonl has them all
 PROMPT_CHARACTERS = 160

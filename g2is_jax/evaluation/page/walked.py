@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.selection.knowledge import Core
-from g2is_jax.selection.walk import WalkConfig
+from g2is_jax.selection.rules import WalkConfig
 
 
 @dataclass(frozen=True, eq=False)
