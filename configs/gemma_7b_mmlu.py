@@ -6,7 +6,7 @@
 The pool stands after the colon: infinity, cot or flan. Expected figure: not published for this base
 model.
 
-Hardware: one H100 of 80 GB. Expected hours: 2.2, for 100,000 rows of 512 tokens (the paper's pool
+Hardware: one H100 of 80 GB. Expected hours: 3.9, for 100,000 rows of 512 tokens (the paper's pool
 sizes are not public), at 40 % of the chip's published numbers; not run, but reckoned by
 
     python -m experiments.estimate --config=configs/gemma_7b_mmlu.py --chip=h100 --devices=1 \\

@@ -7,7 +7,7 @@ The pool stands after the colon: infinity, cot or flan. Expected figure, publish
 Infinity-Instruct at 1 %: G2IS 63.42, LESS 63.15, full data 62.75. Of the CoT pool only the mean
 over the five targets is public (G2IS 49.31), of FLAN nothing.
 
-Hardware: one H100 of 80 GB. Expected hours: 1.9, for 100,000 rows of 512 tokens (the paper's pool
+Hardware: one H100 of 80 GB. Expected hours: 3.5, for 100,000 rows of 512 tokens (the paper's pool
 sizes are not public), at 40 % of the chip's published numbers; not run, but reckoned by
 
     python -m experiments.estimate --config=configs/llama31_8b_mmlu.py --chip=h100 --devices=1 \\

@@ -199,12 +199,14 @@ def _walk(plan: Plan) -> Stage:
 
 
 def _evaluate(plan: Plan) -> Stage:
-    """The answers' loss, and a reply to every row as if all were as long as they may be."""
+    """The answers' loss, the letters' likelihoods where a task has some, and a reply to every row
+    as if all were as long as they may be."""
     model, sizes, config = plan.model, plan.sizes, plan.settings.evaluate
     rows = sizes.test_rows * len(plan.settings.choosing.methods) * plan.seeds
     batch_rows = max(config.batch_tokens // sizes.mean_tokens, 1)
     block = forward_operations(model, sizes.mean_tokens)
     read_once = sizes.mean_tokens * (block + head_operations(model))
+    letters = max(len(task.letters) for task in plan.settings.tasks)  # each a row of its own
     room = sizes.mean_tokens + config.new_tokens
     prompt = sizes.mean_tokens * block if config.new_tokens else 0.0
     token = forward_operations(model, room) + head_operations(model)
@@ -215,5 +217,5 @@ def _evaluate(plan: Plan) -> Stage:
         "cache": batch_rows * room * cache_bytes(model),
         "logits": FLOAT32 * longest * model.config.vocab_size,
     }
-    operations = rows * (read_once + prompt + config.new_tokens * token)
+    operations = rows * ((1 + letters) * read_once + prompt + config.new_tokens * token)
     return Stage("evaluate", operations, 0.0, rows * config.new_tokens * step, memory, False)

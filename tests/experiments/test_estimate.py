@@ -93,6 +93,9 @@ def test_evaluation_by_hand():
     assert found.memory["logits"] == 4 * 999 * 131
     silent = by_name(stages(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
     assert (silent.operations, silent.traffic) == (2 * 50 * (prompt + 99 * head), 0)
+    choices = fields | {"evaluate__new_tokens": 0, "evaluate__tasks": "mmlu"}
+    lettered = by_name(stages(plan(**choices)))["evaluate"]
+    assert lettered.operations == 5 * silent.operations  # the four letters are read as rows
 
 
 def test_budgets_of_every_unit():
