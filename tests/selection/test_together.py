@@ -243,6 +243,24 @@ def test_a_row_outside_the_front_may_be_worth_a_conflict(monkeypatch):
         assert found.picks[3].reason == "worth a conflict"
 
 
+def test_a_walk_that_starts_anew_forgets_its_conflicts(monkeypatch):
+    """Rows outside the front that conflicted with the S' before may keep rule 5 with the new S'."""
+    rules = replace(TOGETHER, on_exhausted="reanchor", conflict_worth=0.0, delta=0.0)
+    anew = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows_NP = rng.normal(size=(60, 4)).astype(np.float32)
+        core = axes(4, rng.dirichlet(np.ones(4) / 2)) if seed % 2 else rows_core(seed, 4)
+        whole = gradient_walk(rows_NP, core, plain_limits(60, 30), rules)
+        monkeypatch.setattr(walk, "FRONT", 10)
+        found = gradient_walk(rows_NP, core, plain_limits(60, 30), rules)
+        monkeypatch.undo()
+        if (whole.summary["closest_decision"] or 1) > TOO_CLOSE:
+            assert found.rows == whole.rows, seed
+            anew += [pick.reason for pick in found.picks].count("reanchor")
+    assert anew > 40
+
+
 def plain_limits(rows: int, budget: int) -> Limits:
     config = BudgetConfig(budget=budget, unit="rows", source_cap=1.0)
     return limits(config, np.ones(rows, int), np.zeros(rows, int))
