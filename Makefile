@@ -14,7 +14,7 @@ study: $(RUN)
 	$(BIN)/python -m experiments.run_all --config=configs/study.py --workdir=runs/study
 
 test: $(DEV)
-	G2IS_REQUIRE_PARITY=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	G2IS_REQUIRE_PARITY=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)
 	$(BIN)/ruff check
