@@ -20,7 +20,8 @@ from g2is_jax.selection.lockstep import (
     lanes_that_fit,
 )
 from g2is_jax.selection.rows import as_rows
-from g2is_jax.selection.walk import _pool, _rules, gradient_walk
+from g2is_jax.selection.rules import rules_of
+from g2is_jax.selection.walk import _pool, gradient_walk
 
 SHAPE = (31, 7)  # one shape, few compilations
 CASES = {  # dtype, lanes, edges
@@ -184,7 +185,7 @@ def test_a_walk_goes_on_avoiding_a_row_that_another_one_holds_too():
     given = instance(5, shape=(9, 3), edges=0)
     pool = _pool(as_rows(given.rows), given.limits, None, None)
     open_N, core_CP = np.ones(9, bool), np.eye(3, dtype="f4")
-    lockstep = Lockstep(pool, _rules(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
+    lockstep = Lockstep(pool, rules_of(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
     lockstep._lanes = [
         Lane(number, number, 3, open_N, choices=[NO_CHOICE] * len(rows), rows=rows, stale=False)
         for number, rows in enumerate(([7], [7, 8], [5, 6]))
