@@ -91,6 +91,17 @@ def test_the_best_are_marked():
     assert next(b for b in equal if isinstance(b, Table)).best == frozenset()
 
 
+def test_costs_do_not_depend_on_the_order_of_the_stages():
+    seconds = [0.05, 2.0**52, *[0.4] * 10]  # 0.4 is lost when it is added to the large one
+    stages = [Stage(f"warmup-{n}", "warmup", s, None, 3600) for n, s in enumerate(seconds)]
+    bodies = []
+    for order in (stages, stages[::-1]):
+        _, by_method, _, by_kind = costs.section([Bill("less", 1, 1, order)], order).blocks
+        bodies.append((by_method.body, by_kind.body))
+    assert bodies[0] == bodies[1]
+    assert bodies[0][1][0][2] == f"{2**52 + 4:,.1f}"
+
+
 def test_published_scores_stand_beside_this_run():
     """The task's main metric in percent, their methods in their order; none for other targets."""
     own = scores(("gsm8k", "sums"))

@@ -1,7 +1,11 @@
-"""What it cost: by method, as if it were run alone, and by kind of stage, each stage once."""
+"""What it cost: by method, as if it were run alone, and by kind of stage, each stage once.
+
+Sums are exact (fsum): a page that is written again meets the stages in another order.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 
 from g2is_jax.evaluation.page.blocks import Block, Section, Table, Text
 
@@ -71,8 +75,8 @@ def _by_method(bills: Sequence[Bill]) -> Table:
                 method,
                 f"{sum(bill.rows for bill in own) / len(own):,.0f}",
                 f"{sum(bill.tokens for bill in own) / len(own):,.0f}",
-                *(f"{sum(some) / len(own):,.1f}" if some else "" for some in sums),
-                f"{sum(s.seconds for s in stages) / len(own):,.1f}",
+                *(f"{fsum(some) / len(own):,.1f}" if some else "" for some in sums),
+                f"{fsum(s.seconds for s in stages) / len(own):,.1f}",
                 _device_hours(stages, len(own)),
                 _peak(stages),
             ]
@@ -86,10 +90,10 @@ def _by_kind(stages: Sequence[Stage]) -> Table:
     for kind in _kinds(stages):
         own = [stage for stage in stages if stage.kind == kind]
         devices = sorted({stage.devices for stage in own if stage.devices is not None})
-        seconds = f"{sum(stage.seconds for stage in own):,.1f}"
+        seconds = f"{fsum(stage.seconds for stage in own):,.1f}"
         named = ", ".join(map(str, devices)) or NOT_RECORDED
         lines.append([kind, f"{len(own)}", seconds, named, _device_hours(own, 1), _peak(own)])
-    total = f"{sum(stage.seconds for stage in stages):,.1f}"
+    total = f"{fsum(stage.seconds for stage in stages):,.1f}"
     lines.append(["all", f"{len(stages)}", total, "", _device_hours(stages, 1), _peak(stages)])
     return Table(head, lines)
 
@@ -101,12 +105,8 @@ def _kinds(stages: Sequence[Stage]) -> list[str]:
 
 
 def _device_hours(stages: Sequence[Stage], shares: int) -> str:
-    hours = 0.0
-    for one in stages:
-        if one.devices is None:
-            return NOT_RECORDED
-        hours += one.seconds * one.devices / 3600
-    return f"{hours / shares:,.4g}"
+    known = [one.seconds * one.devices / 3600 for one in stages if one.devices is not None]
+    return f"{fsum(known) / shares:,.4g}" if len(known) == len(stages) else NOT_RECORDED
 
 
 def _peak(stages: Sequence[Stage]) -> str:
