@@ -121,7 +121,7 @@ def problem(config: BenchConfig) -> Problem:
     from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge
     from g2is_jax.selection.rows import DTYPES, Rows, stored_as
 
-    draw = functools.partial(drawn, config, np.random.default_rng(0))
+    draw = functools.partial(drawn, config.case, config.width, np.random.default_rng(0))
     values_NP = aligned_array((config.rows, config.width), DTYPES[config.dtype])
     scales_N = np.ones(config.rows, np.float32) if config.dtype == "int8" else None
     for start in range(0, config.rows, 1024):
@@ -137,15 +137,15 @@ def problem(config: BenchConfig) -> Problem:
     return Problem(rows, core, max(1, round(config.budget * config.rows)), near_NE)
 
 
-def drawn(config: BenchConfig, rng: np.random.Generator, count: int) -> np.ndarray:
+def drawn(case: str, width: int, rng: np.random.Generator, count: int) -> np.ndarray:
     """Unit rows of the case."""
     seeded = np.random.default_rng(1)  # the same directions for every draw
-    rows_NP = rng.standard_normal((count, config.width), dtype=np.float32)
-    if config.case == "benign":
-        rows_NP += np.float32(COMMON) * np.sign(seeded.standard_normal(config.width)).astype("f4")
+    rows_NP = rng.standard_normal((count, width), dtype=np.float32)
+    if case == "benign":
+        rows_NP += np.float32(COMMON) * np.sign(seeded.standard_normal(width)).astype("f4")
     else:
-        half_HP = seeded.standard_normal((CLUSTERS // 2, config.width), dtype=np.float32)
-        centres_CP = np.concatenate([half_HP, -half_HP]) / np.float32(SPREAD[config.case])
+        half_HP = seeded.standard_normal((CLUSTERS // 2, width), dtype=np.float32)
+        centres_CP = np.concatenate([half_HP, -half_HP]) / np.float32(SPREAD[case])
         rows_NP += centres_CP[rng.integers(CLUSTERS, size=count)]
     return rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True)
 
@@ -217,7 +217,7 @@ def front(config: BenchConfig) -> dict:
 
     settings = read_choosing(default.get_config()).walks["g2is"]
     given = problem(config)
-    validation_MP = drawn(config, np.random.default_rng(2), VALIDATION)
+    validation_MP = drawn(config.case, config.width, np.random.default_rng(2), VALIDATION)
     core = core_knowledge(validation_MP, settings.knowledge)
     ones_N = np.ones(len(given.rows), int)
     budget = limits(BudgetConfig(given.budget, "rows", 1.0), ones_N, 0 * ones_N)

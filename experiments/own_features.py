@@ -28,6 +28,7 @@ from g2is_jax.data.records import Record, read_records
 from g2is_jax.features.given import Given, read_given
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import claim_workdir, file_hash, run_stage
+from g2is_jax.selection.rows import Rows
 from g2is_jax.selection.selection import Limits, limits, without
 
 ONLY_SEED = 0  # methods that look at features alone draw nothing
@@ -45,7 +46,7 @@ class Inputs:
     def rows_N(self) -> np.ndarray:
         """The number of each pool row in its file."""
         known_N = self.pool.rows_N
-        return np.arange(len(self.pool.features_NP)) if known_N is None else known_N
+        return np.arange(len(self.pool.values_NP)) if known_N is None else known_N
 
     def known(self, row: int) -> dict:
         """What is written of a pool row beside the reasons for it."""
@@ -119,7 +120,7 @@ def _material(choosing: Choosing, inputs: Inputs, allowed: Limits) -> Material:
         limits=without(allowed, ~inputs.pool.finite_N),
         seed=ONLY_SEED,
         tokens_N=allowed.costs_N,
-        pool_NP=inputs.pool.features_NP,
+        pool_NP=Rows(inputs.pool.values_NP, inputs.pool.scales_N),
         validation_MP=inputs.validation.features_NP[finite_M],
         unnormalised_MP=inputs.validation.unnormalised_NP[finite_M],
         subtasks_M=np.zeros(int(finite_M.sum()), int),
@@ -143,10 +144,10 @@ def _read(
 ) -> Inputs:
     """The inputs, once their shapes and counts are known to agree."""
     given, validation = read_given(train_features), read_given(validation_features)
-    if given.features_NP.shape[1] != validation.features_NP.shape[1]:
+    if given.values_NP.shape[1] != validation.values_NP.shape[1]:
         raise InputError(
-            f"{train_features} is of shape {given.features_NP.shape}, {validation_features} of "
-            f"{validation.features_NP.shape}; both must have the same width: make them with the "
+            f"{train_features} is of shape {given.values_NP.shape}, {validation_features} of "
+            f"{validation.values_NP.shape}; both must have the same width: make them with the "
             "same projection"
         )
     if not validation.finite_N.any():
@@ -158,7 +159,7 @@ def _read(
 def _records(given: Given, pool: epath.Path) -> list[Record]:
     """The record of each feature row."""
     records = read_records(pool)
-    rows, rows_N = len(given.features_NP), given.rows_N
+    rows, rows_N = len(given.values_NP), given.rows_N
     if rows_N is None:
         if rows != len(records):
             raise InputError(
@@ -176,7 +177,7 @@ def _records(given: Given, pool: epath.Path) -> list[Record]:
 
 def _limits(choosing: Choosing, inputs: Inputs, pool: epath.Path | None) -> Limits:
     """The budget and caps, where what they count is known."""
-    budget, rows = choosing.budget, len(inputs.pool.features_NP)
+    budget, rows = choosing.budget, len(inputs.pool.values_NP)
     if budget.source_cap < 1 and pool is None:
         raise InputError(
             f"selection.source_cap = {budget.source_cap}: the sources are not known; give the "

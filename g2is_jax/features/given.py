@@ -17,17 +17,25 @@ BLOCK = 1024  # rows that are checked at a time
 class Given:
     """A matrix as it was given, and what its file says of each row (None where it says nothing).
 
-    features_NP: float32; zero where finite_N is False, which the file itself said of the row.
+    values_NP: of a store as they lie in it, and of int8 the scales_N that multiply them; else
+    float32. Zero where finite_N is False, which the file itself said of the row.
     factors_N: lead to the lengths that its rows had before they were normalised.
     rows_N: their numbers in the file they came from. tokens_N: their supervised tokens.
     """
 
     source: epath.Path
-    features_NP: np.ndarray
+    values_NP: np.ndarray
+    scales_N: np.ndarray | None
     factors_N: np.ndarray | None
     finite_N: np.ndarray
     rows_N: np.ndarray | None
     tokens_N: np.ndarray | None
+
+    @property
+    def features_NP(self) -> np.ndarray:
+        """The rows in float32."""
+        values_NP = np.asarray(self.values_NP, np.float32)
+        return values_NP if self.scales_N is None else values_NP * self.scales_N[:, None]
 
     @property
     def unnormalised_NP(self) -> np.ndarray:
@@ -62,7 +70,9 @@ def read_given(source: epath.Path) -> Given:
         factors_N = np.where(finite_N, known["norms"], 0) / divisors_N
         _check_finite(factors_N, source)
         factors_N = factors_N.astype(np.float32)
-    return Given(source, features_NP, factors_N, finite_N, known.get("rows"), known.get("tokens"))
+    return Given(
+        source, features_NP, None, factors_N, finite_N, known.get("rows"), known.get("tokens")
+    )
 
 
 def _given_store(source: epath.Path) -> Given:
@@ -70,7 +80,7 @@ def _given_store(source: epath.Path) -> Given:
         raise InputError(f"{source}: no {SETTINGS} here; give a store, or a file of features")
     store = open_store(source)
     return Given(
-        source, store.matrix(), store.norms_N, store.finite_N, store.rows_N, store.tokens_N
+        source, *store.stored(), store.norms_N, store.finite_N, store.rows_N, store.tokens_N
     )
 
 

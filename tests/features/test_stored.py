@@ -40,6 +40,7 @@ def test_a_store_and_its_exported_files_are_given_alike(tmp_path, dtype):
     rows = written(epath.Path(tmp_path / "store"), dtype)
     export_features(epath.Path(tmp_path / "store"), epath.Path(tmp_path / "file.safetensors"))
     both = [read_given(epath.Path(tmp_path / name)) for name in ("store", "file.safetensors")]
+    assert both[0].values_NP.dtype == DTYPES[dtype]
     for given in both:
         assert given.finite_N.tolist() == [True, True, True, False, True, True]
         assert given.rows_N.tolist() == ROWS.tolist()
