@@ -16,6 +16,7 @@ from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import stage_hash, write_atomic
+from g2is_jax.runs.processes import is_first
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
@@ -45,12 +46,13 @@ def stage(job: Job, tuned: epath.Path, target: Target, label: str) -> epath.Path
             adapter = _adapter(job, tuned, epoch)
             losses_M = answer_losses(job.model, adapter, job.base, rows, tokens)
             curve.append({"epoch": epoch, "validation_loss": float(losses_M.mean())})
-        write_atomic(folder / "curve.json", json.dumps(curve, indent=2) + "\n")
+        if is_first():
+            write_atomic(folder / "curve.json", json.dumps(curve, indent=2) + "\n")
         return {"rows": len(rows), "best_epoch": best_epoch(curve)}
 
     inputs = {"validation": target.validation.digest, "adapter": stage_hash(tuned)}
     inputs |= job.checkpoint_digest
-    return job.run_stage("curve", label, job.model_identity, inputs, build)
+    return job.run_stage("curve", label, job.model_identity, inputs, build, shared=True)
 
 
 def _adapter(job: Job, tuned: epath.Path, epoch: int) -> Leaves:

@@ -22,6 +22,7 @@ from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.processes import is_first
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -89,8 +90,9 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
             job.config.model.max_length,
             job.settings.evaluate,
         )
-        write_atomic(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if is_first():
+            write_atomic(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if metrics.get(SHOTS_DROPPED):
             print(
                 f"evaluate {label}: {metrics[SHOTS_DROPPED]} worked rows left away, as prompts "
@@ -107,7 +109,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
     inputs = {"test": target.test_digest, **job.checkpoint_digest, **_hash(tuned)}
     if task.shots:
         inputs["shots"] = file_hash(job.shots_files[target.name])
-    return job.run_stage("evaluate", label, identity, inputs, build)
+    return job.run_stage("evaluate", label, identity, inputs, build, shared=True)
 
 
 def harness_stage(job: Job, tuned: Tuned | None, label: str) -> epath.Path:

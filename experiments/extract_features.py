@@ -217,12 +217,13 @@ def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
         tokens = job.config.evaluate.batch_tokens  # of forward passes alone
         with StoreWriter(folder, rows, job.settings.store) as writer:
             work = extract_hidden(job.model, job.base, dataset.encoded, tokens, writer)
-        return _counts(dataset, folder, None, 0.0) | work
+        wait_for_all(f"hidden states of {dataset.name}")
+        return _counts(dataset, folder, None, 0.0) | work if is_first() else {}
 
     model = {key: value for key, value in job.model_identity.items() if key != "lora"}
     identity = {"rows_dtype": job.settings.store.dtype, **model}
     inputs = {"rows": dataset.digest, **job.checkpoint_digest}
-    return job.run_stage("hidden", dataset.name, identity, inputs, build)
+    return job.run_stage("hidden", dataset.name, identity, inputs, build, shared=True)
 
 
 def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Weighted:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.processes import gathered, process_share
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -34,17 +36,23 @@ class Likelihoods:
 def likelihoods(
     model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
 ) -> Likelihoods:
-    """In order, whatever the batches; `batch_tokens` go through the model at once."""
+    """In order, whatever the batches; `batch_tokens` go through each device at once.
+
+    The processes that share the work deal with different batches, and each returns all rows.
+    """
     found = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
-    run = _likelihood_function(model)
-    for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings):
+    run, devices = _likelihood_function(model), model.row_devices(base)
+    mine = []
+    for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings, devices):
         filled_B = batch.rows_B >= 0
-        rows = batch.rows_B[filled_B]
-        results = run(adapter, base, batch.tokens_BT, batch.supervised_BT)
-        for found_M, result_B in zip(vars(found).values(), results, strict=True):
-            found_M[rows] = np.asarray(result_B)[filled_B]
+        of_rows = model.spread(base, (batch.tokens_BT, batch.supervised_BT))
+        results = run(adapter, base, *of_rows)
+        mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in (batch.rows_B, *results)])
+    for rows, *values in itertools.chain(*gathered(mine)):
+        for found_M, value in zip(vars(found).values(), values, strict=True):
+            found_M[rows] = value
     return found
 
 
@@ -77,9 +85,16 @@ def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> li
     return rows
 
 
-def batches(encoded: Sequence[Encoded], batch_tokens: int, most: int) -> Iterator[Batch]:
-    """Every row once, by length; not padded beyond `most` tokens, the longest the model takes."""
-    for plan in length_batches(encoded, batch_tokens):
+def batches(
+    encoded: Sequence[Encoded], batch_tokens: int, most: int, devices: int = 1
+) -> Iterator[Batch]:
+    """This process's share of the batches, in which every row is once, by length.
+
+    batch_tokens: of each device. Not padded beyond `most` tokens, the longest the model takes.
+    """
+    process, processes = process_share()
+    plans = length_batches(encoded, batch_tokens * devices, multiple=devices)
+    for plan in plans[process::processes]:
         longest = max(len(encoded[row].tokens_T) for row in plan.rows)
         width_T = max(min(plan.width_T, most), longest)
         yield lay_out(encoded, dataclasses.replace(plan, width_T=width_T))

@@ -1,5 +1,6 @@
 """Replies to many prompts, batched by length; which rows share a batch does not change them."""
 
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig
+from g2is_jax.runs.processes import gathered
 
 
 def replies(
@@ -24,7 +26,10 @@ def replies(
     stops: Stops,
     batch_tokens: int,
 ) -> list[str]:
-    """The reply to each prompt of tokens, in order; `batch_tokens` of them go in at once."""
+    """The reply to each prompt of tokens, in order; `batch_tokens` go into each device at once.
+
+    The processes that share the work deal with different batches, and each returns all replies.
+    """
     # Every token supervised: the mask then tells prompts from padding.
     encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
     ids_M = _row_ids(prompts)
@@ -32,15 +37,14 @@ def replies(
     def decode(tokens: list[int]) -> str:
         return str(chat.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    texts = [""] * len(prompts)
     room = model.config.max_position_embeddings - config.new_tokens
-    for batch in batches(encoded, batch_tokens, room):
+    mine: list[tuple[int, str]] = []
+    for batch in batches(encoded, batch_tokens, room, model.row_devices(base)):
         rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
         found = generate(model, adapter, base, rows, config, stops, decode)
-        for row, reply in zip(batch.rows_B, found, strict=True):
-            if row >= 0:
-                texts[row] = reply.text
-    return texts
+        mine += zip(batch.rows_B.tolist(), (reply.text for reply in found), strict=True)
+    told = dict(itertools.chain(*gathered(mine)))  # beside the empty rows' -1
+    return [told[row] for row in range(len(prompts))]
 
 
 def _row_ids(prompts: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,7 @@ from g2is_jax.features.gradients import FeatureBatch
 from g2is_jax.features.store import StoreWriter
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.processes import process_share
 
 
 @functools.cache
@@ -43,16 +44,21 @@ def extract_hidden(
     batch_tokens: int,
     writer: StoreWriter,
 ) -> dict:
-    """Write one row for each example to the store, as `extract` does; on one device.
+    """Write one row for each example to the store, as `extract` does; by all processes that share
+    the work, each with all its devices.
 
     Gradient norms are zeros, as there is no gradient; tokens are the supervised ones.
     """
     lengths_N = row_lengths(encoded).astype(np.int32)
+    devices = model.row_devices(base)
 
     def compute(batch: Batch) -> FeatureBatch:
         lengths_B = np.where(batch.rows_B >= 0, lengths_N[batch.rows_B], 0)
-        features_BD = hidden_function(model)(base, batch.tokens_BT, lengths_B)
+        of_rows = model.spread(base, (batch.tokens_BT, lengths_B))
+        features_BD = hidden_function(model)(base, *of_rows)
         nothing_B = np.zeros(len(lengths_B), np.float32)
         return FeatureBatch(features_BD[None], nothing_B, batch.supervised_BT.sum(axis=1))
 
-    return extract(compute, encoded, [writer], batch_tokens, "hidden states")
+    return extract(
+        compute, encoded, [writer], batch_tokens, "hidden states", devices, process_share()
+    )

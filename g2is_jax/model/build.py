@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from g2is_jax.model.attention import KERNELS, LayerCache
 from g2is_jax.model.config import DecoderConfig
@@ -23,7 +24,7 @@ from g2is_jax.model.lora import (
 )
 from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import placed, replicated, shared_out
+from g2is_jax.runs.mesh import DATA, placed, replicated, shared_out
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -125,6 +126,26 @@ class Model:
     def placed(self, base: Leaves, mesh: Mesh) -> Leaves:
         """The base where its leaves belong; those that are there are not moved."""
         return {path: placed(x, self.sharding(path, mesh)) for path, x in base.items()}
+
+    def row_devices(self, base: Leaves) -> int:
+        """How many devices share the rows of a forward pass, and have to divide them.
+
+        Those that each have the whole base. Where each holds a share of it they work on every row
+        together, as the compiler finds best: 1.
+        """
+        sharding = self._row_sharding(base)
+        return 1 if sharding is None else sharding.num_devices
+
+    def spread(self, base: Leaves, of_rows: Any) -> Any:
+        """Arrays over the rows of a batch, on the devices that share them."""
+        sharding = self._row_sharding(base)
+        return of_rows if sharding is None else jax.device_put(of_rows, sharding)
+
+    def _row_sharding(self, base: Leaves) -> NamedSharding | None:
+        held = getattr(next(iter(base.values())), "sharding", None)
+        if self.settings.shard_base or not isinstance(held, NamedSharding):
+            return None
+        return NamedSharding(held.mesh, PartitionSpec(DATA))
 
     def _merge(self, adapter: Leaves, base: Leaves) -> Decoder:
         leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}

@@ -80,7 +80,8 @@ def generate(
     decode: Callable[[list[int]], str],
     chunk: int = CHUNK,
 ) -> list[Reply]:
-    """The reply to each row; `decode` gives the text of a reply's tokens.
+    """The reply to each row; `decode` gives the text of a reply's tokens. Devices that each have
+    the base share the rows, which they must divide.
 
     The text of a longer reply has to begin like that of a shorter one, as it does for all
     tokenizers but for letters of which only some bytes are there yet.
@@ -97,7 +98,8 @@ def generate(
     steps = min(chunk, config.new_tokens) if stops.strings else config.new_tokens
     prefill, advance = decoding_functions(model, config.temperature, config.top_p, stops.tokens)
     keys_B = row_keys(config.seed, jnp.asarray(prompts.row_ids_B, jnp.uint32))
-    state = prefill(adapter, base, tokens_BT[:, :most], lengths_B, keys_B, room=room)
+    of_rows = model.spread(base, (tokens_BT[:, :most], lengths_B, keys_B))
+    state = prefill(adapter, base, *of_rows, room=room)
     new_BT = np.asarray(state.tokens_B)[:, None]
     replies: list[Reply | None] = [Reply([], "", True) if n == 0 else None for n in lengths_B]
     while True:

@@ -6,10 +6,12 @@ HEARTBEAT_SECONDS, so that a restart loop starts them all again.
 """
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from g2is_jax.runs.stopping import STOPPED
 
@@ -87,6 +89,19 @@ def first_says(answer: bool) -> bool:
 def any_says(answer: bool) -> bool:
     """Whether any process's answer is yes."""
     return any(_answers(answer))
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What each process gives, in their order: anything that JSON can hold."""
+    if process_share()[1] == 1:
+        return [mine]
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    data_B = np.frombuffer(json.dumps(mine).encode(), np.uint8)
+    sizes = process_allgather(np.array(len(data_B))).tolist()
+    given = process_allgather(np.pad(data_B, (0, max(sizes) - len(data_B))))
+    return [json.loads(bytes(of[:size])) for of, size in zip(given, sizes, strict=True)]
 
 
 def _answers(answer: bool) -> list[bool]:

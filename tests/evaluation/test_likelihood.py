@@ -9,6 +9,7 @@ from tiny_models import NO_LORA, both, lora_config, oracle_logits, ours, random_
 
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
+from g2is_jax.evaluation import likelihood
 from g2is_jax.evaluation.likelihood import continuations, likelihoods
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.sampling import GenerateConfig
@@ -144,3 +145,13 @@ def test_wrong_pairs(pair, message):
 
 def test_no_rows(adapted):
     assert likelihoods(*adapted, [], 80).sums_M.shape == (0,)
+
+
+def test_processes_share_the_batches(monkeypatch):
+    rows, shares = random_rows(LENGTHS), []
+    for process in range(2):
+        monkeypatch.setattr(likelihood, "process_share", lambda process=process: (process, 2))
+        of = likelihood.batches(rows, 32, 1024)
+        shares.append([row for batch in of for row in batch.rows_B.tolist() if row >= 0])
+    assert sorted(shares[0] + shares[1]) == list(range(len(rows)))
+    assert all(shares)

@@ -78,6 +78,7 @@ def argv(base, tmp_path_factory) -> list[str]:
         grads__chunk_rows=8,
         grads__dtype="float32",
         warmup__keep_checkpoints=0,
+        evaluate__batch_tokens=64,  # several batches, which the processes share
     )
     return [f"--config={write_config(tmp_path_factory.mktemp('config') / 'c.py', settings)}"]
 
@@ -95,6 +96,10 @@ def alone(argv, cache, tmp_path_factory) -> Path:
     text = process.communicate(timeout=280)[0]
     assert process.returncode == 0, text
     return folder
+
+
+def read_rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def assert_same_results(folder: Path, expected: Path) -> None:
@@ -117,6 +122,11 @@ def assert_same_results(folder: Path, expected: Path) -> None:
         elif kind == "selection":
             told = [(one / "selected.jsonl").read_bytes() for one in (ours, theirs)]
             assert told[0] == told[1]
+        elif kind == "evaluate":
+            mine, other = (read_rows(one / "rows.jsonl") for one in (ours, theirs))
+            losses = [[row.pop("loss") for row in rows] for rows in (mine, other)]
+            np.testing.assert_allclose(*losses, rtol=1e-4)
+            assert mine == other
     assert seen == {"world", "warmup", "features", "selection", "finetune", "evaluate"}
     for file in ("report/report.html", "report/results.json", "config.json"):
         assert (folder / file).exists()
