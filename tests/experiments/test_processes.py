@@ -78,7 +78,7 @@ def argv(base, tmp_path_factory) -> list[str]:
         grads__chunk_rows=8,
         grads__dtype="float32",
         warmup__keep_checkpoints=0,
-        evaluate__batch_tokens=64,  # several batches, which the processes share
+        evaluate__batch_tokens=16,  # several batches, which the processes share
     )
     return [f"--config={write_config(tmp_path_factory.mktemp('config') / 'c.py', settings)}"]
 
