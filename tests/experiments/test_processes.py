@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from small import ROOT, changed, small_config, write_config
+from small import ROOT
 
 from experiments.launch import FAILED
+from experiments.small_job import changed, small_config, write_config
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.processes import HEARTBEAT_SECONDS
 from g2is_jax.runs.stopping import STOPPED
@@ -23,12 +24,12 @@ from g2is_jax.runs.tensors import read_tensors
 
 PROGRAM = """
 import json, sys
-from forks import kill_at
+from experiments.forked import fault_at
 from experiments import run_all
 from experiments.launch import launch
 kill = json.loads(sys.argv.pop(1))
 if kill:
-    kill_at(**kill)
+    fault_at(**kill)
 launch(run_all.run)
 """
 SLOWEST_SECONDS = 60  # a busy machine's, beyond the silence after which a process counts as dead
