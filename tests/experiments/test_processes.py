@@ -15,10 +15,10 @@ import pytest
 from etils import epath
 from small import ROOT
 
-from experiments.launch import FAILED
 from experiments.small_job import changed, small_config, write_config
 from g2is_jax.features.store import read_store
-from g2is_jax.runs.processes import HEARTBEAT_SECONDS
+from g2is_jax.runs.errors import FAILED
+from g2is_jax.runs.processes import GOES_ON, HEARTBEAT_SECONDS
 from g2is_jax.runs.stopping import STOPPED
 from g2is_jax.runs.tensors import read_tensors
 
@@ -137,6 +137,7 @@ def test_two_processes_do_what_one_does_through_sigterm_and_death(argv, cache, a
     death = {"event": "open", "path": r"features-.*\.chunk-00001\.safetensors", "times": 1}
     (first, text), (second, _) = together(argv, cache, {1: death | {"by": signal.SIGKILL}})
     assert (first not in (0, FAILED), second) == (True, -signal.SIGKILL), text
+    assert text.splitlines()[-1] == GOES_ON
     assert time.monotonic() - began < HEARTBEAT_SECONDS + SLOWEST_SECONDS
 
     (first, text), (second, silent) = together(argv, cache, {})
