@@ -21,10 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
 from absl import app, flags, logging
 from etils import epath
 
-from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.errors import FAILED, InputError
 from g2is_jax.runs.manifest import write_atomic
 
-FAILED = 2  # exit status after an error that the user can act on
 Side = TypeVar("Side")
 Result = TypeVar("Result")
 FLAGS: dict[type, Callable] = {

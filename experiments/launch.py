@@ -18,13 +18,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments.fields import flat_fields
-from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.errors import FAILED, InputError
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.manifest import naming_full_disk
 from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import sigterm_heeded
-
-FAILED = 2  # exit status after an error that the user can act on
 
 
 def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:

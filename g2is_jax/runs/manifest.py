@@ -30,12 +30,14 @@ from etils import epath
 
 from g2is_jax.runs.compilations import compilations
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.file_sizes import difference, file_sizes
 from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop
 
 FORMAT = 1  # raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"  # of a stage at work alone
+OWN = (MANIFEST, ATTEMPT)
 PACKAGES = ("g2is_jax", "jax", "flax", "numpy")
 WHOLE_BYTES = 256 * 2**20  # larger files are hashed in samples
 SAMPLES, SAMPLE_BYTES = 32, 2**20
@@ -108,6 +110,7 @@ def _build(
         "compile_seconds": round(compilations()[1] - compiling, 3),
         "peak_memory_bytes": _peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {name: size for name, size in file_sizes(part).items() if name not in OWN},
     }
     write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     (part / ATTEMPT).unlink()
@@ -136,14 +139,16 @@ def _identity(name: str, settings: dict, inputs: dict[str, str]) -> dict:
 
 
 def read_manifest(folder: epath.PathLike) -> dict:
-    """The manifest of a finished stage; refuses a folder without one, or one that was altered."""
+    """The manifest of a finished stage; refuses a folder without one, one that was altered, and one
+    whose files are not of the sizes that they were finished with (`file_sizes`)."""
     place = epath.Path(folder)
-    way_out = "delete the folder and run the same command again"
+    way_out = f"delete {place} and run the same command again"
     try:
         manifest = json.loads((place / MANIFEST).read_text())
         identity = {key: manifest[key] for key in IDENTITY}
         digest = manifest["hash"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        sizes = {str(name): int(size) for name, size in manifest.get("files", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
             f"{place}: {MANIFEST} is absent or unreadable ({reason}); {way_out}"
@@ -152,6 +157,8 @@ def read_manifest(folder: epath.PathLike) -> dict:
         raise InputError(
             f"{place}: {MANIFEST} was altered: its hash is not that of its contents; {way_out}"
         )
+    if wrong := difference(place, sizes):
+        raise InputError(f"{wrong}; {way_out}")
     return manifest
 
 
@@ -269,7 +276,7 @@ def _check_same(folder: epath.Path, identity: dict) -> None:
     if differing:
         raise InputError(
             f"{folder}: its {MANIFEST} is of another stage ({', '.join(differing)} differ); "
-            "delete the folder, or choose another --workdir, and run the same command again"
+            f"delete {folder}, or choose another --workdir, and run the same command again"
         )
 
 

@@ -2,17 +2,21 @@
 
 All of them run the same program. The first writes what is not shared out; nobody goes on from a
 stage before all have finished it. A process that fails ends at once, and the others with it within
-HEARTBEAT_SECONDS, so that a restart loop starts them all again.
+HEARTBEAT_SECONDS, so that a restart loop starts them all again. JAX ends those others from a thread
+of its own, so that a shell beside each process has to say what is to be done.
 """
 
+import atexit
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from g2is_jax.runs.errors import FAILED
 from g2is_jax.runs.stopping import STOPPED
 
 HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
@@ -21,9 +25,18 @@ LAST_SECONDS = 3  # that the first process stays when all stop
 WEEK_MS = 7 * 24 * 3600 * 1000  # a stage may take long; the dead are noticed by their heartbeats
 
 
+GOES_ON = (
+    "error: this process was killed, or ended as another process of the run did; unless one of "
+    "them names a mistake, the same command on all of them goes on from what is finished"
+)
+# Reads nothing where the process that has it as a child ends without a word.
+WATCH = 'trap "" INT TERM; read -r word || echo "$0" >&2'
+
+
 class _Run:
     joined = False
     alone = False
+    watch: subprocess.Popen | None = None
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -33,6 +46,10 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
     """
     import jax
 
+    _Run.watch = subprocess.Popen(
+        ["sh", "-c", WATCH, GOES_ON], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    atexit.register(_ends_in_order)  # before jax registers its own: runs after it
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is dealt with in `stopping`
     jax.distributed.initialize(
         coordinator,
@@ -117,9 +134,19 @@ def end(status: int, why: str = "") -> None:
     """End a process that failed, if it is one of several, without the wait for the others that a
     normal end has."""
     if _Run.joined:
-        print(why, file=sys.stderr)
+        if why:
+            print(why, file=sys.stderr)
+        if status in (FAILED, STOPPED):
+            _ends_in_order()
         sys.stdout.flush()
         sys.stderr.flush()
         if status == STOPPED and is_first():  # the others lose it when it goes
             time.sleep(LAST_SECONDS)
         os._exit(status)
+
+
+def _ends_in_order() -> None:
+    """Nothing is left to be said when this process ends."""
+    if _Run.watch is not None:
+        with contextlib.suppress(OSError):
+            _Run.watch.communicate(b"word\n")

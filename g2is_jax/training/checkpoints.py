@@ -1,5 +1,9 @@
-"""Training checkpoints by orbax: adapter, optimiser state and position, safe against `kill -9`."""
+"""Training checkpoints by orbax: adapter, optimiser state and position, safe against `kill -9`.
 
+The position holds a digest of the values, as orbax does not notice bytes that changed.
+"""
+
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.errors import InputError
 
 Tree = Any
+REASON_LETTERS = 160  # of what orbax says, which is long
 
 
 class Checkpoints:
@@ -32,6 +38,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             multiprocessing_options=alone,
         )
+        self._folder = absolute
         self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def steps(self) -> list[int]:
@@ -41,6 +48,7 @@ class Checkpoints:
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
         """Write one checkpoint; returns when it is complete. One process alone may do it."""
         state = jax.tree.map(np.asarray, {"adapter": adapter, "optimizer": optimizer_state})
+        position = position | {"sha256": _digest(state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -49,21 +57,47 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
 
-    def restore(self, step: int, adapter: Leaves, optimizer_state: Tree) -> tuple[Leaves, Tree]:
+    def restore(
+        self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
+    ) -> tuple[Leaves, Tree]:
         """Adapter and optimiser state of a step; the arguments give structure and shapes.
 
-        Bound to no device, as fresh ones are: they go where the weights are.
+        Bound to no device, as fresh ones are: they go where the weights are. InputError for a
+        damaged checkpoint says to delete it, or the folder of the finished `stage` that it is of.
         """
         target = jax.tree.map(
             lambda leaf: np.empty(leaf.shape, leaf.dtype),
             {"adapter": adapter, "optimizer": optimizer_state},
         )
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        )
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore()
+                ),
+            )
+            expected = restored["position"].get("sha256")  # of no earlier edition of this file
+            if expected not in (None, _digest(restored["state"])):
+                raise ValueError("its values are not those that were saved")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            place = self._folder / str(step)
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:REASON_LETTERS]
+            raise InputError(
+                f"{place}: unreadable training checkpoint ({reason}); delete {stage or place} and "
+                "run the same command again"
+            ) from error
         state = jax.tree.map(jnp.asarray, restored["state"])
         return state["adapter"], state["optimizer"]
 
     def close(self) -> None:
         """Release the manager's threads."""
         self._manager.close()
+
+
+def _digest(state: Tree) -> str:
+    """sha256 of the leaves' bytes, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(state):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

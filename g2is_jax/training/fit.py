@@ -248,7 +248,7 @@ def load_trained(
     adapter = model.init_adapter(seed)
     state = adam_direction(config.optimizer).init(adapter)
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
-    found = [checkpoints.restore(step, adapter, state) for step in checkpoints.steps()]
+    found = [checkpoints.restore(step, adapter, state, folder) for step in checkpoints.steps()]
     checkpoints.close()
     return [(adapter, read_moments(state)) for adapter, state in found]
 

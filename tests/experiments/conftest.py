@@ -4,7 +4,9 @@ import jax
 import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
-from small import changed, small_config, write_base, write_files
+from small import write_files
+
+from experiments.small_job import changed, small_config, write_base
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from small import changed, small_config, stages
+from small import stages
 
 from configs import default, sweeps
 from experiments import ablate, evaluate, extract_features, select_subset
 from experiments.fields import flat_fields
 from experiments.job import Job
 from experiments.settings import read_settings
+from experiments.small_job import changed, small_config
 from g2is_jax.features.projection import fold
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.errors import InputError

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from etils import epath
 from safetensors.numpy import load_file, save_file
-from small import changed, picking, row, stages, write_rows
+from small import picking, row, stages, write_rows
 
 from experiments import run_all
 from experiments.job import Job
+from experiments.small_job import changed
 from g2is_jax.runs.errors import InputError
 
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, changed, row, write_rows
+from small import ROOT, row, write_rows
 from tiny_models import RAW
 
 from configs import default
 from experiments.estimate import run
 from experiments.settings import check_settings
+from experiments.small_job import changed
 from experiments.stage_costs import Plan, Sizes, Stage, stages
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from small import changed, small_config, stages
+from small import stages
 
 from experiments import export_graph, extract_features
 from experiments.job import Job
+from experiments.small_job import changed, small_config
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection import mixed_graph
 

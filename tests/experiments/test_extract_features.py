@@ -12,11 +12,12 @@ import sys
 import numpy as np
 import pytest
 from etils import epath
-from small import ROOT, changed
+from small import ROOT
 
 from experiments import extract_features, material, select_subset, warmup
 from experiments.job import Job
 from experiments.methods import METHODS
+from experiments.small_job import changed
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.rows import Rows

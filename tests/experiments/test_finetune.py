@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from small import changed, small_config, stages
+from small import stages
 from tiny_models import FLOAT32, NO_LORA
 
 from experiments import curves, evaluate, finetune, select_subset
 from experiments.job import Job
+from experiments.small_job import changed, small_config
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.build import load_model
 from g2is_jax.runs.errors import InputError

@@ -5,9 +5,10 @@ import json
 import pytest
 from etils import epath
 from harness_folder import write_tasks
-from small import changed, stages
+from small import stages
 
 from experiments import run_all
+from experiments.small_job import changed
 from g2is_jax.runs.errors import InputError
 
 CHOICES = [{"question": f"Say {n}", "choices": ["red", "7"], "gold": n % 2} for n in range(4)]

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import ROOT, fork_each, stages
+from small import ROOT, stages
 
 from experiments import launch
+from experiments.forked import fork_each
 from g2is_jax.runs.errors import InputError
 
 TINY = ROOT / "configs" / "tiny.py"

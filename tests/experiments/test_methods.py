@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 from etils import epath
-from small import changed, small_config, stages
+from small import stages
 
 from configs import default
 from experiments import extract_features, material, own_features, select_subset
 from experiments.fields import flat_fields
 from experiments.job import Job
 from experiments.methods import METHODS, Material, core_of, identity, read_choosing, reads
+from experiments.small_job import changed, small_config
 from g2is_jax.features.store import read_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest

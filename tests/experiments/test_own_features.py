@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from etils import epath
 from safetensors.numpy import save_file
-from small import ROOT, changed, write_rows
+from small import ROOT, write_rows
 from small import row as good_row
 
 from configs import default, paper
 from experiments import own_features
+from experiments.small_job import changed
 from g2is_jax.features.exchange import import_features
 from g2is_jax.features.store import StoreConfig
 from g2is_jax.runs.errors import InputError

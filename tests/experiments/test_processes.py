@@ -13,22 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from small import ROOT, changed, small_config, write_config
+from small import ROOT
 
-from experiments.launch import FAILED
+from experiments.small_job import changed, small_config, write_config
 from g2is_jax.features.store import read_store
-from g2is_jax.runs.processes import HEARTBEAT_SECONDS
+from g2is_jax.runs.errors import FAILED
+from g2is_jax.runs.processes import GOES_ON, HEARTBEAT_SECONDS
 from g2is_jax.runs.stopping import STOPPED
 from g2is_jax.runs.tensors import read_tensors
 
 PROGRAM = """
 import json, sys
-from forks import kill_at
+from experiments.forked import fault_at
 from experiments import run_all
 from experiments.launch import launch
 kill = json.loads(sys.argv.pop(1))
 if kill:
-    kill_at(**kill)
+    fault_at(**kill)
 launch(run_all.run)
 """
 SLOWEST_SECONDS = 60  # a busy machine's, beyond the silence after which a process counts as dead
@@ -146,6 +147,7 @@ def test_two_processes_do_what_one_does_through_sigterm_and_death(argv, cache, a
     death = {"event": "open", "path": r"features-.*\.chunk-00001\.safetensors", "times": 1}
     (first, text), (second, _) = together(argv, cache, {1: death | {"by": signal.SIGKILL}})
     assert (first not in (0, FAILED), second) == (True, -signal.SIGKILL), text
+    assert text.splitlines()[-1] == GOES_ON
     assert time.monotonic() - began < HEARTBEAT_SECONDS + SLOWEST_SECONDS
 
     (first, text), (second, silent) = together(argv, cache, {})

@@ -6,8 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from small import changed, fork_each, small_config, stages, write_config
+from small import stages
 
+from experiments.forked import fork_each, written
+from experiments.small_job import changed, small_config, write_config
 from g2is_jax.runs.stopping import STOPPED
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
@@ -31,15 +33,6 @@ KILLS = [
     ("evaluate", "open", r"evaluate-.*\.rows\.jsonl", 1, TERM),
     ("evaluate", "open", r"evaluate-.*\.metrics\.json", 1, KILL),
 ]
-# Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
-TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$")
-
-
-def written(workdir: Path) -> dict[str, bytes]:
-    """The files of stages and selections, but for those that tell times."""
-    files = [*workdir.glob("stages/**/*"), *workdir.glob("selections/**/*")]
-    names = {str(file.relative_to(workdir)): file for file in files if file.is_file()}
-    return {name: file.read_bytes() for name, file in names.items() if not TIMES.search(name)}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +46,7 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     whole = {"argv": [f"--config={config}", f"--workdir={folder / 'whole'}"]}
     again = {"argv": [f"--config={config}", f"--workdir={folder / 'killed'}"]}
     kills = [
-        {**again, "kill": {"event": event, "path": path, "times": times, "by": by}}
+        {**again, "fault": {"event": event, "path": path, "times": times, "by": by}}
         for _, event, path, times, by in KILLS
     ]
     told = fork_each([whole, *kills, again], folder)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from small import changed, small_config, stages
+from small import stages
 
 from experiments import report, run_all
+from experiments.small_job import changed, small_config
 from g2is_jax.runs.errors import InputError
 
 METHODS = ("none", "full", "random", "length", "less", "less_rr", "g2is_paper", "g2is")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from small import changed
 
 from experiments import overlap, select_subset
 from experiments.job import Job
+from experiments.small_job import changed
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from small import changed, row, small_config, stages, write_rows
+from small import row, stages, write_rows
 
 from experiments import evaluate, run_all
 from experiments.job import Job
+from experiments.small_job import changed, small_config
 from g2is_jax.runs.errors import InputError
 
 

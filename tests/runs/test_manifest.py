@@ -152,13 +152,13 @@ def test_finished_folder_that_does_not_match_is_refused(tmp_path):
     alter(folder, settings={"seed": 9})
     message = failure(again)
     assert message.startswith(f"{folder}: manifest.json was altered")
-    assert message.endswith("delete the folder and run the same command again")
+    assert message.endswith(f"delete {folder} and run the same command again")
 
     other = run_stage(tmp_path, "features", {"seed": 9}, INPUTS, build_rows)
     (Path(folder) / "manifest.json").write_bytes((Path(other) / "manifest.json").read_bytes())
     message = failure(again)
     assert message.startswith(f"{folder}: its manifest.json is of another stage (settings differ)")
-    assert "delete the folder" in message
+    assert f"delete {folder}, or" in message
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '"x"'])
@@ -174,7 +174,7 @@ def test_unreadable_manifest_is_refused(tmp_path, content):
     ):
         message = failure(action)
         assert message.startswith(f"{folder}: manifest.json is absent or unreadable (")
-        assert message.endswith("delete the folder and run the same command again")
+        assert message.endswith(f"delete {folder} and run the same command again")
 
 
 def no_space(*args, **kwargs):

@@ -1,5 +1,8 @@
 """Checkpoints come back bit for bit, and only finished ones count."""
 
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +10,12 @@ from etils import epath
 from tiny_models import random_leaves
 from tiny_training import ADAMW
 
+from g2is_jax.runs.errors import InputError
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.optimizer import adam_direction, read_moments
 
+# A read that fails leaves orbax's other reads to end in an event loop that is closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.010.a.lora_B": (7, 3)}
 
 
@@ -88,3 +94,51 @@ def test_relative_folder(tmp_path, monkeypatch):
     relative.save(1, *trained(0), {"step": 1})
     relative.close()
     assert (tmp_path / "here" / "1").is_dir()
+
+
+LARGE = {path: (64 * rows, 64 * columns) for path, (rows, columns) in SHAPES.items()}
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A checkpoint whose values stand in files of their own, where orbax checks no byte."""
+    monkeypatch.setattr(sys.modules[__name__], "SHAPES", LARGE)
+    folder = epath.Path(tmp_path / "checkpoints")
+    opened = Checkpoints(folder, keep=None)
+    opened.save(7, *trained(1), {"step": 7})
+    opened.close()
+    return folder
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def alter(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, alter, Path.unlink], ids=["cut", "altered", "gone"])
+@pytest.mark.parametrize("which", ["state/_METADATA", "state/manifest.ocdbt", "largest"])
+def test_damage_is_named_with_the_way_out(saved, damage, which):
+    step = Path(saved) / "7"
+    files = sorted(step.glob("state/**/d/*"), key=lambda file: file.stat().st_size)
+    damage(files[-1] if which == "largest" else step / which)
+    opened = Checkpoints(saved, keep=None)
+    for stage, named in ((None, step), (saved.parent, saved.parent)):
+        with pytest.raises(InputError) as told:
+            opened.restore(7, *trained(0), stage)
+        assert str(told.value).startswith(f"{step}: unreadable training checkpoint (")
+        assert str(told.value).endswith(f"); delete {named} and run the same command again")
+        assert "\n" not in str(told.value)
+    opened.close()
+
+
+def test_a_checkpoint_from_before_digests_is_read(saved):
+    position = saved / "7" / "position" / "metadata"
+    position.write_text('{"step": 7}')
+    opened = Checkpoints(saved, keep=None)
+    assert_equal(opened.restore(7, *trained(0)), trained(1))
+    opened.close()
