@@ -159,7 +159,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 2_000, 2_048, 50, 8, 1, 5)
+    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 20_000, 2_048, 50, 8, 1, 5)
     launch(run, defaults, table)
 
 

@@ -30,6 +30,7 @@ from g2is_jax.selection.step import (
     enter,
     fitting,
     no_trace,
+    of_row,
     record,
 )
 from g2is_jax.selection.together import Target, Together, column, needs, seen_by, target_of
@@ -109,7 +110,7 @@ def walk_on_front(
             state=state,
             choice=choice,
             direction=direction,
-            along=state.along_sum_N[choice.row],
+            along=of_row(state.along_sum_N, choice.row),
             closest=jnp.minimum(walk.closest, choice.closest),
             reads=walk.reads + 1,
         )

@@ -167,9 +167,9 @@ def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -
     )
     scores_N = jnp.where(candidates_N, all_scores_N, -jnp.inf)
     top = jnp.argmax(scores_N).astype(jnp.int32)
-    equal = scores_N[top] - SLACK
+    equal = of_row(scores_N, top) - SLACK
     row = jnp.argmax(candidates_N & (scores_N >= equal)).astype(jnp.int32)  # the first such row
-    reason = jnp.where(in_conflict_N[row], YIELDED, stage)
+    reason = jnp.where(of_row(in_conflict_N, row), YIELDED, stage)
     reason = jnp.where(starts, jnp.where(state.taken == 0, ANCHOR, REANCHOR), reason)
 
     others_N = candidates_N & (jnp.arange(len(core_N)) != top)
@@ -180,13 +180,18 @@ def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -
     return Choice(
         row=jnp.where(candidates_N.any(), row, -1),
         reason=reason.astype(jnp.int32),
-        score=scores_N[row],
-        previous=state.previous_N[row],
-        core=core_N[row],
-        smallest=state.smallest_N[row],
+        score=of_row(scores_N, row),
+        previous=of_row(state.previous_N, row),
+        core=of_row(core_N, row),
+        smallest=of_row(state.smallest_N, row),
         top=top,
         closest=jnp.minimum(jnp.minimum(gap_N, turn_N).min(), jnp.where(first, jnp.inf, margin)),
     )
+
+
+def of_row(array_N, row) -> jax.Array:
+    """The row's value. A plain index would gather the whole array on each device."""
+    return jnp.take(array_N, row[None], mode="clip")[0]
 
 
 def _yields(rules: WalkRules, fits_N, dropped_N, aim_N) -> tuple[jax.Array, jax.Array]:
