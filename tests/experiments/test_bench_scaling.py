@@ -30,6 +30,8 @@ def test_twice_the_time_for_twice_the_rows_is_no_loss(monkeypatch):
     config = bench.BenchConfig(**OTHERS | SETTINGS | {"devices": 11})
     found = bench.efficiency(lambda count: lambda: None, config)["efficiency"]
     assert {count: ratio["median"] for count, ratio in found.items()} == {2: 1, 4: 0.5, 8: 2}
+    found = bench.efficiency(lambda count: lambda: None, config, grows=False)["efficiency"]
+    assert {count: ratio["median"] for count, ratio in found.items()} == {2: 0.5, 4: 0.125, 8: 0.25}
 
 
 def test_measured_on_two_devices(tmp_path):
