@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 FAILED = 2  # exit status after an error that the user can act on
 Side = TypeVar("Side")

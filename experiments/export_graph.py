@@ -20,7 +20,7 @@ from experiments.methods import core_of
 from g2is_jax.evaluation import graph_page
 from g2is_jax.evaluation.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection import graph_statistics
 from g2is_jax.selection.knowledge import Core
 from g2is_jax.selection.mixed_graph import (

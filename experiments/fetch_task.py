@@ -23,7 +23,7 @@ from experiments.launch import parse_flags, run_or_tell
 from g2is_jax.evaluation.tasks.answers import stated
 from g2is_jax.evaluation.tasks.latex import boxed
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 USAGE = "--task=TASK --destination=DIR"
 Example = tuple[str, str, str, str]  # subtask, question, worked reply, answer

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict, config_flags
 from experiments.fields import flat_fields
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.lock import locked
-from g2is_jax.runs.manifest import naming_full_disk
 from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import sigterm_heeded
+from g2is_jax.runs.storage import naming_failures
 
 FAILED = 2  # exit status after an error that the user can act on
 
@@ -46,7 +46,7 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
         place = epath.Path(workdir.value)
         with contextlib.ExitStack() as stack:
             stack.enter_context(sigterm_heeded())
-            stack.enter_context(naming_full_disk(place))
+            stack.enter_context(naming_failures(place))
             if is_first():
                 stack.enter_context(locked(place))
             else:  # what it would say, the first one says

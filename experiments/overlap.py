@@ -10,7 +10,7 @@ from etils import epath
 
 from experiments.datasets import Dataset, Target
 from g2is_jax.data.overlap import RUN, overlaps
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from g2is_jax.evaluation.page.write import html
 from g2is_jax.evaluation.published import published
 from g2is_jax.evaluation.report import SUBJECT
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.manifest import read_manifest, stage_hash
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.knowledge import Core
 
 SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map

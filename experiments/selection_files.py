@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from g2is_jax.data.records import Record
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.selection import Selection
 
 WHY, LINES = "selection.jsonl", "selected.jsonl"

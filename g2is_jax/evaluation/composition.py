@@ -10,7 +10,7 @@ from etils import epath
 
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 MOST_COLUMNS = 12  # sources with a column of their own in a table; the JSON has them all
 SHARED = "Rows shared by two methods (mean Jaccard index over the seeds):"

@@ -11,7 +11,7 @@ from etils import epath
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
 BOUNDS = ("none", "full")  # zero-shot and the whole pool: always in the table, run or not

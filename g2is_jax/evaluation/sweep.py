@@ -11,7 +11,7 @@ from etils import epath
 from g2is_jax.evaluation.composition import composition
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
 

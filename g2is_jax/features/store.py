@@ -28,8 +28,8 @@ from g2is_jax.features.store_chunk import (
     write_chunk,
 )
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.runs.tensors import aligned_array, read_tensor
 
 SETTINGS = "store.json"

@@ -14,7 +14,7 @@ from etils import epath
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, LoraConfig, checkpoint_path, linear_layers
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.runs.tensors import read_tensors, tensor_table, to_bytes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,7 +7,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.weights import SHARD_BYTES, write_checkpoint
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 TEXTS = (".json", ".jinja", ".model", ".txt")  # of tokenizer, chat template and generation
 OTHERS = ("config.json", "adapter_config.json")  # transformers would attach the latter's adapter

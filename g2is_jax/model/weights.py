@@ -13,7 +13,7 @@ from etils import epath
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves, checkpoint_path
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.runs.tensors import (
     TensorEntry,
     aligned_array,

@@ -18,6 +18,7 @@ from pathlib import Path
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import in_object_store
 
 LOCK = ".lock"
 RENEW_SECONDS = 20.0
@@ -36,7 +37,7 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
             f"{folder}: cannot be used as a work folder ({error.strerror or error}); "
             "choose another --workdir"
         ) from error
-    hold = _leased if "://" in os.fspath(folder) else _flocked
+    hold = _leased if in_object_store(folder) else _flocked
     with hold(folder):
         yield
 

@@ -11,16 +11,14 @@ folder (`lock`); the processes of a run come to the same stages in the same orde
 """
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +30,7 @@ from g2is_jax.runs.compilations import compilations
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop
+from g2is_jax.runs.storage import in_object_store, naming_failures, write_atomic
 
 FORMAT = 1  # raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
@@ -63,8 +62,8 @@ def run_stage(
     if first_says(is_finished(folder)):
         _check_same(folder, identity)
         return folder
-    part = folder if _in_object_store(folder) else folder.parent / f"{folder.name}.part"
-    with naming_full_disk(part):
+    part = folder if in_object_store(folder) else folder.parent / f"{folder.name}.part"
+    with naming_failures(part):
         if is_first():
             _build(part, identity, build, shared)
             if part != folder:
@@ -116,11 +115,7 @@ def _build(
 def is_finished(folder: epath.PathLike) -> bool:
     """Whether a stage's folder holds all of it."""
     place = epath.Path(folder)
-    return (place / MANIFEST).exists() if _in_object_store(place) else place.exists()
-
-
-def _in_object_store(folder: epath.PathLike) -> bool:
-    return "://" in os.fspath(folder)
+    return (place / MANIFEST).exists() if in_object_store(place) else place.exists()
 
 
 def stage_folder(
@@ -194,7 +189,7 @@ def claim_workdir(
     folder = epath.Path(workdir)
     file = folder / "config.json"
     try:
-        with naming_full_disk(file):
+        with naming_failures(file):
             folder.mkdir(parents=True, exist_ok=True)
             if replace or not file.exists():
                 write_atomic(file, json.dumps(_as_json(config), indent=2) + "\n")
@@ -225,42 +220,6 @@ def claim_workdir(
             f"{folder}: begun with another config: {'; '.join(differing[:3])}{more}; "
             "choose another --workdir, or set run.replace to overwrite it"
         )
-
-
-def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
-    """Writes a file so that whoever looks sees the old content or all of the new."""
-    data = data.encode() if isinstance(data, str) else data
-    path = epath.Path(path)
-    with naming_full_disk(path):
-        if _in_object_store(path):  # object stores show a file only once it is complete
-            path.write_bytes(data)
-            return
-        temporary = Path(path.parent) / f".{path.name}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-@contextlib.contextmanager
-def naming_full_disk(place: epath.PathLike) -> Iterator[None]:
-    """Turns "no space left" into an InputError that names the place; lets all else pass."""
-    try:
-        yield
-    except Exception as error:
-        # tensorstore and orbax wrap the system's error and keep only its words.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, InputError) or not (full or os.strerror(errno.ENOSPC) in str(error)):
-            raise
-        raise InputError(
-            f"disk full while writing {os.fspath(place)}: free space and run the same command "
-            "again; finished parts are kept"
-        ) from error
 
 
 def _check_same(folder: epath.Path, identity: dict) -> None:

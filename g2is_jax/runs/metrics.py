@@ -1,7 +1,6 @@
 """What a run shows while it works, and the numbers it leaves behind."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +10,8 @@ from etils import epath
 from tqdm import tqdm
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk, write_atomic
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import in_object_store, naming_failures, write_atomic
 
 Item = TypeVar("Item")
 
@@ -106,8 +105,8 @@ class MetricsLog:
         """Adds a line; NumPy and JAX scalars become plain numbers."""
         plain = {key: _plain(value) for key, value in values.items()}
         line = json.dumps({"step": int(step), **plain}) + "\n"
-        with naming_full_disk(self.path):
-            if "://" in os.fspath(self.path):
+        with naming_failures(self.path):
+            if in_object_store(self.path):
                 self._text += line
                 write_atomic(self.path, self._text)
             else:

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.storage import in_object_store
 
 Tree = Any
 
@@ -19,7 +20,7 @@ class Checkpoints:
 
     def __init__(self, folder: epath.Path, keep: int | None):
         """`keep`: how many of the newest stay on disk; None keeps all."""
-        absolute = folder if "://" in str(folder) else epath.Path(Path(folder).resolve())
+        absolute = folder if in_object_store(folder) else epath.Path(Path(folder).resolve())
         absolute.mkdir(parents=True, exist_ok=True)
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
