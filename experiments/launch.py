@@ -18,10 +18,10 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments.fields import flat_fields
-from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.errors import InputError, StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.processes import end, is_first, start
-from g2is_jax.runs.stopping import sigterm_heeded
+from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
 from g2is_jax.runs.storage import naming_failures
 
 FAILED = 2  # exit status after an error that the user can act on
@@ -60,13 +60,15 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
 
 
 def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
-    """absl's `run`, where a user's mistake ends in one line and in status 2."""
+    """absl's `run`, where a user's mistake ends in one line and in status 2, and a lost
+    store in one line and in status 75."""
     try:
         app.run(main, flags_parser=parse)
-    except InputError as error:
+    except (InputError, StoreLost) as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
-        end(FAILED)
-        sys.exit(FAILED)
+        status = STOPPED if isinstance(error, StoreLost) else FAILED
+        end(status)
+        sys.exit(status)
     except SystemExit as left:
         if left.code:
             end(left.code if isinstance(left.code, int) else FAILED)

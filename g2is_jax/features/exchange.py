@@ -23,7 +23,7 @@ from etils import epath
 from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.features.store_chunk import OF_EACH_ROW
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store, naming_failures
+from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures
 from g2is_jax.runs.tensors import NAMES, read_tensor, tensor_table, write_tensors
 
 SAFE_TORCH = (2, 6)  # before it weights_only could be got around: CVE-2025-32434
@@ -86,7 +86,7 @@ def export_features(folder: epath.Path, destination: epath.Path) -> Summary:
     store = open_store(folder)
     local = not in_object_store(destination)
     with naming_failures(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.parent)
         with tempfile.TemporaryDirectory(dir=destination.parent if local else None) as place:
             finished = finish(store, _features_file(store, Path(place)))
             if local:

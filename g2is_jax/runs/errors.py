@@ -1,4 +1,4 @@
-"""The one error that a user can act on."""
+"""The errors that end in one line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message names the place (file, line, field) and the way out.
     """
+
+
+class StoreLost(RuntimeError):
+    """A store cannot be reached: nobody's mistake, and the same command goes on later."""

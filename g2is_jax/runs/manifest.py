@@ -30,7 +30,7 @@ from g2is_jax.runs.compilations import compilations
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop
-from g2is_jax.runs.storage import in_object_store, naming_failures, write_atomic
+from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures, write_atomic
 
 FORMAT = 1  # raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ def _build(
     part: epath.Path, identity: dict, build: Callable[[epath.Path], dict], shared: bool
 ) -> None:
     """Fill the folder; the manifest comes last."""
-    part.mkdir(parents=True, exist_ok=True)
+    make_folder(part)
     seconds_before, started = _begin_attempt(part)
     programs, compiling = compilations()
     if shared:
@@ -89,8 +89,9 @@ def _build(
         with contextlib.nullcontext() if shared else alone():
             counts = build(part)
     except BaseException:
-        with contextlib.suppress(OSError):
-            (part / ATTEMPT).touch()  # its time is the end of this attempt
+        if not in_object_store(part):
+            with contextlib.suppress(OSError):
+                (part / ATTEMPT).touch()  # its time is the end of this attempt
         raise
     if shared:
         wait_for_all(f"{identity['name']} built")
@@ -190,7 +191,7 @@ def claim_workdir(
     file = folder / "config.json"
     try:
         with naming_failures(file):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             if replace or not file.exists():
                 write_atomic(file, json.dumps(_as_json(config), indent=2) + "\n")
                 return

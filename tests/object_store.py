@@ -1,0 +1,73 @@
+"""A fake Google Cloud Storage on this machine, which loses or refuses requests when asked to."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer
+
+import pytest
+from gcp_storage_emulator.server import RequestHandler, create_server
+
+BUCKET = "bucket"
+Rule = Callable[[str, str], int | None]
+
+
+class ObjectStore:
+    """The server's state.
+
+    rule: (method, address of a request) -> None to serve it, 0 to break the connection off, or an
+    HTTP status to answer. requests: all (method, address) that came.
+    """
+
+    def __init__(self):
+        self.storage = create_server("", 0, in_memory=True, default_bucket=BUCKET)._storage
+        self.rule: Rule = lambda method, address: None
+        self.requests: list[tuple[str, str]] = []
+
+    def read(self, name: str) -> bytes:
+        return self.storage.get_file(BUCKET, name)
+
+    def files(self, prefix: str) -> dict[str, bytes]:
+        """Every file whose name begins so, by the rest of its name."""
+        found, _ = self.storage.get_file_list(BUCKET, prefix, None, None)
+        return {one["name"].removeprefix(prefix): self.read(one["name"]) for one in found}
+
+
+class _Handler(RequestHandler):
+    def __init__(self, store: ObjectStore, *arguments):
+        self.store = store
+        super().__init__(store.storage, *arguments)
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        self.store.requests.append((self.command, self.path))
+        answer = self.store.rule(self.command, self.path)
+        if answer:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(answer)
+        self.close_connection = True
+        return answer is None
+
+
+class _Server(HTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, request, address):
+        """A client that was killed does not wait for its answer."""
+
+
+@contextlib.contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """Serve gs:// of this process, and of those it starts, from memory."""
+    store = ObjectStore()
+    server = _Server(("127.0.0.1", 0), partial(_Handler, store))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        yield store
+    server.shutdown()
+    thread.join()
+    server.server_close()
