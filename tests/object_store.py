@@ -67,6 +67,7 @@ def object_store() -> Iterator[ObjectStore]:
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # the kinds of bucket that ask gRPC
         yield store
     server.shutdown()
     thread.join()

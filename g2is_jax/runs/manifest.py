@@ -11,6 +11,7 @@ folder (`lock`); the processes of a run come to the same stages in the same orde
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
@@ -116,7 +117,18 @@ def _build(
 def is_finished(folder: epath.PathLike) -> bool:
     """Whether a stage's folder holds all of it."""
     place = epath.Path(folder)
-    return (place / MANIFEST).exists() if in_object_store(place) else place.exists()
+    if not in_object_store(place):
+        return place.exists()
+    try:
+        return bool(_stored_manifest(place / MANIFEST))
+    except FileNotFoundError:
+        return False
+
+
+@functools.cache
+def _stored_manifest(file: epath.Path) -> str:
+    """Asked for at every use of a stage; it is written once, and so is read once from a store."""
+    return file.read_text()
 
 
 def stage_folder(
@@ -136,7 +148,8 @@ def read_manifest(folder: epath.PathLike) -> dict:
     place = epath.Path(folder)
     way_out = "delete the folder and run the same command again"
     try:
-        manifest = json.loads((place / MANIFEST).read_text())
+        file = place / MANIFEST
+        manifest = json.loads(_stored_manifest(file) if in_object_store(file) else file.read_text())
         identity = {key: manifest[key] for key in IDENTITY}
         digest = manifest["hash"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
