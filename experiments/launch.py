@@ -8,6 +8,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
@@ -41,6 +42,7 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
 
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+        getLogger("gcsfs").setLevel(CRITICAL)  # what goes wrong in the end is told once, here
         if together.value:
             start(address.value, processes.value, process.value)
         place = epath.Path(workdir.value)

@@ -1,6 +1,8 @@
-"""A fake Google Cloud Storage on this machine, which loses or refuses requests when asked to."""
+"""A fake Google Cloud Storage on this machine, which fails when it is asked to."""
 
 import contextlib
+import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,19 +12,21 @@ import pytest
 from gcp_storage_emulator.server import RequestHandler, create_server
 
 BUCKET = "bucket"
+CUT, MUTE = 0, 1  # break the connection off before the request is served; serve, but do not answer
+NAME = re.compile(r'"name": "([^"]*)"|/o/([^?]*)')
 Rule = Callable[[str, str], int | None]
 
 
 class ObjectStore:
     """The server's state.
 
-    rule: (method, address of a request) -> None to serve it, 0 to break the connection off, or an
-    HTTP status to answer. requests: all (method, address) that came.
+    rule: (method, name of the file) of a request -> None to serve it, CUT, MUTE, or an HTTP status
+    to answer. requests: all (method, name) so far; the name is empty where files are listed.
     """
 
     def __init__(self):
         self.storage = create_server("", 0, in_memory=True, default_bucket=BUCKET)._storage
-        self.rule: Rule = lambda method, address: None
+        self.rule: Rule = lambda method, name: None
         self.requests: list[tuple[str, str]] = []
 
     def read(self, name: str) -> bytes:
@@ -42,13 +46,19 @@ class _Handler(RequestHandler):
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        self.store.requests.append((self.command, self.path))
-        answer = self.store.rule(self.command, self.path)
-        if answer:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_error(answer)
         self.close_connection = True
-        return answer is None
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.rfile = io.BytesIO(body)
+        text = body[:1000].decode(errors="replace") if "/upload/" in self.path else self.path
+        named = NAME.search(text)
+        request = self.command, (named[1] or named[2]).replace("%2F", "/") if named else ""
+        self.store.requests.append(request)
+        answer = self.store.rule(*request)
+        if answer == MUTE:
+            self.wfile = io.BytesIO()
+        elif answer:
+            self.send_error(answer)
+        return answer in (None, MUTE)
 
 
 class _Server(HTTPServer):
@@ -63,11 +73,11 @@ def object_store() -> Iterator[ObjectStore]:
     """Serve gs:// of this process, and of those it starts, from memory."""
     store = ObjectStore()
     server = _Server(("127.0.0.1", 0), partial(_Handler, store))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # the kinds of bucket that ask gRPC
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # buckets that are asked by gRPC
         yield store
     server.shutdown()
     thread.join()

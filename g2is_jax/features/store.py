@@ -230,7 +230,7 @@ class StoreWriter:
         kept = {file.name for file in files}
         for file in self._folder.glob("chunk-*"):
             if file.name not in kept:
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def open_store(folder: epath.Path) -> Store:

@@ -97,7 +97,7 @@ def _build(
     if shared:
         wait_for_all(f"{identity['name']} built")
     for leftover in part.glob(".*.tmp"):  # of writes that were killed
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)
     manifest = {
         **identity,
         "hash": _digest(identity),
@@ -111,7 +111,7 @@ def _build(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    (part / ATTEMPT).unlink()
+    (part / ATTEMPT).unlink(missing_ok=True)
 
 
 def is_finished(folder: epath.PathLike) -> bool:

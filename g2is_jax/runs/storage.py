@@ -16,6 +16,7 @@ for protocol in ("gs", "gcs", "s3", "az"):
     fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
 AGAIN = "run the same command again; finished parts are kept"
+REASON_LETTERS = 160  # of what a store says, which may be a page
 CLIENTS = ("aiohttp.", "gcsfs.", "google.auth.", "google.api_core.")  # modules with their errors
 PASSING = (None, 408, 429, *range(500, 600))  # HTTP statuses that a later try may not meet
 
@@ -127,4 +128,4 @@ def _lost(error: Exception, place: epath.PathLike) -> StoreLost:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LETTERS]
