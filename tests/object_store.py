@@ -1,16 +1,20 @@
 """A fake Google Cloud Storage on this machine, which fails when it is asked to."""
 
+import asyncio
 import contextlib
 import io
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import HTTPServer
+from types import SimpleNamespace
 
 import pytest
 from gcp_storage_emulator.server import RequestHandler, create_server
 
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # would ask gRPC; read once, at import
 BUCKET = "bucket"
 CUT, MUTE = 0, 1  # break the connection off before the request is served; serve, but do not answer
 NAME = re.compile(r'"name": "([^"]*)"|/o/([^?]*)')
@@ -77,8 +81,19 @@ def object_store() -> Iterator[ObjectStore]:
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # buckets that are asked by gRPC
         yield store
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def without_waits(patch: pytest.MonkeyPatch) -> None:
+    """Requests that fail are tried again at once, and leases run out soon."""
+    import gcsfs.retry
+
+    from g2is_jax.runs import lock
+
+    no_wait = SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0))
+    patch.setattr(gcsfs.retry, "asyncio", no_wait)
+    for name, seconds in (("SETTLE", 0.05), ("STALE", 0.5), ("RENEW", 1.0)):
+        patch.setattr(lock, f"{name}_SECONDS", seconds)

@@ -61,7 +61,12 @@ def _flocked(folder: epath.Path) -> Iterator[None]:
 def _leased(folder: epath.Path) -> Iterator[None]:
     file, token = folder / LOCK, secrets.token_hex(8)
     _wait_for(file, folder)
-    _renew(file, token)
+    try:
+        _renew(file, token)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder}: there is no such bucket; make it, or choose another --workdir"
+        ) from error
     time.sleep(SETTLE_SECONDS)
     if token not in (owner := _read(file)):
         raise _taken(folder, owner)

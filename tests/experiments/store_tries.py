@@ -1,14 +1,16 @@
-"""`forks.py`, where the waits for an object store are short."""
+"""`forks.py`, without the waits for an object store."""
 
-import asyncio
 import runpy
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import gcsfs.retry
+import pytest
 
-from g2is_jax.runs import lock
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 
-lock.SETTLE_SECONDS, lock.STALE_SECONDS, lock.RENEW_SECONDS = 0.05, 0.5, 1.0
-gcsfs.retry.asyncio = SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0))
-runpy.run_path(str(Path(__file__).parent / "forks.py"), run_name="__main__")
+if __name__ == "__main__":
+    from object_store import without_waits
+
+    without_waits(pytest.MonkeyPatch())
+    runpy.run_path(str(HERE / "forks.py"), run_name="__main__")
