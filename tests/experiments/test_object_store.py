@@ -15,7 +15,7 @@ from g2is_jax.runs.errors import StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.storage import naming_failures, write_atomic
 
-TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|^(report|config)")
+TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|^(report|config|\.lock)")
 
 
 def stored(files: dict[str, bytes]) -> dict[str, bytes]:
