@@ -30,6 +30,7 @@ class ObjectStore:
 
     def __init__(self):
         self.storage = create_server("", 0, in_memory=True, default_bucket=BUCKET)._storage
+        self.storage._write_config_to_file = lambda: None  # all of it, at each request
         self.rule: Rule = lambda method, name: None
         self.requests: list[tuple[str, str]] = []
 
