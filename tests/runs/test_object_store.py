@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,32 +98,37 @@ def work(folder) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_goes_on(store, folder, by):
+def test_a_run_that_was_stopped_goes_on(store, folder):
     """After `kill -9` its lease is taken over, and what it wrote is kept."""
-    place = folder / by.name
-    name = os.fspath(place).removeprefix("gs://bucket/")
+    told = []
+    for by, file in ((signal.SIGKILL, "/1"), (signal.SIGTERM, "/2"), (None, "none")):
+        store.rule = stopping(store, folder, by, file)
+        told.append(work(folder))
+        assert (LOCK in store.files(f"{folder.name}/")) == (by == signal.SIGKILL)
+    assert [one.returncode for one in told] == [-signal.SIGKILL, STOPPED, 0], told[-1].stderr
+    assert [re.findall(r"writes (\d)", one.stdout) for one in told] == [
+        ["0", "1"],
+        ["1", "2"],
+        ["2"],
+    ]
+    files = store.files(f"{folder.name}/stages/")
+    kept = {file.split("/")[1]: data for file, data in files.items()}
+    assert {n: kept[n] for n in "012"} == {"0": b"0", "1": b"1", "2": b"2"}
+    assert sorted(kept) == ["0", "1", "2", "manifest.json"]
 
-    def stop(method, file):
-        if method == "POST" and file.endswith("/1"):
-            store.rule = fails_with(None)
-            os.kill(json.loads(store.read(f"{name}/{LOCK}"))["process"], by)
-            time.sleep(0.1)
-            return CUT
-        return None
 
-    store.rule = stop
-    stopped = work(place)
-    assert stopped.returncode == (STOPPED if by == signal.SIGTERM else -by), stopped.stderr
-    assert (f"{LOCK}" in store.files(f"{name}/")) == (by == signal.SIGKILL)
-    again = work(place)
-    assert again.returncode == 0, again.stderr
-    assert "writes 0" not in again.stdout
-    (stage,) = {file.split("/")[0] for file in store.files(f"{name}/stages/")}
-    files = store.files(f"{name}/stages/{stage}/")
-    assert {n: files[n] for n in "012"} == {"0": b"0", "1": b"1", "2": b"2"}
-    assert "manifest.json" in files
-    assert LOCK not in store.files(f"{name}/")
+def stopping(store, folder, by, ending):
+    """A rule that sends the folder's owner a signal as it writes a file."""
+
+    def rule(method, name):
+        if method != "POST" or not name.endswith(ending):
+            return None
+        store.rule = fails_with(None)
+        os.kill(json.loads(store.read(f"{folder.name}/{LOCK}"))["process"], by)
+        time.sleep(0.1)
+        return CUT
+
+    return rule
 
 
 @pytest.fixture

@@ -11,9 +11,13 @@ def no_space(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_only_a_full_disk_is_renamed():
-    with pytest.raises(PermissionError), naming_failures("x"):
-        raise PermissionError(errno.EACCES, "no")
+def test_what_the_system_refuses_is_named():
+    with pytest.raises(IsADirectoryError), naming_failures("x"):
+        raise IsADirectoryError(errno.EISDIR, "no")
+    with pytest.raises(InputError, match="file: Permission denied; allow it"), naming_failures("x"):
+        raise PermissionError(errno.EACCES, "no", "file")
+    with pytest.raises(BrokenPipeError), naming_failures("gs://bucket"):
+        raise BrokenPipeError
     with pytest.raises(InputError, match="disk full while writing x"), naming_failures("x"):
         raise ValueError("RESOURCE_EXHAUSTED: write: No space left on device")  # tensorstore
     inner = pytest.raises(InputError, match="disk full while writing a: free")
