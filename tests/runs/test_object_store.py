@@ -132,7 +132,7 @@ def stopping(store, folder, by, ending):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(store, monkeypatch):
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(lock, "STALE_SECONDS", 60.0)
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
