@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from g2is_jax.runs.errors import FAILED, InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 Side = TypeVar("Side")
 Result = TypeVar("Result")

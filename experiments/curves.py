@@ -15,8 +15,9 @@ from g2is_jax.evaluation.evaluate import answer_losses
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import stage_hash, write_atomic
+from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import write_atomic
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:

@@ -24,6 +24,7 @@ from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.families import decoder_config, read_config
 from g2is_jax.runs.chips import CHIPS
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import in_object_store
 
 UTILISATION = 0.4  # of a chip's published numbers, assumed
 GB = 1e9
@@ -47,7 +48,7 @@ def decoder(checkpoint: str) -> DecoderConfig:
     """Of a folder, of the built-in base, or of a hub id whose shapes are known here."""
     if checkpoint == BUILT_IN:
         return read_config(BASE_FOLDER)
-    if "://" in checkpoint or (checkpoint and epath.Path(checkpoint).is_dir()):
+    if in_object_store(checkpoint) or (checkpoint and epath.Path(checkpoint).is_dir()):
         return read_config(epath.Path(checkpoint))
     if checkpoint not in BASE_MODELS:
         raise InputError(

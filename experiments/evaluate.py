@@ -21,8 +21,9 @@ from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
 from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
-from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import write_atomic
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:

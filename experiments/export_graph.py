@@ -20,7 +20,7 @@ from experiments.methods import core_of
 from g2is_jax.evaluation import graph_page
 from g2is_jax.evaluation.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection import graph_statistics
 from g2is_jax.selection.knowledge import Core
 from g2is_jax.selection.mixed_graph import (
@@ -93,7 +93,7 @@ def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     """As under `selections/`: a folder of its own for each target only where there are several."""
     folder = job.workdir / "graphs" / f"{method}-{seed}"
     folder = folder / target.name if len(job.targets) > 1 else folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 

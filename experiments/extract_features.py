@@ -27,9 +27,10 @@ from g2is_jax.features.gradients import (
 from g2is_jax.features.hidden_states import extract_hidden
 from g2is_jax.features.projection import fold
 from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
-from g2is_jax.runs.manifest import stage_hash, write_atomic
+from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.rows import Rows
 from g2is_jax.training.optimizer import Moments
 

@@ -23,7 +23,7 @@ from experiments.launch import parse_flags, run_or_tell
 from g2is_jax.evaluation.tasks.answers import stated
 from g2is_jax.evaluation.tasks.latex import boxed
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 USAGE = "--task=TASK --destination=DIR"
 Example = tuple[str, str, str, str]  # subtask, question, worked reply, answer
@@ -162,7 +162,7 @@ def run(task: str, destination: epath.Path, load: Load) -> str:
         for row in rows_of(validation, task, "val", load)
         if row["messages"][0]["content"] not in asked
     ]
-    destination.mkdir(parents=True, exist_ok=True)
+    make_folder(destination)
     told = []
     for split, rows in (("val", validation_rows), ("test", test_rows)):
         file = destination / f"{split}_{task}.jsonl"

@@ -8,6 +8,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
@@ -18,11 +19,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments.fields import flat_fields
-from g2is_jax.runs.errors import FAILED, InputError
+from g2is_jax.runs.errors import FAILED, InputError, StoreLost
 from g2is_jax.runs.lock import locked
-from g2is_jax.runs.manifest import naming_full_disk
 from g2is_jax.runs.processes import end, is_first, start
-from g2is_jax.runs.stopping import sigterm_heeded
+from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
+from g2is_jax.runs.storage import naming_failures
 
 
 def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
@@ -39,12 +40,13 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
 
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+        getLogger("gcsfs").setLevel(CRITICAL)  # what goes wrong in the end is told once, here
         if together.value:
             start(address.value, processes.value, process.value)
         place = epath.Path(workdir.value)
         with contextlib.ExitStack() as stack:
             stack.enter_context(sigterm_heeded())
-            stack.enter_context(naming_full_disk(place))
+            stack.enter_context(naming_failures(place))
             if is_first():
                 stack.enter_context(locked(place))
             else:  # what it would say, the first one says
@@ -58,13 +60,15 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
 
 
 def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
-    """absl's `run`, where a user's mistake ends in one line and in status 2."""
+    """absl's `run`, where a user's mistake ends in one line and in status 2, and a lost
+    store in one line and in status 75."""
     try:
         app.run(main, flags_parser=parse)
-    except InputError as error:
+    except (InputError, StoreLost) as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
-        end(FAILED)
-        sys.exit(FAILED)
+        status = STOPPED if isinstance(error, StoreLost) else FAILED
+        end(status)
+        sys.exit(status)
     except SystemExit as left:
         if left.code:
             end(left.code if isinstance(left.code, int) else FAILED)

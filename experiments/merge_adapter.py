@@ -16,7 +16,7 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import match_report
 from g2is_jax.model.merge import write_merged
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.storage import naming_failures
 
 USAGE = "--checkpoint=FOLDER --adapter=FOLDER --output=FOLDER"
 
@@ -31,7 +31,7 @@ def run(checkpoint: str, adapter: epath.Path, output: epath.Path, dtype: str) ->
         source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False)
     )
     leaves = read_adapter(adapter, model)
-    with naming_full_disk(output):
+    with naming_failures(output):
         write_merged(output, source, model, leaves, base)
     return match_report(lora, model.base_shapes)
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from experiments.datasets import Dataset, Target
 from g2is_jax.data.overlap import RUN, overlaps
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 
 @dataclass(frozen=True)
@@ -58,5 +58,5 @@ def told(shared: Sequence[Shared], rows: int, removed: bool) -> str:
 
 def write(shared: Sequence[Shared], file: epath.Path) -> None:
     """All of them as JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_atomic(file, json.dumps([dataclasses.asdict(one) for one in shared], indent=2) + "\n")

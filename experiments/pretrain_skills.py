@@ -25,7 +25,7 @@ from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import Leaves, LoraConfig
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.metrics import MetricsLog, Progress
-from g2is_jax.training.checkpoints import Checkpoints
+from g2is_jax.training.checkpoints import open_checkpoints
 from g2is_jax.training.loss import token_losses
 
 NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
@@ -57,7 +57,7 @@ def _train(model: Model, chat: ChatFormat, config: ConfigDict, workdir: epath.Pa
     optimizer = _optimizer(config)
     base = _initial(model, config.seed)
     state = optimizer.init(base)
-    checkpoints = Checkpoints(workdir / "training", keep=1)
+    checkpoints = open_checkpoints(workdir / "training", keep=1)
     done = max(checkpoints.steps(), default=0)
     if done:
         base, state = checkpoints.restore(done, base, state)
@@ -73,6 +73,7 @@ def _train(model: Model, chat: ChatFormat, config: ConfigDict, workdir: epath.Pa
             log.write(step, loss=float(loss / tokens))
             progress.advance()
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                log.flush()
                 checkpoints.save(step + 1, base, state, {"step": step + 1})
     checkpoints.close()
     return base

@@ -40,7 +40,8 @@ from g2is_jax.evaluation.page.write import html
 from g2is_jax.evaluation.published import published
 from g2is_jax.evaluation.report import SUBJECT
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import read_manifest, stage_hash, write_atomic
+from g2is_jax.runs.manifest import read_manifest, stage_hash
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.knowledge import Core
 
 SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map
@@ -79,7 +80,7 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
     names = ", ".join(target.name for target in job.targets)
     page = Page(f"Selection for {names}", [section for section in sections if section])
     folder = job.workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomic(folder / "report.html", html(page))
     write_atomic(folder / "report.md", markdown(page))
     return folder / "report.html"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from g2is_jax.data.records import Record
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.selection import Selection
 
 WHY, LINES = "selection.jsonl", "selected.jsonl"
@@ -38,7 +38,7 @@ def read_why(folder: epath.Path) -> list[dict]:
 
 def show(folder: epath.Path, place: epath.Path) -> None:
     """Copy a selection's files to where people look for them, in place of an earlier one's."""
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     for name in (WHY, LINES):
         if (folder / name).exists():
             write_atomic(place / name, (folder / name).read_bytes())

@@ -15,6 +15,7 @@ from etils import epath
 from g2is_jax.data.records import Message, Record
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import in_object_store
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -243,7 +244,7 @@ def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        if "://" not in name:
+        if not in_object_store(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **local_data)
         else:
             with tempfile.TemporaryDirectory() as local:

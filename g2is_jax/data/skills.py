@@ -16,6 +16,7 @@ from etils import epath
 
 from g2is_jax.data.families import FAMILIES, POOL_ROWS, TARGETS, Composition, Family, Task
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import write_atomic
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerFast
@@ -68,7 +69,7 @@ def write_world(folder: epath.Path, config: WorldConfig) -> dict[str, int]:
         files[f"test_{name}"] = rows[config.validation_rows :]
     for name, rows in files.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(text)
+        write_atomic(folder / f"{name}.jsonl", text)
     return {name: len(rows) for name, rows in files.items()}
 
 

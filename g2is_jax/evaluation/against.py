@@ -12,7 +12,7 @@ from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import table_lines
 from g2is_jax.evaluation.report import CONFIDENCE, PERCENT, paired_scores, sign_of
 from g2is_jax.evaluation.tasks.metrics import title
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 
 RIVALS = ("random", "less")
 AGAINST = (

@@ -10,7 +10,7 @@ from etils import epath
 
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 MOST_COLUMNS = 12  # sources with a column of their own in a table; the JSON has them all
 SHARED = "Rows shared by two methods (mean Jaccard index over the seeds):"
@@ -30,7 +30,7 @@ def write_composition(
     entries: method, target, seed, rows (positions in the pool), tokens and seconds of selections.
     pool_sources: the source of each row of the pool.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     told = composition(entries, pool_sources)
     text = markdown(told)
     write_atomic(folder / "composition.json", json.dumps(told, indent=2) + "\n")

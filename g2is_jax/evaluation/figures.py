@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.knowledge import Core
 
 

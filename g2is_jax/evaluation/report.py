@@ -11,7 +11,7 @@ from etils import epath
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
 from g2is_jax.evaluation.tasks.metrics import LOSS, SHOTS_DROPPED, title
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 REFERENCE = "random"  # what every method is compared with, seed by seed
 BOUNDS = ("none", "full")  # zero-shot and the whole pool: always in the table, run or not
@@ -275,7 +275,7 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
 def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
     """Write `results.json`, `scores.json` (a seed each), `differences.json`, `results.md`,
     `results.png`; the Markdown is returned."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     cells = aggregate(scores)
     against = differences(scores)
     table = "\n".join(part for part in (markdown(cells), versus(against)) if part)

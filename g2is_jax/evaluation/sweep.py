@@ -11,7 +11,7 @@ from etils import epath
 from g2is_jax.evaluation.composition import composition
 from g2is_jax.evaluation.page.blocks import Table
 from g2is_jax.evaluation.page.markdown import escaped, table_lines
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
 
@@ -25,7 +25,7 @@ def write_sweep(
     seed, rows (positions in the pool), tokens, seconds, folder and, where there are some, metrics
     of each selection. pool_sources: the source of each row of the pool.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     told = told | {"methods": _by_method(entries, pool_sources)}
     text = markdown(told)
     write_atomic(folder / "table.json", json.dumps(told, indent=2) + "\n")

@@ -23,7 +23,7 @@ from etils import epath
 from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.features.store_chunk import OF_EACH_ROW
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures
 from g2is_jax.runs.tensors import NAMES, read_tensor, tensor_table, write_tensors
 
 SAFE_TORCH = (2, 6)  # before it weights_only could be got around: CVE-2025-32434
@@ -67,7 +67,7 @@ def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig)
     rows_N = matrix.known.get("rows", np.arange(count))
     starts = range(0, count, config.chunk_rows)
     slices = [slice(start, min(start + config.chunk_rows, count)) for start in starts]
-    with naming_full_disk(folder), StoreWriter(folder, rows_N, config) as writer:
+    with naming_failures(folder), StoreWriter(folder, rows_N, config) as writer:
         writer.start([np.arange(rows.start, rows.stop) for rows in slices])
         for index, rows in enumerate(slices):
             writer.write(index, *_chunk(matrix, rows))
@@ -84,9 +84,9 @@ def export_features(folder: epath.Path, destination: epath.Path) -> Summary:
     if destination.exists():
         raise InputError(f"{destination}: exists; give another file, or delete it")
     store = open_store(folder)
-    local = "://" not in os.fspath(destination)
-    with naming_full_disk(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
+    local = not in_object_store(destination)
+    with naming_failures(destination):
+        make_folder(destination.parent)
         with tempfile.TemporaryDirectory(dir=destination.parent if local else None) as place:
             finished = finish(store, _features_file(store, Path(place)))
             if local:
@@ -113,7 +113,7 @@ def _reader(source: epath.Path) -> Callable[[epath.Path], Matrix]:
 
 def _read_npy(source: epath.Path) -> Matrix:
     try:
-        if "://" in os.fspath(source):
+        if in_object_store(source):
             with source.open("rb") as stream:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
         else:
@@ -153,7 +153,7 @@ def _read_pt(source: epath.Path) -> Matrix:
             f"{source}: PyTorch {torch.__version__} may run code that a .pt file holds; "
             "pip install 'torch>=2.6', or exchange a .npy file"
         )
-    remote = "://" in os.fspath(source)
+    remote = in_object_store(source)
     try:
         tensor = torch.load(
             io.BytesIO(source.read_bytes()) if remote else os.fspath(source),

@@ -28,8 +28,8 @@ from g2is_jax.features.store_chunk import (
     write_chunk,
 )
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import aligned_array, read_tensor
 
 SETTINGS = "store.json"
@@ -154,7 +154,7 @@ class StoreWriter:
         """
         self._require_open()
         self._chunks = [self._rows_N[positions].astype(np.int64) for positions in chunks]
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         if is_first():
             self._remove_surplus(len(chunks))
         tables = [
@@ -230,7 +230,7 @@ class StoreWriter:
         kept = {file.name for file in files}
         for file in self._folder.glob("chunk-*"):
             if file.name not in kept:
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def open_store(folder: epath.Path) -> Store:

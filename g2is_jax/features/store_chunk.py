@@ -8,13 +8,12 @@ float32 and bfloat16 rows have none.
 """
 
 import hashlib
-import os
 
 import ml_dtypes
 import numpy as np
 from etils import epath
 
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import in_object_store, write_atomic
 from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, to_bytes
 
 DTYPES = {
@@ -108,7 +107,7 @@ def done_file(folder: epath.Path, index: int) -> epath.Path:
 
 def _mapped(file: epath.Path, entry: TensorEntry) -> np.ndarray:
     """The tensor as a memory map; in memory where the file is not on a disk of this machine."""
-    if "://" in os.fspath(file):
+    if in_object_store(file):
         return read_tensor(file, entry)
     memory = np.memmap(file, np.uint8, "r", entry.begin, (entry.end - entry.begin,))
     return np.asarray(memory).view(entry.dtype).reshape(entry.shape)

@@ -14,7 +14,7 @@ from etils import epath
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, LoraConfig, checkpoint_path, linear_layers
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import read_tensors, tensor_table, to_bytes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -72,7 +72,7 @@ def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: 
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomic(folder / WEIGHTS, to_bytes(tensors))
     write_atomic(folder / CONFIG, json.dumps(settings, indent=2) + "\n")
 

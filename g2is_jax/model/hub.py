@@ -5,7 +5,7 @@ import re
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.storage import in_object_store, naming_failures
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 READ = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
@@ -27,7 +27,7 @@ def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
         raise InputError(
             f"{name}: {error.args[0]} is not read; give a folder, gs:// or a hub id (owner/name)"
         ) from error
-    if "://" in name or (name and place.is_dir()):
+    if in_object_store(name) or (name and place.is_dir()):
         if revision:
             raise InputError(
                 f"model.revision is for hub ids, and {name} is a folder; "
@@ -51,7 +51,7 @@ def _download(name: str, revision: str | None) -> epath.Path:
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
-        with naming_full_disk(constants.HF_HUB_CACHE):
+        with naming_failures(constants.HF_HUB_CACHE):
             folder = snapshot_download(
                 name, revision=revision, allow_patterns=[*READ], ignore_patterns=[*UNREAD]
             )

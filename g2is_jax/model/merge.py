@@ -7,7 +7,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.weights import SHARD_BYTES, write_checkpoint
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 
 TEXTS = (".json", ".jinja", ".model", ".txt")  # of tokenizer, chat template and generation
 OTHERS = ("config.json", "adapter_config.json")  # transformers would attach the latter's adapter
@@ -36,7 +36,7 @@ def write_merged(
         product_DD += np.asarray(base[path])
         return product_DD
 
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     for file in source.iterdir():
         if file.suffix in TEXTS and file.name not in OTHERS and ".index" not in file.suffixes:
             write_atomic(target / file.name, file.read_bytes())

@@ -13,7 +13,7 @@ from etils import epath
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves, checkpoint_path
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import write_atomic
+from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import (
     TensorEntry,
     aligned_array,
@@ -170,7 +170,7 @@ def write_checkpoint(
 
     `produce`: the parameter of a path, asked for one at a time and in any float dtype.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = {tensor_name(path): path for path in sorted(shapes)}
     shards = _split(paths, shapes, np.dtype(dtype), shard_bytes)
     for file, names in shards.items():

@@ -1,4 +1,4 @@
-"""The one error that a user can act on."""
+"""The errors that end in one line."""
 
 FAILED = 2  # exit status after it
 
@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     The message names the place (file, line, field) and the way out.
     """
+
+
+class StoreLost(RuntimeError):
+    """A store cannot be reached: nobody's mistake, and the same command goes on later."""

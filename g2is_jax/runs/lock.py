@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import in_object_store, make_folder, write_atomic
 
 LOCK = ".lock"
 RENEW_SECONDS = 20.0
@@ -30,13 +32,13 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     """Hold the folder; InputError if another run has it."""
     folder = epath.Path(workdir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be used as a work folder ({error.strerror or error}); "
             "choose another --workdir"
         ) from error
-    hold = _leased if "://" in os.fspath(folder) else _flocked
+    hold = _leased if in_object_store(folder) else _flocked
     with hold(folder):
         yield
 
@@ -59,26 +61,38 @@ def _flocked(folder: epath.Path) -> Iterator[None]:
 def _leased(folder: epath.Path) -> Iterator[None]:
     file, token = folder / LOCK, secrets.token_hex(8)
     _wait_for(file, folder)
-    _renew(file, token)
+    try:
+        _renew(file, token)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder}: there is no such bucket; make it, or choose another --workdir"
+        ) from error
     time.sleep(SETTLE_SECONDS)
-    if _read(file).get("token") != token:
-        raise _taken(folder, file.read_text())
+    if token not in (owner := _read(file)):
+        raise _taken(folder, owner)
     done = threading.Event()
-
-    def keep() -> None:
-        while not done.wait(RENEW_SECONDS):
-            with contextlib.suppress(OSError):  # the next one may get through
-                _renew(file, token)
-
-    thread = threading.Thread(target=keep, daemon=True)
+    thread = threading.Thread(target=_keep, args=(file, token, done), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            file.unlink()
+        with contextlib.suppress(Exception):  # it will be stale
+            if token in _read(file):
+                file.unlink()
+
+
+def _keep(file: epath.Path, token: str, done: threading.Event) -> None:
+    """Renew the lease until the run is done. A run that was cut off from the store for so long that
+    another one took the folder over stops as by SIGTERM."""
+    while not done.wait(RENEW_SECONDS):
+        with contextlib.suppress(Exception):  # the next one may get through
+            if (owner := _read(file)) and token not in owner:
+                print(f"{file.parent}: another run has taken over", flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            _renew(file, token)
 
 
 def _wait_for(file: epath.Path, folder: epath.Path) -> None:
@@ -92,18 +106,19 @@ def _wait_for(file: epath.Path, folder: epath.Path) -> None:
         if not now:
             return
         if now != seen:
-            raise _taken(folder, file.read_text())
+            raise _taken(folder, now)
 
 
 def _renew(file: epath.Path, token: str) -> None:
-    file.write_text(_who(token=token, renewed=time.time()))
+    write_atomic(file, _who(token=token, renewed=time.time()))
 
 
-def _read(file: epath.Path) -> dict:
+def _read(file: epath.Path) -> str:
+    """What the owner wrote; nothing if there is none."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
+        return file.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _who(**more: object) -> str:

@@ -11,16 +11,15 @@ folder (`lock`); the processes of a run come to the same stages in the same orde
 """
 
 import contextlib
-import errno
+import functools
 import hashlib
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +32,7 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.file_sizes import difference, file_sizes
 from g2is_jax.runs.processes import alone, any_says, first_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop
+from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures, write_atomic
 
 FORMAT = 1  # raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
@@ -65,8 +65,8 @@ def run_stage(
     if first_says(is_finished(folder)):
         _check_same(folder, identity)
         return folder
-    part = folder if _in_object_store(folder) else folder.parent / f"{folder.name}.part"
-    with naming_full_disk(part):
+    part = folder if in_object_store(folder) else folder.parent / f"{folder.name}.part"
+    with naming_failures(part):
         if is_first():
             _build(part, identity, build, shared)
             if part != folder:
@@ -83,7 +83,7 @@ def _build(
     part: epath.Path, identity: dict, build: Callable[[epath.Path], dict], shared: bool
 ) -> None:
     """Fill the folder; the manifest comes last."""
-    part.mkdir(parents=True, exist_ok=True)
+    make_folder(part)
     seconds_before, started = _begin_attempt(part)
     programs, compiling = compilations()
     if shared:
@@ -92,13 +92,14 @@ def _build(
         with contextlib.nullcontext() if shared else alone():
             counts = build(part)
     except BaseException:
-        with contextlib.suppress(OSError):
-            (part / ATTEMPT).touch()  # its time is the end of this attempt
+        if not in_object_store(part):
+            with contextlib.suppress(OSError):
+                (part / ATTEMPT).touch()  # its time is the end of this attempt
         raise
     if shared:
         wait_for_all(f"{identity['name']} built")
     for leftover in part.glob(".*.tmp"):  # of writes that were killed
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)
     manifest = {
         **identity,
         "hash": _digest(identity),
@@ -113,17 +114,24 @@ def _build(
         "files": {name: size for name, size in file_sizes(part).items() if name not in OWN},
     }
     write_atomic(part / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    (part / ATTEMPT).unlink()
+    (part / ATTEMPT).unlink(missing_ok=True)
 
 
 def is_finished(folder: epath.PathLike) -> bool:
     """Whether a stage's folder holds all of it."""
     place = epath.Path(folder)
-    return (place / MANIFEST).exists() if _in_object_store(place) else place.exists()
+    if not in_object_store(place):
+        return place.exists()
+    try:
+        return bool(_stored_manifest(place / MANIFEST))
+    except FileNotFoundError:
+        return False
 
 
-def _in_object_store(folder: epath.PathLike) -> bool:
-    return "://" in os.fspath(folder)
+@functools.cache
+def _stored_manifest(file: epath.Path) -> str:
+    """Asked for at every use of a stage; it is written once, and so is read once from a store."""
+    return file.read_text()
 
 
 def stage_folder(
@@ -144,7 +152,8 @@ def read_manifest(folder: epath.PathLike) -> dict:
     place = epath.Path(folder)
     way_out = f"delete {place} and run the same command again"
     try:
-        manifest = json.loads((place / MANIFEST).read_text())
+        file = place / MANIFEST
+        manifest = json.loads(_stored_manifest(file) if in_object_store(file) else file.read_text())
         identity = {key: manifest[key] for key in IDENTITY}
         digest = manifest["hash"]
         sizes = {str(name): int(size) for name, size in manifest.get("files", {}).items()}
@@ -201,8 +210,8 @@ def claim_workdir(
     folder = epath.Path(workdir)
     file = folder / "config.json"
     try:
-        with naming_full_disk(file):
-            folder.mkdir(parents=True, exist_ok=True)
+        with naming_failures(file):
+            make_folder(folder)
             if replace or not file.exists():
                 write_atomic(file, json.dumps(_as_json(config), indent=2) + "\n")
                 return
@@ -232,42 +241,6 @@ def claim_workdir(
             f"{folder}: begun with another config: {'; '.join(differing[:3])}{more}; "
             "choose another --workdir, or set run.replace to overwrite it"
         )
-
-
-def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
-    """Writes a file so that whoever looks sees the old content or all of the new."""
-    data = data.encode() if isinstance(data, str) else data
-    path = epath.Path(path)
-    with naming_full_disk(path):
-        if _in_object_store(path):  # object stores show a file only once it is complete
-            path.write_bytes(data)
-            return
-        temporary = Path(path.parent) / f".{path.name}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-@contextlib.contextmanager
-def naming_full_disk(place: epath.PathLike) -> Iterator[None]:
-    """Turns "no space left" into an InputError that names the place; lets all else pass."""
-    try:
-        yield
-    except Exception as error:
-        # tensorstore and orbax wrap the system's error and keep only its words.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, InputError) or not (full or os.strerror(errno.ENOSPC) in str(error)):
-            raise
-        raise InputError(
-            f"disk full while writing {os.fspath(place)}: free space and run the same command "
-            "again; finished parts are kept"
-        ) from error
 
 
 def _check_same(folder: epath.Path, identity: dict) -> None:

@@ -1,7 +1,6 @@
 """What a run shows while it works, and the numbers it leaves behind."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +10,10 @@ from etils import epath
 from tqdm import tqdm
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk, write_atomic
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures, write_atomic
 
+EVERY_SECONDS = 60.0  # between two rewrites of a log in an object store
 Item = TypeVar("Item")
 
 
@@ -91,28 +91,36 @@ class MetricsLog:
 
     start_step: the step at which the work resumes. Lines from it on are dropped, so that a killed
     and resumed run leaves the same bytes as one that was never killed; for the same reason lines
-    hold no times unless the caller writes some. On an object store each write rewrites the file.
+    hold no times unless the caller writes some. On an object store, where a file is written
+    as a whole, lines wait for the next `flush`, or for EVERY_SECONDS.
     """
 
     def __init__(self, path: epath.PathLike, start_step: int = 0):
         self.path = epath.Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._text = "".join(
             f"{line}\n" for line in self._kept_lines() if json.loads(line)["step"] < start_step
         )
         write_atomic(self.path, self._text)
+        self._written = time.monotonic()
 
     def write(self, step: int, **values: Any) -> None:
         """Adds a line; NumPy and JAX scalars become plain numbers."""
         plain = {key: _plain(value) for key, value in values.items()}
         line = json.dumps({"step": int(step), **plain}) + "\n"
-        with naming_full_disk(self.path):
-            if "://" in os.fspath(self.path):
-                self._text += line
-                write_atomic(self.path, self._text)
-            else:
-                with self.path.open("a") as stream:
-                    stream.write(line)
+        if in_object_store(self.path):
+            self._text += line
+            if time.monotonic() - self._written >= EVERY_SECONDS:
+                self.flush()
+            return
+        with naming_failures(self.path), self.path.open("a") as stream:
+            stream.write(line)
+
+    def flush(self) -> None:
+        """Makes sure that all lines are kept; must come before the checkpoint of the same step."""
+        if in_object_store(self.path):
+            write_atomic(self.path, self._text)
+            self._written = time.monotonic()
 
     def _kept_lines(self) -> list[str]:
         """The lines so far, without a last one that a kill cut short."""

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk
+from g2is_jax.runs.storage import in_object_store, naming_failures
 
 # In the order in which files hold them: aligned, and the safetensors library's own.
 DTYPES = {
@@ -106,14 +106,14 @@ def write_tensors(file: epath.Path, shapes: Shapes, produce: Callable[[str], np.
     once for each, in the file's order, and its result is dropped before the next call.
     """
     temporary = file.parent / f".{file.name}.{os.getpid()}.tmp"
-    with naming_full_disk(file):
+    with naming_failures(file):
         try:
             with temporary.open("wb") as stream:
                 for piece in _pieces(shapes, produce):
                     stream.write(piece)
                     del piece  # else it lives on while the next one is produced
                 stream.flush()
-                if "://" not in os.fspath(file):
+                if not in_object_store(file):
                     os.fsync(stream.fileno())
             temporary.replace(file)
         finally:

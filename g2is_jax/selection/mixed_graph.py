@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import naming_full_disk, write_atomic
+from g2is_jax.runs.storage import naming_failures, write_atomic
 from g2is_jax.selection.graph import neighbours
 from g2is_jax.selection.influence import similarities
 
@@ -205,7 +205,7 @@ def write_adjacency(features_NP, folder: epath.Path) -> None:
 def _write_npy(file: epath.Path, array: np.ndarray) -> None:
     """Whole or not at all, and without a copy of the array in memory on a local disk."""
     part = file.parent / f".{file.name}.{os.getpid()}.tmp"
-    with naming_full_disk(file):
+    with naming_failures(file):
         with part.open("wb") as stream:
             np.lib.format.write_array(stream, array, allow_pickle=False)
         part.replace(file)

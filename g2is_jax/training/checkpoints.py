@@ -1,9 +1,15 @@
 """Training checkpoints by orbax: adapter, optimiser state and position, safe against `kill -9`.
 
-The position holds a digest of the values, as orbax does not notice bytes that changed.
+On a disk they are orbax's folders, named by their steps. In an object store each of them is one
+file, STEP.tar, of such a folder: it is there as a whole or not at all, and the client of all other
+files writes it. The position holds a digest of the values, as orbax does not notice bytes that
+changed.
 """
 
 import hashlib
+import shutil
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +21,19 @@ from etils import epath
 
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import in_object_store, make_folder, upload
 
 Tree = Any
 REASON_LETTERS = 160  # of what orbax says, which is long
 
 
 class Checkpoints:
-    """The checkpoints of one training run, named by the steps that were finished before them."""
+    """The checkpoints of one training run on a disk, named by the steps before them."""
 
     def __init__(self, folder: epath.Path, keep: int | None):
         """`keep`: how many of the newest stay on disk; None keeps all."""
-        absolute = folder if "://" in str(folder) else epath.Path(Path(folder).resolve())
-        absolute.mkdir(parents=True, exist_ok=True)
+        absolute = epath.Path(Path(folder).resolve())
+        make_folder(absolute)
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
             active_processes={jax.process_index()},
@@ -80,18 +87,77 @@ class Checkpoints:
             if expected not in (None, _digest(restored["state"])):
                 raise ValueError("its values are not those that were saved")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            place = self._folder / str(step)
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:REASON_LETTERS]
-            raise InputError(
-                f"{place}: unreadable training checkpoint ({reason}); delete {stage or place} and "
-                "run the same command again"
-            ) from error
+            raise _damaged(self._folder / str(step), stage, error) from error
         state = jax.tree.map(jnp.asarray, restored["state"])
         return state["adapter"], state["optimizer"]
 
     def close(self) -> None:
         """Release the manager's threads."""
         self._manager.close()
+
+
+class StoredCheckpoints:
+    """The same in an object store; a copy is on the local disk while it is written or read."""
+
+    def __init__(self, folder: epath.Path, keep: int | None):
+        self._folder, self._keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """As of `Checkpoints`."""
+        return sorted(int(file.name.removesuffix(".tar")) for file in self._folder.glob("*.tar"))
+
+    def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
+        """As of `Checkpoints`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Checkpoints(epath.Path(scratch) / "checkpoints", keep=None)
+            local.save(step, adapter, optimizer_state, position)
+            local.close()
+            archive = Path(scratch) / f"{step}.tar"
+            with tarfile.open(archive, "w") as whole:
+                whole.add(Path(scratch) / "checkpoints", arcname="")
+            upload(archive, self._folder / archive.name)
+        for old in self.steps()[: -self._keep] if self._keep else []:
+            (self._folder / f"{old}.tar").unlink(missing_ok=True)
+
+    def restore(
+        self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
+    ) -> tuple[Leaves, Tree]:
+        """As of `Checkpoints`."""
+        place = self._folder / f"{step}.tar"
+        with tempfile.TemporaryDirectory() as scratch:
+            with place.open("rb") as stream, (Path(scratch) / "whole.tar").open("w+b") as archive:
+                shutil.copyfileobj(stream, archive)
+                archive.seek(0)
+                try:
+                    with tarfile.open(fileobj=archive) as whole:
+                        whole.extractall(Path(scratch) / "checkpoints", filter="data")
+                except tarfile.TarError as error:
+                    raise _damaged(place, stage, error) from error
+            local = Checkpoints(epath.Path(scratch) / "checkpoints", keep=None)
+            try:
+                return local.restore(step, adapter, optimizer_state)
+            except InputError as error:  # it names the copy
+                raise _damaged(place, stage, error.__cause__) from error
+            finally:
+                local.close()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_checkpoints(folder: epath.Path, keep: int | None) -> Checkpoints | StoredCheckpoints:
+    """The checkpoints of a folder. `keep`: how many of the newest stay; None keeps all."""
+    return (StoredCheckpoints if in_object_store(folder) else Checkpoints)(folder, keep)
+
+
+def _damaged(
+    place: epath.Path, stage: epath.Path | None, error: BaseException | None
+) -> InputError:
+    reason = f"{type(error).__name__}: {error}".split("\n")[0][:REASON_LETTERS]
+    return InputError(
+        f"{place}: unreadable training checkpoint ({reason}); delete {stage or place} and run the "
+        "same command again"
+    )
 
 
 def _digest(state: Tree) -> str:

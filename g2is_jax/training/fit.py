@@ -28,7 +28,7 @@ from g2is_jax.runs.mesh import at_home, replicated
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.runs.processes import any_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop, finishing
-from g2is_jax.training.checkpoints import Checkpoints
+from g2is_jax.training.checkpoints import Checkpoints, StoredCheckpoints, open_checkpoints
 from g2is_jax.training.loss import batch_loss
 from g2is_jax.training.optimizer import (
     Moments,
@@ -90,7 +90,7 @@ def fit(
     rates = learning_rates(config.optimizer, total)
     adapter = model.init_adapter(seed)
     state = adam_direction(config.optimizer).init(adapter)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
     done, (adapter, state) = _begun(checkpoints, folder / BETWEEN, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
     devices = 1
@@ -110,17 +110,20 @@ def fit(
             adapter, state = update(adapter, state, gradients, tokens, rate)
             mean = float(loss / jnp.maximum(tokens, 1))
             if not (math.isfinite(mean) and _all_finite(gradients)):
+                if log is not None:
+                    log.flush()
                 rows = rows_of_step(len(encoded), config.batch_size, seed, step)
                 raise _diverged(step, mean, [ids[row] for row in rows], checkpoints, folder)
             if log is not None:
                 log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
             progress.advance()
-            if (step + 1) % per_epoch == 0 and is_first():
+            if (step + 1) % per_epoch == 0 and log is not None:
                 if after_epoch is not None:
                     after_epoch((step + 1) // per_epoch, adapter)
+                log.flush()
                 checkpoints.save(step + 1, adapter, state, {"step": step + 1})
             if any_says(asked_to_stop()):
-                _stop(step + 1, adapter, state, folder / BETWEEN)
+                _stop(step + 1, adapter, state, folder / BETWEEN, log)
     checkpoints.close()
     if is_first() and (folder / BETWEEN).exists():
         (folder / BETWEEN).rmtree()
@@ -129,12 +132,12 @@ def fit(
 
 
 def _begun(
-    checkpoints: Checkpoints, between: epath.Path, adapter: Leaves, state: Any
+    checkpoints: Checkpoints | StoredCheckpoints, between: epath.Path, adapter: Leaves, state: Any
 ) -> tuple[int, tuple[Leaves, Any]]:
     """Steps that are done, and adapter and optimiser state after them."""
     places = [checkpoints]
     if between.exists():
-        places.append(Checkpoints(between, keep=1))
+        places.append(open_checkpoints(between, keep=1))
     newest = max(places, key=lambda place: max(place.steps(), default=0))
     done = max(newest.steps(), default=0)
     found = newest.restore(done, adapter, state) if done else (adapter, state)
@@ -143,10 +146,13 @@ def _begun(
     return done, found
 
 
-def _stop(step: int, adapter: Leaves, state: Any, between: epath.Path) -> None:
+def _stop(
+    step: int, adapter: Leaves, state: Any, between: epath.Path, log: MetricsLog | None
+) -> None:
     """Leave a checkpoint that is none of an epoch's, and stop."""
-    if is_first():
-        checkpoints = Checkpoints(between, keep=1)
+    if log is not None:
+        log.flush()
+        checkpoints = open_checkpoints(between, keep=1)
         if step not in checkpoints.steps():
             checkpoints.save(step, adapter, state, {"step": step})
         checkpoints.close()
@@ -160,7 +166,11 @@ def _all_finite(leaves: Leaves) -> jax.Array:
 
 
 def _diverged(
-    step: int, loss: float, ids: Sequence[str], checkpoints: Checkpoints, folder: epath.Path
+    step: int,
+    loss: float,
+    ids: Sequence[str],
+    checkpoints: Checkpoints | StoredCheckpoints,
+    folder: epath.Path,
 ) -> InputError:
     """What to say where training cannot go on."""
     left = "there is no checkpoint yet"
@@ -247,7 +257,7 @@ def load_trained(
     """Adapter and moments of each checkpoint that `fit` left in a finished folder, oldest first."""
     adapter = model.init_adapter(seed)
     state = adam_direction(config.optimizer).init(adapter)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
     found = [checkpoints.restore(step, adapter, state, folder) for step in checkpoints.steps()]
     checkpoints.close()
     return [(adapter, read_moments(state)) for adapter, state in found]

@@ -10,7 +10,7 @@ from small import ROOT, stages
 
 from experiments import launch
 from experiments.forked import fork_each
-from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.errors import InputError, StoreLost
 
 TINY = ROOT / "configs" / "tiny.py"
 ROW = ROOT / "configs" / "gemma_7b_mmlu.py"  # takes its pool as an argument
@@ -115,6 +115,17 @@ def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
         launch.run_or_tell(print, parse=list)
     assert ended.value.code == 2
     assert capsys.readouterr().err == 'error: row "a\\x1b[2J\\n\\u202eé漢" is odd\n'
+
+
+def test_a_lost_store_asks_for_the_same_command_again(capsys, monkeypatch):
+    def lose(*_, **__):
+        raise StoreLost("gs://bucket: the store cannot be reached")
+
+    monkeypatch.setattr(launch.app, "run", lose)
+    with pytest.raises(SystemExit) as ended:
+        launch.run_or_tell(print, parse=list)
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "error: gs://bucket: the store cannot be reached\n"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.py")), ids=lambda f: f.stem)

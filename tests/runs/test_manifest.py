@@ -11,15 +11,7 @@ import pytest
 
 from g2is_jax.runs import manifest
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import (
-    claim_workdir,
-    file_hash,
-    naming_full_disk,
-    read_manifest,
-    run_stage,
-    stage_hash,
-    write_atomic,
-)
+from g2is_jax.runs.manifest import claim_workdir, file_hash, read_manifest, run_stage, stage_hash
 
 SETTINGS = {"walk": {"delta": 0.7, "widths": (1, 2)}, "seed": 0}
 INPUTS = {"pool": "abc"}
@@ -193,7 +185,7 @@ def test_full_disk_while_building(tmp_path):
 
 def test_full_disk_while_writing_the_manifest(tmp_path, monkeypatch):
     def build(part):
-        monkeypatch.setattr(manifest.os, "fsync", no_space)
+        monkeypatch.setattr(os, "fsync", no_space)
         return build_rows(part)
 
     message = failure(lambda: run_stage(tmp_path, "features", SETTINGS, INPUTS, build))
@@ -202,30 +194,6 @@ def test_full_disk_while_writing_the_manifest(tmp_path, monkeypatch):
     monkeypatch.undo()
     (part,) = (tmp_path / "stages").iterdir()
     assert sorted(file.name for file in part.iterdir()) == ["attempt.json", "rows.txt"]
-
-
-def test_only_a_full_disk_is_renamed():
-    with pytest.raises(PermissionError), naming_full_disk("x"):
-        raise PermissionError(errno.EACCES, "no")
-    with pytest.raises(InputError, match="disk full while writing x"), naming_full_disk("x"):
-        raise ValueError("RESOURCE_EXHAUSTED: write: No space left on device")  # tensorstore
-    inner = pytest.raises(InputError, match="disk full while writing a: free")
-    with inner, naming_full_disk("b"), naming_full_disk("a"):
-        no_space()
-
-
-def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    file = tmp_path / "a.txt"
-    write_atomic(file, "old")
-    monkeypatch.setattr(manifest.os, "fsync", no_space)
-    with pytest.raises(InputError, match=r"disk full while writing .*a\.txt"):
-        write_atomic(file, "new")
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("a.txt", "old")]
-    monkeypatch.undo()
-    os.link(file, tmp_path / "opened before")
-    write_atomic(file, b"\xff")
-    assert file.read_bytes() == b"\xff"
-    assert (tmp_path / "opened before").read_text() == "old"
 
 
 def test_file_hash(tmp_path, monkeypatch):
