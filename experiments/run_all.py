@@ -1,9 +1,18 @@
-"""All stages, for a list of methods and seeds: from pool and checkpoint to the table of scores."""
+"""All stages, for a list of methods and seeds: from pool and checkpoint to the table of scores.
+
+    python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo
+
+What that takes, told before anything is done (see dry_run.py), on chips of the table (`all` for a
+line each), or by default on this machine, measured:
+
+    python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo \\
+        --dry_run --chip=v5e --devices=8
+"""
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import evaluate, overlap, report, select_subset
+from experiments import dry_run, evaluate, overlap, report, select_subset
 from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.against import write_against
@@ -33,4 +42,4 @@ def _tell(job: Job, scores: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    launch(run)
+    launch(run, dry_run.asked().instead)
