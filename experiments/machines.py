@@ -98,7 +98,7 @@ def short(number: float) -> str:
     """With as many decimals as tell something."""
     if number == 0 or number >= 0.1:
         return f"{number:,.2f}" if number < 1 else f"{number:,.1f}"
-    return f"{number:.2g}" if number >= 1e-4 else "0"
+    return f"{number:.2g}"
 
 
 def _yes(so: bool) -> str:

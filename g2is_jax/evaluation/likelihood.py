@@ -38,7 +38,7 @@ def likelihoods(
     found = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
-    run = _likelihood_function(model)
+    run = likelihood_function(model)
     for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings):
         filled_B = batch.rows_B >= 0
         rows = batch.rows_B[filled_B]
@@ -86,7 +86,7 @@ def batches(encoded: Sequence[Encoded], batch_tokens: int, most: int) -> Iterato
 
 
 @functools.cache
-def _likelihood_function(model: Model) -> Callable:
+def likelihood_function(model: Model) -> Callable:
     """Jitted (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
 
     def one(adapter, base, tokens_T, supervised_T):

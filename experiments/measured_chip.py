@@ -1,0 +1,259 @@
+"""This machine in place of a chip of the table: a few seconds of measuring, in the job's shapes.
+
+Full speed is that of a matrix product and of a copy. What share of it each kind of work reaches is
+found by running the job's own programs, on batches as large as the job's, with a model of its
+shapes of at most two layers and random weights. So what small shapes, norms, softmax and the like
+cost is part of the share; what more layers cost is reckoned. Also measured: an optimiser step, a
+save, a stage's folder, and what the process itself takes of memory.
+"""
+
+import dataclasses
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from experiments.layouts import Layout, Rows, one_pass, training
+from experiments.machines import Machine
+from experiments.methods import FEATURES, needing
+from experiments.stage_costs import (
+    DECODING,
+    GRADIENT,
+    PROJECTION,
+    READING,
+    WALK,
+    Plan,
+    decoding_work,
+    projection_work,
+)
+from g2is_jax.evaluation.likelihood import likelihood_function
+from g2is_jax.features.projection import features_width, project
+from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.build import DTYPES, Model, build_model
+from g2is_jax.model.costs import forward_operations, gradient_operations, head_operations, size
+from g2is_jax.model.generate import decoding_functions
+from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.chips import Chip, Work
+from g2is_jax.runs.manifest import run_stage
+from g2is_jax.training.checkpoints import Checkpoints
+from g2is_jax.training.fit import all_finite, gradient_function, update_function
+from g2is_jax.training.optimizer import adam_direction
+
+LAYERS = 2  # of the model that is measured
+SECONDS, REPEATS = 0.5, (3, 25)  # of each measurement, at most; repeats, at least and at most
+STEPS = 16  # of decoding
+COPIED = 2**25  # float32
+WALKED = 2**24  # values of the features that the walk's product is measured on
+
+Clock = Callable[[], float]
+
+
+def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) -> Machine:
+    """The machine, for the work of this plan. `clock`: of its seconds."""
+    few = _few_layers(plan.model)
+    dtype = plan.settings.model.activations
+    chip = _chip(plan, clock)
+    base = _random(few.base_shapes, few.dtype)
+    adapter = _random(few.adapter_shapes, jnp.float32)
+    parts = {
+        GRADIENT: lambda: _gradient(plan, few, adapter, base, clock),
+        READING: lambda: _reading(plan, few, adapter, base, clock),
+        WALK: lambda: _walk(plan, clock),
+    }
+    if needing(plan.settings.choosing.methods, FEATURES):
+        parts[PROJECTION] = lambda: _projection(plan, clock)
+    if plan.settings.evaluate.new_tokens:
+        parts[DECODING] = lambda: _decoding(plan, few, adapter, base, clock)
+    shares = {}
+    for kind, part in parts.items():
+        work, seconds = part()
+        shares[kind] = work.seconds(chip, dtype) / seconds
+    overheads = _overheads(plan, clock) | {"texts": text_seconds}
+    del base, adapter, few
+    gc.collect()
+    told = (
+        f"measured: {chip.float32 / 1e9:,.0f} GFLOP/s in float32 and {chip.bfloat16 / 1e9:,.0f} in "
+        f"bfloat16, {chip.bandwidth / 1e9:,.1f} GB/s, of which "
+        + ", ".join(f"{kind} reaches {share:.0%}" for kind, share in shares.items())
+    )
+    return Machine("cpu", chip, shares, told, overheads, _resident())
+
+
+def _seconds(call: Callable[[], object], clock: Clock) -> float:
+    """Median of repeated calls, after one that compiles."""
+    jax.block_until_ready(call())
+    taken: list[float] = []
+    while len(taken) < REPEATS[0] or (sum(taken) < SECONDS and len(taken) < REPEATS[1]):
+        began = clock()
+        jax.block_until_ready(call())
+        taken.append(clock() - began)
+    return statistics.median(taken)
+
+
+def _chip(plan: Plan, clock: Clock) -> Chip:
+    """Products in the shape of the MLP's, for as many tokens as go through the model at once."""
+    c, rates = plan.model.config, {}
+    tokens = _trained(plan).largest
+    for name, dtype in DTYPES.items():
+        x_TD = jnp.ones((tokens, c.hidden_size), dtype)
+        w_DF = jnp.ones((c.hidden_size, c.intermediate_size), dtype)
+        seconds = _seconds(lambda x=x_TD, w=w_DF: jnp.matmul(x, w), clock)
+        rates[name] = 2 * tokens * c.hidden_size * c.intermediate_size / seconds
+    numbers = jnp.zeros(COPIED)
+    seconds = _seconds(lambda: jax.lax.neg(numbers), clock)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Chip(rates["bfloat16"], rates["float32"], memory, 2 * numbers.nbytes / seconds)
+
+
+def _few_layers(model: Model) -> Model:
+    config = dataclasses.replace(model.config, layers=model.config.layers[:LAYERS])
+    return build_model(config, model.lora, model.settings)
+
+
+def _random(shapes: dict[str, tuple[int, ...]], dtype) -> Leaves:
+    draws = np.random.default_rng(0)
+    return {
+        path: jnp.asarray(draws.standard_normal(shape, np.float32) * shape[-1] ** -0.5, dtype)
+        for path, shape in sorted(shapes.items())
+    }
+
+
+def _trained(plan: Plan) -> Layout:
+    """A fine-tune."""
+    fit = plan.settings.finetune
+    return training(plan.rows.pool, plan.chosen, fit, plan.max_length, plan.devices)
+
+
+def _batch(layout: Layout, share: float, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (B, T) of a batch like the layout's, the last of each row supervised."""
+    width_T = max(round(layout.width / 8), 1) * 8
+    rows = max(round(layout.cells / layout.batches / width_T), 1)
+    tokens_BT = np.random.default_rng(0).integers(0, vocabulary, (rows, width_T), np.int32)
+    supervised_BT = np.zeros(tokens_BT.shape, bool)
+    supervised_BT[:, -max(round(share * width_T), 1) :] = True
+    return tokens_BT, supervised_BT
+
+
+def _gradient(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+    pool, layout = plan.rows.pool, _trained(plan)
+    share = min(pool.supervised / layout.width, 1.0)
+    tokens_BT, supervised_BT = _batch(layout, share, few.config.vocab_size)
+    batch = {
+        "rows_B": np.arange(len(tokens_BT), dtype=np.int32),
+        "tokens_BT": tokens_BT,
+        "supervised_BT": supervised_BT,
+        "segments_BT": None,
+    }
+    function, key = gradient_function(few), jax.random.key(0)
+    width = tokens_BT.shape[1]
+    work = Work(tokens_BT.size * gradient_operations(few, width, supervised_BT.mean()))
+    return work, _seconds(lambda: function(adapter, base, batch, key), clock)
+
+
+def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+    rows, config = plan.rows.test, plan.settings.evaluate
+    layout = one_pass(rows, config.batch_tokens, plan.max_length)
+    tokens_BT, supervised_BT = _batch(layout, rows.share, few.config.vocab_size)
+    function, width = likelihood_function(few), tokens_BT.shape[1]
+    work = Work(tokens_BT.size * (forward_operations(few, width) + head_operations(few)))
+    return work, _seconds(lambda: function(adapter, base, tokens_BT, supervised_BT), clock)
+
+
+def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+    """Steps, in a cache as long as the job's."""
+    config, rows = plan.settings.evaluate, plan.rows.prompts
+    layout = one_pass(rows, config.batch_tokens, plan.max_length)
+    tokens_BT, _ = _batch(layout, 1.0, few.config.vocab_size)
+    count, width = tokens_BT.shape
+    room = width + config.new_tokens
+    prefill, advance = decoding_functions(few, 0.0, 1.0, ())
+    lengths_B, keys_B = np.full(count, width, np.int32), np.zeros(count, np.uint32)
+    none_B, steps = np.zeros(count, bool), min(STEPS, config.new_tokens)
+    keys_B = jax.vmap(jax.random.key)(keys_B)
+
+    def states() -> Iterator:
+        while True:  # a state is used up
+            yield jax.block_until_ready(
+                prefill(adapter, base, tokens_BT, lengths_B, keys_B, room=room)
+            )
+
+    fresh, taken = states(), []
+    for _ in range(REPEATS[0] + 1):
+        state = next(fresh)
+        began = clock()
+        jax.block_until_ready(advance(adapter, base, state, none_B, steps + 1, chunk=steps)[1])
+        taken.append(clock() - began)
+    work = decoding_work(few, count, room).times(count * steps)
+    return work, statistics.median(taken[1:])
+
+
+def _projection(plan: Plan, clock: Clock):
+    """Of the gradients of a batch, all leaves of the adapter."""
+    shapes, config = plan.model.adapter_shapes, plan.settings.projection
+    layout = one_pass(plan.rows.pool, plan.config.grads.batch_tokens, plan.max_length)
+    count = max(round(layout.places / layout.batches), 1)
+    few = dict(sorted(shapes.items())[: 4 * LAYERS])
+    leaves = {path: jnp.ones((count, *shape)) for path, shape in few.items()}
+    function = jax.jit(lambda leaves: project(config, 0, leaves))
+    work = projection_work(config, size(few), count).times(count)
+    return work, _seconds(lambda: function(leaves), clock)
+
+
+def _walk(plan: Plan, clock: Clock):
+    """One read of the features."""
+    width = features_width(plan.settings.projection, plan.model.adapter_shapes)
+    rows = max(min(plan.rows.pool.count, WALKED // width), 1)
+    dtype = plan.settings.store.dtype
+    features_NP = jnp.ones((rows, width), "float32" if dtype == "int8" else dtype)
+    direction_P = jnp.ones(width)
+
+    @jax.jit
+    def read(features_NP, direction_P):
+        wide_NP = features_NP.astype(jnp.float32)
+        return jnp.matmul(wide_NP, direction_P, precision=jax.lax.Precision.HIGHEST)
+
+    work = Work(0.0, 2.0 * rows * width, features_NP.nbytes)
+    return work, _seconds(lambda: read(features_NP, direction_P), clock)
+
+
+def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
+    """Seconds of a step of the optimiser, of a save, and of a stage that does nothing."""
+    model, fit = plan.model, plan.settings.finetune
+    adapter = model.init_adapter(0)
+    state = adam_direction(fit.optimizer).init(adapter)
+    update = update_function(fit.optimizer)
+
+    def step():
+        new, _ = update(adapter, state, adapter, 1, 0.1)
+        return new, bool(all_finite(adapter))
+
+    found = {"steps": _seconds(step, clock)}
+    with tempfile.TemporaryDirectory() as name:
+        folder, numbers = epath.Path(name), iter(range(10**6))
+        checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+
+        def save():
+            write_adapter(folder / "adapter", adapter, model, "")
+            checkpoints.save(next(numbers), adapter, state, {"step": 0})
+
+        def stage():
+            run_stage(folder, "empty", {"number": next(numbers)}, {}, lambda part: {})
+
+        found |= {"saves": _seconds(save, clock), "folders": _seconds(stage, clock)}
+        checkpoints.close()
+    return found
+
+
+def _resident() -> float:
+    """Bytes that this process holds now, if the system tells."""
+    file = epath.Path("/proc/self/statm")
+    if not file.exists():
+        return 0.0
+    return float(int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
