@@ -7,7 +7,7 @@ written, downloaded or trained.
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,9 @@ def run(config: ConfigDict, chip: str, devices: int | None) -> str:
     return table(plan, found, published(chip), tokens)
 
 
-def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, float, str]:
+def read_plan(
+    config: ConfigDict, devices: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[Plan, float, str]:
     """The plan of a config, seconds that a row takes to tokenise, and what is known of tokens."""
     settings = read_settings(config)
     place = _folder(config.model.checkpoint, config.model.revision)
@@ -107,7 +109,7 @@ def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, float, str]:
                 f"{config.model.max_length:,} (model.max_length) each"
             )
         else:
-            rows, seconds = _measured(files, config, settings, chat)
+            rows, seconds = _measured(files, config, settings, chat, clock)
             of = {name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")}
             means = ", ".join(f"{one.tokens:,.0f} ({name})" for name, one in of.items())
             tokens = f"mean tokens as measured: {means}"
@@ -154,7 +156,7 @@ def _counted(files: Files, max_length: int) -> RowsOf:
 
 
 def _measured(
-    files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat
+    files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat, clock: Callable
 ) -> tuple[RowsOf, float]:
     """The rows of all files, and seconds that one takes to tokenise."""
     length, taken, done = config.model.max_length, 0.0, 0
@@ -164,9 +166,9 @@ def _measured(
         count, tokens, supervised = 0, [], []
         for file in named:
             records = read_records(file)
-            began = time.perf_counter()
+            began = clock()
             encoded = chat.encode_all(sample(records), length)
-            taken, done = taken + time.perf_counter() - began, done + len(encoded)
+            taken, done = taken + clock() - began, done + len(encoded)
             usable = [one for one in encoded if one.supervised_T.any()]
             if not usable:
                 raise InputError(
