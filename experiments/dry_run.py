@@ -159,13 +159,14 @@ def _measured(
     files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat, clock: Callable
 ) -> tuple[RowsOf, float]:
     """The rows of all files, and seconds that one takes to tokenise."""
-    length, taken, done = config.model.max_length, 0.0, 0
+    length, taken, done, longest = config.model.max_length, 0.0, 0, 0
 
     def rows(named: Sequence[epath.Path]) -> Rows:
-        nonlocal taken, done
+        nonlocal taken, done, longest
         count, tokens, supervised = 0, [], []
         for file in named:
             records = read_records(file)
+            chat.encode_all(records[:1], length)  # the first call takes longer
             began = clock()
             encoded = chat.encode_all(sample(records), length)
             taken, done = taken + clock() - began, done + len(encoded)
@@ -178,13 +179,14 @@ def _measured(
             count += round(len(records) * len(usable) / len(encoded))
             tokens += [len(one.tokens_T) for one in usable]
             supervised += [int(one.supervised_T.sum()) for one in usable]
-        return Rows(count, np.mean(tokens), np.mean(supervised), np.array(tokens))
+        longest = max(supervised)
+        mean, learned = float(np.mean(tokens)), float(np.mean(supervised))
+        return Rows(count, mean, learned, np.array(tokens))
 
     pool, validation, test = map(rows, ([files.pool], files.validations, files.tests))
-    prompts = _prompts(files, settings, chat, length)
-    return RowsOf(pool, validation, test, Rows(test.count, prompts.mean(), 1, prompts)), (
-        taken / done
-    )
+    lengths = _prompts(files, settings, chat, length)
+    prompts = Rows(test.count, float(lengths.mean()), 1.0, lengths)
+    return RowsOf(pool, validation, test, prompts, longest), taken / done
 
 
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:

@@ -25,16 +25,18 @@ from experiments.machines import Machine
 from experiments.methods import FEATURES, needing
 from experiments.stage_costs import (
     DECODING,
-    GRADIENT,
-    PROJECTION,
+    PASS,
     READING,
+    TRAINING,
     WALK,
     Plan,
     decoding_work,
+    pool_kinds,
     projection_work,
 )
 from g2is_jax.evaluation.likelihood import likelihood_function
-from g2is_jax.features.projection import features_width, project
+from g2is_jax.features.gradients import DirectionConfig, feature_function, shared_inputs
+from g2is_jax.features.projection import features_width
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.build import DTYPES, Model, build_model
 from g2is_jax.model.costs import forward_operations, gradient_operations, head_operations, size
@@ -44,7 +46,7 @@ from g2is_jax.runs.chips import Chip, Work
 from g2is_jax.runs.manifest import run_stage
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.fit import all_finite, gradient_function, update_function
-from g2is_jax.training.optimizer import adam_direction
+from g2is_jax.training.optimizer import Moments, adam_direction
 
 LAYERS = 2  # of the model that is measured
 SECONDS, REPEATS = 0.5, (3, 25)  # of each measurement, at most; repeats, at least and at most
@@ -63,12 +65,12 @@ def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) 
     base = _random(few.base_shapes, few.dtype)
     adapter = _random(few.adapter_shapes, jnp.float32)
     parts = {
-        GRADIENT: lambda: _gradient(plan, few, adapter, base, clock),
+        TRAINING: lambda: _training(plan, few, adapter, base, clock),
         READING: lambda: _reading(plan, few, adapter, base, clock),
         WALK: lambda: _walk(plan, clock),
     }
     if needing(plan.settings.choosing.methods, FEATURES):
-        parts[PROJECTION] = lambda: _projection(plan, clock)
+        parts[PASS] = lambda: _pass(plan, few, adapter, base, clock)
     if plan.settings.evaluate.new_tokens:
         parts[DECODING] = lambda: _decoding(plan, few, adapter, base, clock)
     shares = {}
@@ -141,7 +143,7 @@ def _batch(layout: Layout, share: float, vocabulary: int) -> tuple[np.ndarray, n
     return tokens_BT, supervised_BT
 
 
-def _gradient(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+def _training(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
     pool, layout = plan.rows.pool, _trained(plan)
     share = min(pool.supervised / layout.width, 1.0)
     tokens_BT, supervised_BT = _batch(layout, share, few.config.vocab_size)
@@ -194,16 +196,23 @@ def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
     return work, statistics.median(taken[1:])
 
 
-def _projection(plan: Plan, clock: Clock):
-    """Of the gradients of a batch, all leaves of the adapter."""
-    shapes, config = plan.model.adapter_shapes, plan.settings.projection
-    layout = one_pass(plan.rows.pool, plan.config.grads.batch_tokens, plan.max_length)
-    count = max(round(layout.places / layout.batches), 1)
-    few = dict(sorted(shapes.items())[: 4 * LAYERS])
-    leaves = {path: jnp.ones((count, *shape)) for path, shape in few.items()}
-    function = jax.jit(lambda leaves: project(config, 0, leaves))
-    work = projection_work(config, size(few), count).times(count)
-    return work, _seconds(lambda: function(leaves), clock)
+def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+    """Gradients of a batch of the pool and their projection, for each kind that is asked for."""
+    pool, projection = plan.rows.pool, plan.settings.projection
+    layout = one_pass(pool, plan.config.grads.batch_tokens, plan.max_length)
+    share = min(pool.supervised / layout.width, 1.0)
+    tokens_BT, supervised_BT = _batch(layout, share, few.config.vocab_size)
+    kinds = pool_kinds(plan)
+    adam = plan.settings.warmup.optimizer
+    directions = tuple(DirectionConfig(kind, adam.b1, adam.b2, adam.eps) for kind in kinds)
+    moments = Moments(1, adapter, jax.tree.map(jnp.square, adapter))
+    inputs = shared_inputs(few, adapter, base, moments, projection, 0)
+    function = feature_function(few, directions, projection)
+    count, width = tokens_BT.shape
+    projected = projection_work(projection, size(few.adapter_shapes), count)
+    gradient = Work(tokens_BT.size * gradient_operations(few, width, supervised_BT.mean()))
+    work = gradient + projected.times(count * len(kinds))
+    return work, _seconds(lambda: function(inputs, tokens_BT, supervised_BT), clock)
 
 
 def _walk(plan: Plan, clock: Clock):
@@ -237,16 +246,27 @@ def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
     found = {"steps": _seconds(step, clock)}
     with tempfile.TemporaryDirectory() as name:
         folder, numbers = epath.Path(name), iter(range(10**6))
+
+        def begin():
+            first = model.init_adapter(0)
+            checkpoints = Checkpoints(folder / f"checkpoints-{next(numbers)}", keep=1)
+            adam_direction(fit.optimizer).init(first)
+            checkpoints.close()
+
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
 
         def save():
             write_adapter(folder / "adapter", adapter, model, "")
             checkpoints.save(next(numbers), adapter, state, {"step": 0})
 
+        def load():
+            return checkpoints.restore(max(checkpoints.steps()), adapter, state)
+
         def stage():
             run_stage(folder, "empty", {"number": next(numbers)}, {}, lambda part: {})
 
-        found |= {"saves": _seconds(save, clock), "folders": _seconds(stage, clock)}
+        calls = {"trainings": begin, "saves": save, "loads": load, "folders": stage}
+        found |= {what: _seconds(call, clock) for what, call in calls.items()}
         checkpoints.close()
     return found
 

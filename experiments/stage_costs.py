@@ -31,8 +31,8 @@ from g2is_jax.selection.rows import DTYPES
 from g2is_jax.training.fit import FitConfig
 
 FLOAT32 = 4  # bytes of a value of the adapter, its moments and its gradients
-GRADIENT, PROJECTION, WALK, READING, DECODING = KINDS = (
-    *("gradient", "projection", "walk", "reading", "decoding"),
+KINDS = TRAINING, PASS, WALK, READING, DECODING = (
+    *("training", "feature passes", "walk", "reading", "decoding"),
 )
 
 
@@ -59,21 +59,25 @@ class Sizes:
 
 @dataclass(frozen=True)
 class RowsOf:
-    """Of each file, and the prompts of the test rows with what is shown before them."""
+    """Of each file, and the prompts of the test rows with what is shown before them.
+
+    reply: tokens of the longest reply that the test rows hold; None where no row was read.
+    """
 
     pool: Rows
     validation: Rows
     test: Rows
     prompts: Rows
+    reply: int | None = None
 
 
 @dataclass(frozen=True)
 class Stage:
     """All that a run does of one kind, over seeds, targets and methods.
 
-    work: by what kind of program does it. times: how often the things are done that take a
-    machine's own time: `steps` of an optimiser, `batches` of other programs, `saves` of adapters,
-    `folders` of stages, `texts` tokenised. memory: bytes on each device, by what they hold.
+    work: by what kind of program does it. times: how often things are done that are no work of a
+    device: `folders` of stages written, `trainings` begun and ended, `steps` of the optimiser, `saves` and
+    `loads` of checkpoints, `texts` tokenised. memory: bytes on each device, by what they hold.
     shared: all devices work on it; else one does.
     """
 
@@ -121,6 +125,12 @@ class Plan:
         return {"base": base, "adapter": FLOAT32 * size(self.model.adapter_shapes)}
 
     @property
+    def reply_tokens(self) -> int:
+        """Of the longest reply."""
+        most = self.settings.evaluate.new_tokens
+        return most if self.rows.reply is None else min(most, self.rows.reply)
+
+    @property
     def max_length(self) -> int:
         return self.config.model.max_length
 
@@ -145,15 +155,21 @@ def stages(plan: Plan) -> list[Stage]:
     methods = needing(plan.settings.choosing.methods, FEATURES)
     found = []
     if methods:
-        kinds = len({_kind(plan.config, method) for method in methods})
+        kinds = pool_kinds(plan)
         found = [
             _warmup(plan),
-            _gradients(plan, "pool gradients", plan.rows.pool, kinds, 1),
+            _gradients(plan, "pool gradients", plan.rows.pool, len(kinds), 1),
             _gradients(plan, "validation gradients", plan.rows.validation, 1, plan.targets),
         ]
     if any(method in SECTIONS for method in methods):
         found.append(_walk(plan))
     return [*found, _finetune(plan), _evaluate(plan)]
+
+
+def pool_kinds(plan: Plan) -> list[str]:
+    """Of the features of the pool's rows."""
+    methods = needing(plan.settings.choosing.methods, FEATURES)
+    return sorted({_kind(plan.config, method) for method in methods})
 
 
 def _kind(config: ConfigDict, method: str) -> str:
@@ -196,9 +212,10 @@ def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> 
     times = {
         "steps": sum(runs[count] * training_steps(count, fit) for count in layouts),
         "saves": sum(runs.values()) * fit.epochs,
+        "trainings": sum(runs.values()),
         "folders": sum(runs.values()),
     }
-    return Stage(name, {GRADIENT: Work(operations)}, memory, True, times)
+    return Stage(name, {TRAINING: Work(operations)}, memory, True, times)
 
 
 def _gradients(plan: Plan, name: str, rows: Rows, kinds: int, files: int) -> Stage:
@@ -210,17 +227,15 @@ def _gradients(plan: Plan, name: str, rows: Rows, kinds: int, files: int) -> Sta
     if rows.lengths_S is not None:
         batch_rows = layout.places / layout.batches
     passes = plan.settings.checkpoints * plan.seeds
-    examples = passes * layout.places
     projected = projection_work(projection, size(shapes), batch_rows)
-    gradient = plan.gradient(layout, rows)
+    work = plan.gradient(layout, rows) + projected.times(layout.places * kinds)
     memory = plan.held | {
         "optimiser": 2 * plan.held["adapter"],
         "features": FLOAT32 * kinds * batch_rows * 2 * width,
         "activations": plan.kept(layout),
     }
-    work = {GRADIENT: gradient.times(passes), PROJECTION: projected.times(examples * kinds)}
-    times = {"batches": passes * layout.batches, "folders": passes * files * kinds}
-    return Stage(name, work, memory, True, times)
+    times = {"loads": passes * files * kinds, "folders": passes * files * kinds}
+    return Stage(name, {PASS: work.times(passes)}, memory, True, times)
 
 
 def projection_work(projection, values: int, batch_rows: float) -> Work:
@@ -251,8 +266,8 @@ def _walk(plan: Plan) -> Stage:
 
 
 def _evaluate(plan: Plan) -> Stage:
-    """The answers' loss, the letters' likelihoods where a task has some, else a reply to every row
-    as if all were as long as they may be."""
+    """The answers' loss, the letters' likelihoods where a task has some, else a reply to every row,
+    as long as the longest of the test rows' own or, where none was read, as it may be."""
     model, config, tasks = plan.model, plan.settings.evaluate, plan.settings.tasks
     test, prompts = plan.rows.test, plan.rows.prompts
     times = len(plan.settings.choosing.methods) * plan.seeds
@@ -272,7 +287,7 @@ def _evaluate(plan: Plan) -> Stage:
     if known:
         batch_rows = layout.places / layout.batches
     room = (layout.width if known else prompts.tokens) + config.new_tokens
-    made = times * replied * layout.places * config.new_tokens
+    made = times * replied * layout.places * plan.reply_tokens
     longest = one_pass(test, config.batch_tokens, plan.max_length).largest
     memory = plan.held | {
         "cache": batch_rows * room * cache_bytes(model),
@@ -283,7 +298,6 @@ def _evaluate(plan: Plan) -> Stage:
         DECODING: decoding_work(model, batch_rows, room).times(made),
     }
     counted = {
-        "batches": times * layout.batches,
         "folders": times * plan.targets,
         "texts": 2 * times * test.count,
     }

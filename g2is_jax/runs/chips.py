@@ -43,6 +43,13 @@ class Work:
     exact: float = 0.0
     traffic: float = 0.0
 
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.operations + other.operations,
+            self.exact + other.exact,
+            self.traffic + other.traffic,
+        )
+
     def times(self, count: float) -> "Work":
         return Work(count * self.operations, count * self.exact, count * self.traffic)
 
