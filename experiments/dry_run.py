@@ -158,18 +158,17 @@ def _counted(files: Files, max_length: int) -> RowsOf:
 def _measured(
     files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat, clock: Callable
 ) -> tuple[RowsOf, float]:
-    """The rows of all files, and seconds that one takes to tokenise."""
-    length, taken, done, longest = config.model.max_length, 0.0, 0, 0
+    """The rows of all files, and seconds that a test row takes to tokenise."""
+    length, seconds, longest = config.model.max_length, 0.0, 0
 
     def rows(named: Sequence[epath.Path]) -> Rows:
-        nonlocal taken, done, longest
+        nonlocal seconds, longest
         count, tokens, supervised = 0, [], []
         for file in named:
             records = read_records(file)
-            chat.encode_all(records[:1], length)  # the first call takes longer
             began = clock()
             encoded = chat.encode_all(sample(records), length)
-            taken, done = taken + clock() - began, done + len(encoded)
+            seconds = (clock() - began) / len(encoded)
             usable = [one for one in encoded if one.supervised_T.any()]
             if not usable:
                 raise InputError(
@@ -186,7 +185,7 @@ def _measured(
     pool, validation, test = map(rows, ([files.pool], files.validations, files.tests))
     lengths = _prompts(files, settings, chat, length)
     prompts = Rows(test.count, float(lengths.mean()), 1.0, lengths)
-    return RowsOf(pool, validation, test, prompts, longest), taken / done
+    return RowsOf(pool, validation, test, prompts, longest), seconds
 
 
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:

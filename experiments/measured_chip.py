@@ -22,7 +22,7 @@ from etils import epath
 
 from experiments.layouts import Layout, Rows, one_pass, training
 from experiments.machines import Machine
-from experiments.methods import FEATURES, needing
+from experiments.methods import FEATURES, METHODS, SECTIONS, Material, needing
 from experiments.stage_costs import (
     DECODING,
     PASS,
@@ -44,6 +44,7 @@ from g2is_jax.model.generate import decoding_functions
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.chips import Chip, Work
 from g2is_jax.runs.manifest import run_stage
+from g2is_jax.selection.selection import BudgetConfig, limits
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.fit import all_finite, gradient_function, update_function
 from g2is_jax.training.optimizer import Moments, adam_direction
@@ -52,7 +53,8 @@ LAYERS = 2  # of the model that is measured
 SECONDS, REPEATS = 0.5, (3, 25)  # of each measurement, at most; repeats, at least and at most
 STEPS = 16  # of decoding
 COPIED = 2**25  # float32
-WALKED = 2**24  # values of the features that the walk's product is measured on
+WALKED, PICKS = 2**23, 32  # values of the features that walks are measured on, and rows chosen
+MOST_NEIGHBOURS = 512  # a graph of more than the rows that are walked on cannot be made
 
 Clock = Callable[[], float]
 
@@ -67,8 +69,9 @@ def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) 
     parts = {
         TRAINING: lambda: _training(plan, few, adapter, base, clock),
         READING: lambda: _reading(plan, few, adapter, base, clock),
-        WALK: lambda: _walk(plan, clock),
     }
+    if set(SECTIONS) & set(plan.settings.choosing.methods):
+        parts[WALK] = lambda: _walk(plan, clock)
     if needing(plan.settings.choosing.methods, FEATURES):
         parts[PASS] = lambda: _pass(plan, few, adapter, base, clock)
     if plan.settings.evaluate.new_tokens:
@@ -216,20 +219,28 @@ def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
 
 
 def _walk(plan: Plan, clock: Clock):
-    """One read of the features."""
+    """Some rows of each walk, on random features."""
+    choosing = plan.settings.choosing
     width = features_width(plan.settings.projection, plan.model.adapter_shapes)
-    rows = max(min(plan.rows.pool.count, WALKED // width), 1)
-    dtype = plan.settings.store.dtype
-    features_NP = jnp.ones((rows, width), "float32" if dtype == "int8" else dtype)
-    direction_P = jnp.ones(width)
-
-    @jax.jit
-    def read(features_NP, direction_P):
-        wide_NP = features_NP.astype(jnp.float32)
-        return jnp.matmul(wide_NP, direction_P, precision=jax.lax.Precision.HIGHEST)
-
-    work = Work(0.0, 2.0 * rows * width, features_NP.nbytes)
-    return work, _seconds(lambda: read(features_NP, direction_P), clock)
+    count = min(plan.rows.pool.count, max(WALKED // width, MOST_NEIGHBOURS))
+    picks = max(min(round(plan.chosen), PICKS), 1)
+    shown = max(plan.rows.validation.count // plan.targets, 1)
+    draws = np.random.default_rng(0)
+    pool_NP, shown_MP = (draws.standard_normal((n, width), np.float32) for n in (count, shown))
+    ones_N = np.ones(count, int)
+    material = Material(
+        choosing,
+        limits(BudgetConfig(picks, "rows", 1.0), ones_N, 0 * ones_N),
+        0,
+        ones_N,
+        pool_NP=pool_NP / np.linalg.norm(pool_NP, axis=1, keepdims=True),
+        validation_MP=shown_MP / np.linalg.norm(shown_MP, axis=1, keepdims=True),
+        unnormalised_MP=shown_MP,
+        subtasks_M=np.zeros(shown, int),
+    )
+    chosen_by = [METHODS[name].choose for name in choosing.methods if name in SECTIONS]
+    work = Work(0.0, 2.0 * pool_NP.size, pool_NP.nbytes).times(picks * len(chosen_by))
+    return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
 
 
 def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
