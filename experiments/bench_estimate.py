@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from g2is_jax.runs.errors import InputError
 if TYPE_CHECKING:  # imported late: cores are pinned first
     from ml_collections import ConfigDict
 
+    from experiments.datasets import Dataset
     from experiments.job import Job
 
 JOBS = ("random", "demo")
@@ -200,7 +202,7 @@ def take(config: "ConfigDict", folder: str, stage: str, repeats: int) -> dict:
     return {"seconds": statistics.median(seconds), "memory": peak}
 
 
-def calls(job: "Job", stage: str) -> tuple[Callable[[], object], Callable[[], object]]:
+def calls(job: "Job", stage: str) -> tuple[Callable, Callable]:
     """What is to be there before a stage of the table, and the stage."""
     from experiments import evaluate, extract_features, finetune, select_subset, warmup
     from experiments.methods import SECTIONS
@@ -209,18 +211,14 @@ def calls(job: "Job", stage: str) -> tuple[Callable[[], object], Callable[[], ob
         for seed in job.seeds:
             warmup.stage(job, seed)
 
-    def gradients(datasets) -> None:
+    def gradients(*datasets: "Dataset") -> None:
         for seed in job.seeds:
             for dataset in datasets:
                 for kind in job.kinds(dataset):
                     extract_features.stages(job, dataset, kind, seed)
 
-    def choose(walks: bool) -> list:
-        return [
-            (which, select_subset.stage(job, *which))
-            for which in select_subset.each(job)
-            if walks or which[0] not in SECTIONS
-        ]
+    def choose() -> list:
+        return [(which, select_subset.stage(job, *which)) for which in select_subset.each(job)]
 
     def walk() -> None:
         for which in select_subset.each(job):
@@ -228,16 +226,16 @@ def calls(job: "Job", stage: str) -> tuple[Callable[[], object], Callable[[], ob
                 select_subset.stage(job, *which)
 
     def tune() -> None:
-        for (method, target, seed), chosen in choose(walks=True):
+        for (method, target, seed), chosen in choose():
             finetune.stage(job, chosen, f"{method} {target.name}", seed)
 
     validations = [target.validation for target in job.targets]
     return {
         "warm-up": (lambda: None, warm),
-        "pool gradients": (warm, lambda: gradients([job.pool])),
-        "validation gradients": (warm, lambda: gradients(validations)),
-        "walk": (lambda: (gradients([job.pool, *validations]), choose(walks=False)), walk),
-        "fine-tune": (lambda: choose(walks=True), tune),
+        "pool gradients": (warm, partial(gradients, job.pool)),
+        "validation gradients": (warm, partial(gradients, *validations)),
+        "walk": (partial(gradients, job.pool, *validations), walk),
+        "fine-tune": (lambda: choose(), tune),
         "evaluate": (tune, lambda: evaluate.scores(job)),
     }[stage]
 
@@ -263,7 +261,9 @@ def table(result: dict) -> str:
     for part in result["settings"]["parts"].split(","):
         stages = {name: of for name, of in result[part].items() if name != "machine"}
         lines += ["", f"{part}: {result[part]['machine']['told']}", ""]
-        lines += ["| stage | seconds, reckoned | measured | ratio | GB, reckoned | measured | ratio |"]
+        titles = ["stage", *("seconds, reckoned", "measured", "ratio")]
+        titles += ("GB, reckoned", "measured", "ratio")
+        lines += [f"| {' | '.join(titles)} |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for name, of in stages.items():
             seconds = [of[side]["seconds"] for side in ("reckoned", "measured")]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -34,41 +33,24 @@ from g2is_jax.runs.chips import CHIPS
 from g2is_jax.runs.errors import InputError
 
 CPU = "cpu"  # this machine, measured
+NAMES = (*CHIPS, ALL, CPU)
 SAMPLE = 1000  # rows of a file that are tokenised
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The flags of a dry run; `instead` is what `launch` is to do in place of the run."""
-
-    dry_run: flags.FlagHolder[bool]
-    chip: flags.FlagHolder[str | None]
-    devices: flags.FlagHolder[int | None]
-
-    def instead(self, config: ConfigDict) -> bool:
-        """Print the table where it is asked for."""
-        if self.dry_run.value:
-            print(run(config, self.chip.value or CPU, self.devices.value))
-            return True
-        for flag in (self.chip, self.devices):
-            if flag.value is not None:
-                raise InputError(f"--{flag.name} is read with --dry_run alone; add that, or drop it")
-        return False
-
-
-def asked() -> Asked:
-    """Define the flags."""
-    return Asked(
-        flags.DEFINE_boolean("dry_run", False, "Tell what the run will take, and end."),
-        flags.DEFINE_string("chip", None, f"Of a dry run: {', '.join([*CHIPS, ALL, CPU])}."),
-        flags.DEFINE_integer("devices", None, "Of a dry run: chips."),
-    )
+def instead(config: ConfigDict, asked: bool, chip: str | None, devices: int | None) -> bool:
+    """Print the table if a dry run is asked for; whether it is."""
+    if asked:
+        print(run(config, chip or CPU, devices))
+    for flag, value in (("chip", chip), ("devices", devices)):
+        if value is not None and not asked:
+            raise InputError(f"--{flag} is read with --dry_run alone; add that, or leave it away")
+    return asked
 
 
 def run(config: ConfigDict, chip: str, devices: int | None) -> str:
     """The table of a chip's stages, or a line for each chip."""
-    if chip not in (*CHIPS, ALL, CPU):
-        raise InputError(f"--chip={chip} is unknown; choose from {', '.join([*CHIPS, ALL, CPU])}")
+    if chip not in NAMES:
+        raise InputError(f"--chip={chip} is unknown; choose from {', '.join(NAMES)}")
     if devices is not None and (devices < 1 or (chip == CPU and devices > 1)):
         least = "1, as cpu is this machine" if chip == CPU else "at least 1"
         raise InputError(f"--devices={devices}; it must be {least}")
@@ -191,9 +173,7 @@ def _measured(
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
     """Tokens of what stands before the replies, worked rows included."""
     found: list[int] = []
-    targets = zip(
-        files.tests, files.validations, settings.tasks, settings.shots_files, strict=True
-    )
+    targets = zip(files.tests, files.validations, settings.tasks, settings.shots_files, strict=True)
     for test, validation, task, named in targets:
         shots_file = named or validation
         shown = read_records(shots_file) if task.shots else []

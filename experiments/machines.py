@@ -37,9 +37,7 @@ class Machine:
             work.seconds(self.chip, activations) / self.utilisation[kind]
             for kind, work in stage.work.items()
         )
-        beside = sum(
-            count * self.overheads.get(what, 0.0) for what, count in stage.times.items()
-        )
+        beside = sum(count * self.overheads.get(what, 0.0) for what, count in stage.times.items())
         return working / (devices if stage.shared else 1) + beside
 
     def memory(self, stage: Stage) -> dict[str, float]:
@@ -106,7 +104,7 @@ def _yes(so: bool) -> str:
 
 
 def _assumed(plan: Plan, found: Sequence[Stage], machine: Machine, tokens: str) -> str:
-    rows, length = plan.rows, plan.config.model.max_length
+    rows = plan.rows
     alone = ", ".join(stage.name for stage in found if not stage.shared)
     return (
         f"{plan.config.model.checkpoint} on {plan.devices} x {machine.name}, {machine.told}. "

@@ -8,6 +8,7 @@ save, a stage's folder, and what the process itself takes of memory.
 """
 
 import dataclasses
+import functools
 import gc
 import os
 import statistics
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments.layouts import Layout, Rows, one_pass, training
+from experiments.layouts import Layout, one_pass, training
 from experiments.machines import Machine
 from experiments.methods import FEATURES, METHODS, SECTIONS, Material, needing
 from experiments.stage_costs import (
@@ -42,6 +43,7 @@ from g2is_jax.model.build import DTYPES, Model, build_model
 from g2is_jax.model.costs import forward_operations, gradient_operations, head_operations, size
 from g2is_jax.model.generate import decoding_functions
 from g2is_jax.model.lora import Leaves
+from g2is_jax.model.sampling import row_keys
 from g2is_jax.runs.chips import Chip, Work
 from g2is_jax.runs.manifest import run_stage
 from g2is_jax.selection.selection import BudgetConfig, limits
@@ -57,38 +59,40 @@ WALKED, PICKS = 2**23, 32  # values of the features that walks are measured on, 
 MOST_NEIGHBOURS = 512  # a graph of more than the rows that are walked on cannot be made
 
 Clock = Callable[[], float]
+Done = tuple[Work, float]  # work, and the seconds that it took
 
 
 def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) -> Machine:
-    """The machine, for the work of this plan. `clock`: of its seconds."""
-    few = _few_layers(plan.model)
-    dtype = plan.settings.model.activations
+    """The machine, for the work of this plan. text_seconds: of a row that is tokenised; `clock`: of
+    seconds."""
     chip = _chip(plan, clock)
-    base = _random(few.base_shapes, few.dtype)
-    adapter = _random(few.adapter_shapes, jnp.float32)
-    parts = {
-        TRAINING: lambda: _training(plan, few, adapter, base, clock),
-        READING: lambda: _reading(plan, few, adapter, base, clock),
-    }
-    if set(SECTIONS) & set(plan.settings.choosing.methods):
-        parts[WALK] = lambda: _walk(plan, clock)
-    if needing(plan.settings.choosing.methods, FEATURES):
-        parts[PASS] = lambda: _pass(plan, few, adapter, base, clock)
-    if plan.settings.evaluate.new_tokens:
-        parts[DECODING] = lambda: _decoding(plan, few, adapter, base, clock)
-    shares = {}
-    for kind, part in parts.items():
-        work, seconds = part()
-        shares[kind] = work.seconds(chip, dtype) / seconds
+    shares = _shares(plan, chip, clock)
     overheads = _overheads(plan, clock) | {"texts": text_seconds}
-    del base, adapter, few
     gc.collect()
+    reached = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
     told = (
-        f"measured: {chip.float32 / 1e9:,.0f} GFLOP/s in float32 and {chip.bfloat16 / 1e9:,.0f} in "
-        f"bfloat16, {chip.bandwidth / 1e9:,.1f} GB/s, of which "
-        + ", ".join(f"{kind} reaches {share:.0%}" for kind, share in shares.items())
+        f"measured: {chip.float32 / 1e9:,.0f} GFLOP/s in float32, {chip.bfloat16 / 1e9:,.0f} in "
+        f"bfloat16, {chip.bandwidth / 1e9:,.1f} GB/s; of what these would give: {reached}"
     )
     return Machine("cpu", chip, shares, told, overheads, _resident())
+
+
+def _shares(plan: Plan, chip: Chip, clock: Clock) -> dict[str, float]:
+    """Of full speed, what each kind of the plan's work reaches."""
+    few, methods = _few_layers(plan.model), plan.settings.choosing.methods
+    base, adapter = _random(few.base_shapes, few.dtype), _random(few.adapter_shapes, jnp.float32)
+    found = {
+        TRAINING: _training(plan, few, adapter, base, clock),
+        READING: _reading(plan, few, adapter, base, clock),
+    }
+    if needing(methods, FEATURES):
+        found[PASS] = _pass(plan, few, adapter, base, clock)
+    if set(SECTIONS) & set(methods):
+        found[WALK] = _walk(plan, clock)
+    if plan.settings.evaluate.new_tokens:
+        found[DECODING] = _decoding(plan, few, adapter, base, clock)
+    activations = plan.settings.model.activations
+    return {kind: work.seconds(chip, activations) / s for kind, (work, s) in found.items()}
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
@@ -109,7 +113,7 @@ def _chip(plan: Plan, clock: Clock) -> Chip:
     for name, dtype in DTYPES.items():
         x_TD = jnp.ones((tokens, c.hidden_size), dtype)
         w_DF = jnp.ones((c.hidden_size, c.intermediate_size), dtype)
-        seconds = _seconds(lambda x=x_TD, w=w_DF: jnp.matmul(x, w), clock)
+        seconds = _seconds(functools.partial(jnp.matmul, x_TD, w_DF), clock)
         rates[name] = 2 * tokens * c.hidden_size * c.intermediate_size / seconds
     numbers = jnp.zeros(COPIED)
     seconds = _seconds(lambda: jax.lax.neg(numbers), clock)
@@ -146,7 +150,7 @@ def _batch(layout: Layout, share: float, vocabulary: int) -> tuple[np.ndarray, n
     return tokens_BT, supervised_BT
 
 
-def _training(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+def _training(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     pool, layout = plan.rows.pool, _trained(plan)
     share = min(pool.supervised / layout.width, 1.0)
     tokens_BT, supervised_BT = _batch(layout, share, few.config.vocab_size)
@@ -162,7 +166,7 @@ def _training(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
     return work, _seconds(lambda: function(adapter, base, batch, key), clock)
 
 
-def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     rows, config = plan.rows.test, plan.settings.evaluate
     layout = one_pass(rows, config.batch_tokens, plan.max_length)
     tokens_BT, supervised_BT = _batch(layout, rows.share, few.config.vocab_size)
@@ -171,7 +175,7 @@ def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock
     return work, _seconds(lambda: function(adapter, base, tokens_BT, supervised_BT), clock)
 
 
-def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     """Steps, in a cache as long as the job's."""
     config, rows = plan.settings.evaluate, plan.rows.prompts
     layout = one_pass(rows, config.batch_tokens, plan.max_length)
@@ -179,9 +183,8 @@ def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
     count, width = tokens_BT.shape
     room = width + config.new_tokens
     prefill, advance = decoding_functions(few, 0.0, 1.0, ())
-    lengths_B, keys_B = np.full(count, width, np.int32), np.zeros(count, np.uint32)
-    none_B, steps = np.zeros(count, bool), min(STEPS, config.new_tokens)
-    keys_B = jax.vmap(jax.random.key)(keys_B)
+    lengths_B, none_B = np.full(count, width, np.int32), np.zeros(count, bool)
+    keys_B, steps = row_keys(0, jnp.arange(count, dtype=jnp.uint32)), min(STEPS, config.new_tokens)
 
     def states() -> Iterator:
         while True:  # a state is used up
@@ -199,7 +202,7 @@ def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
     return work, statistics.median(taken[1:])
 
 
-def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
+def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     """Gradients of a batch of the pool and their projection, for each kind that is asked for."""
     pool, projection = plan.rows.pool, plan.settings.projection
     layout = one_pass(pool, plan.config.grads.batch_tokens, plan.max_length)
@@ -218,7 +221,7 @@ def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock):
     return work, _seconds(lambda: function(inputs, tokens_BT, supervised_BT), clock)
 
 
-def _walk(plan: Plan, clock: Clock):
+def _walk(plan: Plan, clock: Clock) -> Done:
     """Some rows of each walk, on random features."""
     choosing = plan.settings.choosing
     width = features_width(plan.settings.projection, plan.model.adapter_shapes)
@@ -238,7 +241,8 @@ def _walk(plan: Plan, clock: Clock):
         unnormalised_MP=shown_MP,
         subtasks_M=np.zeros(shown, int),
     )
-    chosen_by = [METHODS[name].choose for name in choosing.methods if name in SECTIONS]
+    walks = [name for name in choosing.methods if name in SECTIONS]
+    chosen_by = [choose for name in walks if (choose := METHODS[name].choose)]
     work = Work(0.0, 2.0 * pool_NP.size, pool_NP.nbytes).times(picks * len(chosen_by))
     return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
 

@@ -9,6 +9,7 @@ line each), or by default on this machine, measured:
         --dry_run --chip=v5e --devices=8
 """
 
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -41,5 +42,13 @@ def _tell(job: Job, scores: list[dict]) -> None:
     print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
 
 
+def main() -> None:
+    """Parse the flags and run, or tell what the run will take."""
+    dry = flags.DEFINE_boolean("dry_run", False, "Tell what the run will take, and end.")
+    chip = flags.DEFINE_string("chip", None, f"Of a dry run: {', '.join(dry_run.NAMES)}.")
+    devices = flags.DEFINE_integer("devices", None, "Of a dry run: chips.")
+    launch(run, lambda config: dry_run.instead(config, dry.value, chip.value, devices.value))
+
+
 if __name__ == "__main__":
-    launch(run, dry_run.asked().instead)
+    main()

@@ -2,10 +2,11 @@
 
 Only what takes long is counted: the passes through the model, the projection, the walks of g2is
 and g2is_paper. Not counted: compiling, reading the files, the other selectors, and what devices
-send each other. Padding is counted where the rows' lengths are known, a base's own overheads
-(starting programs, saving, tokenising) on a machine that was measured.
+send each other. Padding is counted where the rows' lengths are known, what else takes time
+(optimiser steps, saving, tokenising) on a machine that was measured.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,14 +48,17 @@ class Sizes:
     mean_tokens: int
 
     def __post_init__(self):
-        for field, value in vars(self).items():
+        for name, value in vars(self).items():
             if value < 1:
-                raise InputError(f"--{field}={value}; it must be at least 1")
+                raise InputError(f"--{name}={value}; it must be at least 1")
 
     def rows(self) -> "RowsOf":
         """All as long as the mean one, and supervised from end to end."""
-        counts = (self.pool_rows, self.validation_rows, self.test_rows, self.test_rows)
-        return RowsOf(*(Rows(count, self.mean_tokens, self.mean_tokens) for count in counts))
+        pool, validation, test = (
+            Rows(count, self.mean_tokens, self.mean_tokens)
+            for count in (self.pool_rows, self.validation_rows, self.test_rows)
+        )
+        return RowsOf(pool, validation, test, test)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Stage:
     """All that a run does of one kind, over seeds, targets and methods.
 
     work: by what kind of program does it. times: how often things are done that are no work of a
-    device: `folders` of stages written, `trainings` begun and ended, `steps` of the optimiser, `saves` and
+    device: `folders` of stages written, `trainings` begun, `steps` of the optimiser, `saves` and
     `loads` of checkpoints, `texts` tokenised. memory: bytes on each device, by what they hold.
     shared: all devices work on it; else one does.
     """
@@ -85,7 +89,7 @@ class Stage:
     work: dict[str, Work]
     memory: dict[str, float]
     shared: bool
-    times: dict[str, float] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def operations(self) -> float:
@@ -94,7 +98,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config, the model that it names, the rows that it is to work on, and on how many devices."""
+    """A config, the model that it names, the rows that it works on, and on how many devices."""
 
     config: ConfigDict
     settings: Settings

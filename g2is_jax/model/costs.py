@@ -32,7 +32,9 @@ def gradient_operations(model: Model, length: float, supervised: float = 1.0) ->
     linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
     attention = attention_operations(model, length)
     again = forward_operations(model, length) if model.settings.remat else 0
-    return 4 * linear + 6 * adapter + 3 * attention + 2 * supervised * head_operations(model) + again
+    return (
+        4 * linear + 6 * adapter + 3 * attention + 2 * supervised * head_operations(model) + again
+    )
 
 
 def attention_operations(model: Model, length: float) -> float:

@@ -13,8 +13,8 @@ from small import ROOT
 from configs import default
 from configs.reported import MODELS, POOLS, REPLY_TOKENS
 from experiments.dry_run import decoder
-from experiments.machines import published
 from experiments.fields import flat_fields
+from experiments.machines import published
 from experiments.settings import check_settings
 from experiments.stage_costs import Plan, Sizes, stages
 from g2is_jax.model.build import Model, build_model
