@@ -230,14 +230,15 @@ def calls(job: "Job", stage: str) -> tuple[Callable, Callable]:
             finetune.stage(job, chosen, f"{method} {target.name}", seed)
 
     validations = [target.validation for target in job.targets]
-    return {
+    found: dict[str, tuple[Callable, Callable]] = {
         "warm-up": (lambda: None, warm),
         "pool gradients": (warm, partial(gradients, job.pool)),
         "validation gradients": (warm, partial(gradients, *validations)),
         "walk": (partial(gradients, job.pool, *validations), walk),
         "fine-tune": (lambda: choose(), tune),
         "evaluate": (tune, lambda: evaluate.scores(job)),
-    }[stage]
+    }
+    return found[stage]
 
 
 def reset_peak() -> None:

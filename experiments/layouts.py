@@ -42,7 +42,9 @@ class Rows:
     def drawn(self, count: float) -> np.ndarray:
         """Lengths of so many rows, drawn from the sample."""
         assert self.lengths_S is not None
-        return np.random.default_rng(0).choice(self.lengths_S, max(round(count), 1))
+        size = max(round(count), 1)
+        draws = np.random.default_rng(0)
+        return draws.choice(self.lengths_S, size, replace=size > len(self.lengths_S))
 
 
 @dataclass(frozen=True)

@@ -297,10 +297,9 @@ def _evaluate(plan: Plan) -> Stage:
         "cache": batch_rows * room * cache_bytes(model),
         "logits": FLOAT32 * longest * model.config.vocab_size,
     }
-    work = {
-        READING: Work(times * reading),
-        DECODING: decoding_work(model, batch_rows, room).times(made),
-    }
+    work = {READING: Work(times * reading)}
+    if made:
+        work[DECODING] = decoding_work(model, batch_rows, room).times(made)
     counted = {
         "folders": times * plan.targets,
         "texts": 2 * times * test.count,

@@ -94,7 +94,7 @@ def test_evaluation_by_hand():
     assert found.memory["logits"] == 4 * 999 * 131
     silent = by_name(stages(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
     assert silent.operations == 2 * 50 * (prompt + 99 * head)
-    assert silent.work["decoding"].traffic == 0
+    assert list(silent.work) == ["reading"]
     choices = fields | {"evaluate__new_tokens": 0, "evaluate__tasks": "mmlu"}
     lettered = by_name(stages(plan(**choices)))["evaluate"]
     assert lettered.operations == 5 * silent.operations  # the four letters are read as rows
