@@ -50,7 +50,7 @@ def test_a_command_writes_nothing_and_runs_nothing(file_config, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [line[0] for line in cells(done.stdout)] == list(CHIPS)
-    assert "76 rows of the pool, 4 of validation, 5 of test" in done.stdout
+    assert "70 rows of the pool, 4 of validation, 5 of test" in done.stdout
     assert sorted(tmp_path.iterdir()) == [file, place]
     assert not list(place.iterdir())
 
@@ -145,6 +145,7 @@ def test_this_machine_is_measured(file_config, monkeypatch):
     """Of all that the plan's stages ask for: no share is missing, and none is absurd."""
     monkeypatch.setattr(measured_chip, "SECONDS", 0.0)
     monkeypatch.setattr(measured_chip, "COPIED", 2**20)
+    monkeypatch.setattr(measured_chip, "LAYERS", 1)
     config = changed(file_config, run__methods="none,random", evaluate__new_tokens=0)
     plan, seconds, _ = dry_run.read_plan(config, 1)
     machine = measured_chip.measured(plan, seconds)
