@@ -34,7 +34,7 @@ from g2is_jax.runs.errors import InputError
 
 CPU = "cpu"  # this machine, measured
 NAMES = (*CHIPS, ALL, CPU)
-SAMPLE = 1000  # rows of a file that are tokenised
+SAMPLE = 4000  # rows of a file that are tokenised, at most
 
 
 def instead(config: ConfigDict, asked: bool, chip: str | None, devices: int | None) -> bool:

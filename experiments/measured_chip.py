@@ -10,6 +10,7 @@ save, a stage's folder, and what the process itself takes of memory.
 import dataclasses
 import functools
 import gc
+import itertools
 import os
 import statistics
 import tempfile
@@ -46,10 +47,11 @@ from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import row_keys
 from g2is_jax.runs.chips import Chip, Work
 from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.selection.selection import BudgetConfig, limits
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.fit import all_finite, gradient_function, update_function
-from g2is_jax.training.optimizer import Moments, adam_direction
+from g2is_jax.training.optimizer import Moments, adam_direction, learning_rates
 
 LAYERS = 2  # of the model that is measured
 SECONDS, REPEATS = 0.5, (3, 25)  # of each measurement, at most; repeats, at least and at most
@@ -66,25 +68,27 @@ def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) 
     """The machine, for the work of this plan. text_seconds: of a row that is tokenised; `clock`: of
     seconds."""
     chip = _chip(plan, clock)
-    shares = _shares(plan, chip, clock)
+    shares, runtime = _shares(plan, chip, clock)
     overheads = _overheads(plan, clock) | {"texts": text_seconds}
-    gc.collect()
     reached = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
     told = (
         f"measured: {chip.float32 / 1e9:,.0f} GFLOP/s in float32, {chip.bfloat16 / 1e9:,.0f} in "
         f"bfloat16, {chip.bandwidth / 1e9:,.1f} GB/s; of what these would give: {reached}"
     )
-    return Machine("cpu", chip, shares, told, overheads, _resident())
+    return Machine("cpu", chip, shares, told, overheads, runtime)
 
 
-def _shares(plan: Plan, chip: Chip, clock: Clock) -> dict[str, float]:
-    """Of full speed, what each kind of the plan's work reaches."""
+def _shares(plan: Plan, chip: Chip, clock: Clock) -> tuple[dict[str, float], float]:
+    """Of full speed, what each kind of the plan's work reaches; and bytes that the process holds
+    once programs for training and for reading are compiled."""
     few, methods = _few_layers(plan.model), plan.settings.choosing.methods
     base, adapter = _random(few.base_shapes, few.dtype), _random(few.adapter_shapes, jnp.float32)
     found = {
         TRAINING: _training(plan, few, adapter, base, clock),
         READING: _reading(plan, few, adapter, base, clock),
     }
+    gc.collect()
+    runtime = max(_resident() - sum(leaf.nbytes for leaf in (*base.values(), *adapter.values())), 0)
     if needing(methods, FEATURES):
         found[PASS] = _pass(plan, few, adapter, base, clock)
     if set(SECTIONS) & set(methods):
@@ -92,7 +96,8 @@ def _shares(plan: Plan, chip: Chip, clock: Clock) -> dict[str, float]:
     if plan.settings.evaluate.new_tokens:
         found[DECODING] = _decoding(plan, few, adapter, base, clock)
     activations = plan.settings.model.activations
-    return {kind: work.seconds(chip, activations) / s for kind, (work, s) in found.items()}
+    reached = {kind: work.seconds(chip, activations) / s for kind, (work, s) in found.items()}
+    return reached, runtime
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
@@ -229,16 +234,19 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     picks = max(min(round(plan.chosen), PICKS), 1)
     shown = max(plan.rows.validation.count // plan.targets, 1)
     draws = np.random.default_rng(0)
-    pool_NP, shown_MP = (draws.standard_normal((n, width), np.float32) for n in (count, shown))
+    pool_NP = _units(draws.standard_normal((count, width), np.float32))
+    # In one direction mostly: the more there are, the more of them walk side by side.
+    own_MP = _units(draws.standard_normal((shown, width), np.float32))
+    shown_MP = draws.normal(1.0, 0.5, (shown, 1)) * pool_NP[:1] + 0.1 * own_MP
     ones_N = np.ones(count, int)
     material = Material(
         choosing,
         limits(BudgetConfig(picks, "rows", 1.0), ones_N, 0 * ones_N),
         0,
         ones_N,
-        pool_NP=pool_NP / np.linalg.norm(pool_NP, axis=1, keepdims=True),
-        validation_MP=shown_MP / np.linalg.norm(shown_MP, axis=1, keepdims=True),
-        unnormalised_MP=shown_MP,
+        pool_NP=pool_NP,
+        validation_MP=_units(shown_MP).astype(np.float32),
+        unnormalised_MP=shown_MP.astype(np.float32),
         subtasks_M=np.zeros(shown, int),
     )
     walks = [name for name in choosing.methods if name in SECTIONS]
@@ -247,20 +255,30 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
 
 
+def _units(rows_NP: np.ndarray) -> np.ndarray:
+    return rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True)
+
+
 def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
     """Seconds of a step of the optimiser, of a save, and of a stage that does nothing."""
     model, fit = plan.model, plan.settings.finetune
     adapter = model.init_adapter(0)
     state = adam_direction(fit.optimizer).init(adapter)
-    update = update_function(fit.optimizer)
-
-    def step():
-        new, _ = update(adapter, state, adapter, 1, 0.1)
-        return new, bool(all_finite(adapter))
-
-    found = {"steps": _seconds(step, clock)}
+    update, rates = update_function(fit.optimizer), learning_rates(fit.optimizer, 100)
+    numbers = itertools.count()
     with tempfile.TemporaryDirectory() as name:
-        folder, numbers = epath.Path(name), iter(range(10**6))
+        folder = epath.Path(name)
+        log = MetricsLog(folder / "metrics.jsonl", start_step=0)
+
+        def step():
+            """What `fit` does around the gradient."""
+            number, one = next(numbers), jnp.float32(1)
+            jax.random.fold_in(jax.random.key(0), number)
+            summed = jax.tree.map(jnp.add, adapter, adapter)
+            new, _ = update(adapter, state, summed, one, float(rates(number)))
+            loss = float(one / jnp.maximum(one, 1))
+            log.write(number, loss=loss, tokens=int(one), learning_rate=float(all_finite(summed)))
+            return new
 
         def begin():
             first = model.init_adapter(0)
@@ -280,8 +298,8 @@ def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
         def stage():
             run_stage(folder, "empty", {"number": next(numbers)}, {}, lambda part: {})
 
-        calls = {"trainings": begin, "saves": save, "loads": load, "folders": stage}
-        found |= {what: _seconds(call, clock) for what, call in calls.items()}
+        calls = {"steps": step, "trainings": begin, "saves": save, "loads": load, "folders": stage}
+        found = {what: _seconds(call, clock) for what, call in calls.items()}
         checkpoints.close()
     return found
 
