@@ -233,11 +233,8 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     count = min(plan.rows.pool.count, max(WALKED // width, MOST_NEIGHBOURS))
     picks = max(min(round(plan.chosen), PICKS), 1)
     shown = max(plan.rows.validation.count // plan.targets, 1)
-    draws = np.random.default_rng(0)
-    pool_NP = _units(draws.standard_normal((count, width), np.float32))
-    # In one direction mostly: the more there are, the more of them walk side by side.
-    own_MP = _units(draws.standard_normal((shown, width), np.float32))
-    shown_MP = draws.normal(1.0, 0.5, (shown, 1)) * pool_NP[:1] + 0.1 * own_MP
+    # In one direction mostly: with more of them walks go side by side, with none they end at once.
+    pool_NP, shown_MP = _leaning(count, width, 0.5), _leaning(shown, width, 2.0)
     ones_N = np.ones(count, int)
     material = Material(
         choosing,
@@ -245,18 +242,24 @@ def _walk(plan: Plan, clock: Clock) -> Done:
         0,
         ones_N,
         pool_NP=pool_NP,
-        validation_MP=_units(shown_MP).astype(np.float32),
-        unnormalised_MP=shown_MP.astype(np.float32),
+        validation_MP=shown_MP,
+        unnormalised_MP=shown_MP * np.linspace(0.5, 1.5, shown, dtype=np.float32)[:, None],
         subtasks_M=np.zeros(shown, int),
     )
     walks = [name for name in choosing.methods if name in SECTIONS]
     chosen_by = [choose for name in walks if (choose := METHODS[name].choose)]
-    work = Work(0.0, 2.0 * pool_NP.size, pool_NP.nbytes).times(picks * len(chosen_by))
+    picked = sum(len(choose(material).picks) for choose in chosen_by)
+    work = Work(0.0, 2.0 * pool_NP.size, pool_NP.nbytes).times(picked)
     return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
 
 
-def _units(rows_NP: np.ndarray) -> np.ndarray:
-    return rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True)
+def _leaning(count: int, width: int, lean: float) -> np.ndarray:
+    """Random unit rows that share a direction; lean: its length, over that of what each has of its
+    own."""
+    draws = np.random.default_rng(count)
+    own_NP = draws.standard_normal((count, width), np.float32) / width**0.5
+    own_NP[:, 0] += lean
+    return own_NP / np.linalg.norm(own_NP, axis=1, keepdims=True)
 
 
 def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
