@@ -109,6 +109,14 @@ def _assumed(plan: Plan, found: Sequence[Stage], machine: Machine, tokens: str) 
     return (
         f"{plan.config.model.checkpoint} on {plan.devices} x {machine.name}, {machine.told}. "
         f"{rows.pool.count:,} rows of the pool, {rows.validation.count:,} of validation, "
-        f"{rows.test.count:,} of test, {tokens}. Without compiling. "
+        f"{rows.test.count:,} of test, {tokens}. {_replies(plan)}Without compiling. "
         f"By one device alone: {alone}."
     )
+
+
+def _replies(plan: Plan) -> str:
+    most, reckoned = plan.settings.evaluate.new_tokens, plan.reply_tokens
+    if all(task.letters for task in plan.settings.tasks) or not most:
+        return ""
+    own = f" like the longest in the test files, of at most {most:,}" if reckoned < most else ""
+    return f"Replies of {reckoned:,} tokens{own}. "

@@ -126,7 +126,11 @@ def test_replies_are_as_long_as_those_of_the_file(file_config):
         for most in (3, 40, 50)
     }
     assert plans[3].reply_tokens == 3
-    assert plans[40].reply_tokens == plans[50].reply_tokens == plans[40].rows.reply
+    own = plans[40].rows.reply
+    assert plans[40].reply_tokens == plans[50].reply_tokens == own
+    config = changed(file_config, evaluate__new_tokens=50)
+    told = f"Replies of {own} tokens like the longest in the test files, of at most 50. "
+    assert told in dry_run.run(config, "v5e", 1)
 
 
 def test_seconds_of_a_machine_by_hand():
