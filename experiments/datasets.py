@@ -3,14 +3,17 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
+from experiments.settings import BUILT_IN, paths
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.records import Record, read_records
+from g2is_jax.data.skills import WorldConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import file_hash
 
@@ -90,3 +93,18 @@ def read_target(
     usable_rows(test, records, chat, max_length)
     shown = usable_rows(validation, read_records(validation), chat, max_length)
     return Target(name, shown, test, records, file_hash(test))
+
+
+def target_files(
+    data: ConfigDict, settings: WorldConfig, world: Callable[[], epath.Path]
+) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
+    """The pool's file, and those of validation and of test, one of each for each target; `world`
+    gives the folder of the built-in one."""
+    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
+    if data.pool == BUILT_IN and not data.validation and not data.test:
+        named = [
+            [pool.parent / f"{part}_{name}.jsonl" for name in settings.target_names]
+            for part in ("val", "test")
+        ]
+        return pool, named[0], named[1]
+    return pool, paths(data.validation), paths(data.test)

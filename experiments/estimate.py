@@ -1,4 +1,4 @@
-"""How long a run would take on a chip and whether it fits, before there is one: a table by stage.
+"""How long a run would take on a chip and whether it fits, without any file: a table by stage.
 
     python -m experiments.estimate --config=configs/llama31_8b_gsm8k.py --chip=h100 --devices=1 \\
         --pool_rows=100000 --mean_tokens=512 --validation_rows=100 --test_rows=1319
@@ -6,32 +6,22 @@
 Reckoned from shapes: no weights, no tokenizer, no accelerator. Rows that are not given are counted
 in the config's files; without --mean_tokens every row counts as long as model.max_length, and each
 reply as long as evaluate.new_tokens. Nothing is measured: hours are those of the chip's published
-numbers at an assumed utilisation.
+numbers at an assumed utilisation. Where the files are there, `run_all --dry_run` counts and
+measures the rows.
 """
 
 from absl import flags
-from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from configs.base_models import BASE_MODELS
+from experiments.dry_run import decoder
 from experiments.launch import parse_config, run_or_tell
+from experiments.machines import ALL, UTILISATION, by_chip, published, table
 from experiments.settings import BUILT_IN, check_settings, paths
-from experiments.stage_costs import Plan, Sizes, Stage, stages
+from experiments.stage_costs import Plan, Sizes, stages
 from g2is_jax.data.records import read_records
-from g2is_jax.data.skills import BASE_FOLDER
 from g2is_jax.model.build import build_model
-from g2is_jax.model.config import DecoderConfig
-from g2is_jax.model.families import decoder_config, read_config
 from g2is_jax.runs.chips import CHIPS
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store
-
-UTILISATION = 0.4  # of a chip's published numbers, assumed
-GB = 1e9
-WAYS_OUT = (
-    "\nTo make it fit: model.remat, fewer tokens at once (grads.batch_tokens, microbatch_tokens, "
-    "evaluate.batch_tokens), or more devices with model.shard_base."
-)
 
 
 def run(
@@ -40,25 +30,15 @@ def run(
     """The table; `given`: fields of `Sizes`, None for those to be read from the config."""
     settings = check_settings(config)
     model = build_model(decoder(config.model.checkpoint), settings.lora, settings.model)
-    plan = Plan(config, settings, model, sizes(config, given), devices)
-    return table(plan, stages(plan), chip, utilisation)
+    sizes = _sizes(config, given)
+    plan = Plan(config, settings, model, sizes.rows(), devices)
+    tokens = f"{sizes.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
+    if chip == ALL:
+        return by_chip(plan, stages(plan), utilisation, tokens)
+    return table(plan, stages(plan), published(chip, utilisation), tokens)
 
 
-def decoder(checkpoint: str) -> DecoderConfig:
-    """Of a folder, of the built-in base, or of a hub id whose shapes are known here."""
-    if checkpoint == BUILT_IN:
-        return read_config(BASE_FOLDER)
-    if in_object_store(checkpoint) or (checkpoint and epath.Path(checkpoint).is_dir()):
-        return read_config(epath.Path(checkpoint))
-    if checkpoint not in BASE_MODELS:
-        raise InputError(
-            f"model.checkpoint = {checkpoint!r} is neither a folder nor one of "
-            f"{', '.join(BASE_MODELS)}; a folder with its config.json alone is enough"
-        )
-    return decoder_config(BASE_MODELS[checkpoint], f"configs/base_models.py: {checkpoint}")
-
-
-def sizes(config: ConfigDict, given: dict[str, int | None]) -> Sizes:
+def _sizes(config: ConfigDict, given: dict[str, int | None]) -> Sizes:
     """What was given, and the rest from the config and its files."""
     files = {
         "pool_rows": config.data.pool,
@@ -81,43 +61,11 @@ def _rows(named: str, field: str) -> int:
     return sum(len(read_records(file)) for file in files)
 
 
-def table(plan: Plan, found: list[Stage], chip: str, utilisation: float) -> str:
-    """A line for each stage, their sum, and what was assumed."""
-    activations, room = plan.settings.model.activations, CHIPS[chip].memory
-    lines = ["| stage | TFLOP | hours | GB a device | fits |", "| --- | --- | --- | --- | --- |"]
-    total, all_fit = 0.0, True
-    for stage in found:
-        hours = stage.hours(CHIPS[chip], activations, plan.devices, utilisation)
-        total += hours
-        operations = (stage.operations + stage.float32_operations) / 1e12
-        parts = ", ".join(f"{name} {part / GB:.1f}" for name, part in stage.memory.items())
-        needed = sum(stage.memory.values())
-        fits = needed <= room
-        all_fit &= fits
-        lines.append(
-            f"| {stage.name} | {operations:,.0f} | {hours:.2f} | {needed / GB:.1f} ({parts}) "
-            f"| {'yes' if fits else 'no'} |"
-        )
-    lines.append(f"| all | | {total:.2f} | of {room / GB:.0f} | |")
-    assumed = _assumed(plan, found, chip, utilisation)
-    return "\n".join([*lines, "", assumed]) + ("" if all_fit else WAYS_OUT)
-
-
-def _assumed(plan: Plan, found: list[Stage], chip: str, utilisation: float) -> str:
-    s = plan.sizes
-    alone = ", ".join(stage.name for stage in found if not stage.shared)
-    return (
-        f"{plan.config.model.checkpoint} on {plan.devices} x {chip}, at {utilisation:.0%} of its "
-        f"published numbers (assumed). {s.pool_rows:,} rows of the pool, {s.validation_rows:,} of "
-        f"validation, {s.test_rows:,} of test, {s.mean_tokens:,} tokens each; memory for rows of "
-        f"{plan.config.model.max_length:,}. By one device alone: {alone}."
-    )
-
-
 def main() -> None:
     """Parse the flags and print the table; a user's mistake ends in one line."""
     config = config_flags.DEFINE_config_file("config", lock_config=True)
-    chip = flags.DEFINE_enum("chip", None, list(CHIPS), "Of published numbers.", required=True)
+    chips = [*CHIPS, ALL]
+    chip = flags.DEFINE_enum("chip", None, chips, "Of published numbers.", required=True)
     devices = flags.DEFINE_integer("devices", None, "Chips.", lower_bound=1, required=True)
     share = flags.DEFINE_float("utilisation", UTILISATION, "Assumed.", 0.01, 1.0)
     given = {

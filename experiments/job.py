@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments import overlap
-from experiments.datasets import Dataset, Target, read_target, usable_rows
+from experiments.datasets import Dataset, Target, read_target, target_files, usable_rows
 from experiments.fields import flat_fields
 from experiments.input_checks import check_sizes, check_vocabulary
 from experiments.methods import FEATURES, METHODS, needing
-from experiments.settings import BUILT_IN, paths, read_settings, target_name
+from experiments.settings import BUILT_IN, read_settings, target_name
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.records import read_records
@@ -197,8 +197,7 @@ class Job:
 
     @functools.cached_property
     def whole_pool(self) -> Dataset:
-        name = self.config.data.pool
-        path = self.world / "pool.jsonl" if name == BUILT_IN else epath.Path(name)
+        path = self._files[0]
         return usable_rows(path, read_records(path), self.chat, self.config.model.max_length)
 
     @functools.cached_property
@@ -238,16 +237,12 @@ class Job:
         length = self.config.model.max_length
         return [
             read_target(target_name(validation), validation, test, self.chat, length)
-            for validation, test in zip(*self._target_files(), strict=True)
+            for validation, test in zip(*self._files[1:], strict=True)
         ]
 
-    def _target_files(self) -> tuple[list[epath.Path], list[epath.Path]]:
-        data = self.config.data
-        if data.pool == BUILT_IN and not data.validation and not data.test:
-            names = self.settings.world.target_names
-            files = [[self.world / f"{part}_{n}.jsonl" for n in names] for part in ("val", "test")]
-            return files[0], files[1]
-        return paths(data.validation), paths(data.test)
+    @property
+    def _files(self) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
+        return target_files(self.config.data, self.settings.world, lambda: self.world)
 
     @functools.cached_property
     def exams(self) -> dict[str, Exam]:

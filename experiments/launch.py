@@ -26,8 +26,14 @@ from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
 from g2is_jax.runs.storage import naming_failures
 
 
-def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
-    """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line."""
+def launch(
+    run: Callable[[ConfigDict, epath.Path], Any],
+    instead: Callable[[ConfigDict], bool] = lambda config: False,
+) -> None:
+    """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line.
+
+    instead: called before the work folder is touched; true if nothing is left to do.
+    """
     config_flag = config_flags.DEFINE_config_file("config", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Folder of stages and results.")
     together = flags.DEFINE_bool("distributed", False, "One run of several processes.")
@@ -41,6 +47,8 @@ def launch(run: Callable[[ConfigDict, epath.Path], Any]) -> None:
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
         getLogger("gcsfs").setLevel(CRITICAL)  # what goes wrong in the end is told once, here
+        if instead(config_flag.value):
+            return
         if together.value:
             start(address.value, processes.value, process.value)
         place = epath.Path(workdir.value)

@@ -1,9 +1,19 @@
-"""All stages, for a list of methods and seeds: from pool and checkpoint to the table of scores."""
+"""All stages, for a list of methods and seeds: from pool and checkpoint to the table of scores.
 
+    python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo
+
+What that takes, told before anything is done (see dry_run.py), on chips of the table (`all` for a
+line each), or by default on this machine, measured:
+
+    python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo \\
+        --dry_run --chip=v5e --devices=8
+"""
+
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import evaluate, overlap, report, select_subset
+from experiments import dry_run, evaluate, overlap, report, select_subset
 from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.against import write_against
@@ -32,5 +42,13 @@ def _tell(job: Job, scores: list[dict]) -> None:
     print(f"report: {report.write(job, scores)}; selections: {workdir / 'selections'}")
 
 
+def main() -> None:
+    """Parse the flags and run, or tell what the run will take."""
+    dry = flags.DEFINE_boolean("dry_run", False, "Tell what the run will take, and end.")
+    chip = flags.DEFINE_string("chip", None, f"Of a dry run: {', '.join(dry_run.NAMES)}.")
+    devices = flags.DEFINE_integer("devices", None, "Of a dry run: chips.")
+    launch(run, lambda config: dry_run.instead(config, dry.value, chip.value, devices.value))
+
+
 if __name__ == "__main__":
-    launch(run)
+    main()

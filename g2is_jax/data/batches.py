@@ -130,11 +130,21 @@ def length_batches(
     One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows.
     Only the first batch may hold empty rows.
     """
-    if not encoded:
+    return length_plans(row_lengths(encoded), token_budget, most_widths, multiple)
+
+
+def length_plans(
+    lengths: Sequence[int] | np.ndarray,
+    token_budget: int,
+    most_widths: int = 12,
+    multiple: int = 1,
+) -> list[Plan]:
+    """`length_batches` of rows of which the lengths alone are known."""
+    lengths_N = np.asarray(lengths)
+    if not len(lengths_N):
         return []
-    lengths_N = row_lengths(encoded)
     grid = widths_grid(lengths_N, most_widths, COMPILE_COST)
-    rows = np.arange(len(encoded))
+    rows = np.arange(len(lengths_N))
     token_budget = _cheapest_budget([rows], lengths_N, grid, token_budget, multiple)
     return _split(rows, lengths_N, grid, token_budget, multiple)
 

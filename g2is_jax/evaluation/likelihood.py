@@ -43,7 +43,7 @@ def likelihoods(
     found = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
-    run, devices = _likelihood_function(model), model.row_devices(base)
+    run, devices = likelihood_function(model), model.row_devices(base)
     mine = []
     for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings, devices):
         filled_B = batch.rows_B >= 0
@@ -101,7 +101,7 @@ def batches(
 
 
 @functools.cache
-def _likelihood_function(model: Model) -> Callable:
+def likelihood_function(model: Model) -> Callable:
     """Jitted (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
 
     def one(adapter, base, tokens_T, supervised_T):

@@ -17,24 +17,27 @@ def size(shapes: Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-def forward_operations(model: Model, length: int) -> float:
+def forward_operations(model: Model, length: float) -> float:
     """Of a token in a row of so many, without the head."""
     linear = size(linear_layers(model.base_shapes))
     return 2 * linear + 2 * size(model.adapter_shapes) + attention_operations(model, length)
 
 
-def gradient_operations(model: Model, length: int) -> float:
-    """Of a supervised token: forward, and back to activations and adapter.
+def gradient_operations(model: Model, length: float, supervised: float = 1.0) -> float:
+    """Of a token, this share of which is supervised: forward, and back to activations and adapter.
 
-    4 linear + 6 adapter + 3 attention + 4 head; with remat the blocks' forward pass once more.
+    4 linear + 6 adapter + 3 attention + 4 head; with remat the blocks' forward pass once more. The
+    head is for supervised tokens alone.
     """
     linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
     attention = attention_operations(model, length)
     again = forward_operations(model, length) if model.settings.remat else 0
-    return 4 * linear + 6 * adapter + 3 * attention + 2 * head_operations(model) + again
+    return (
+        4 * linear + 6 * adapter + 3 * attention + 2 * supervised * head_operations(model) + again
+    )
 
 
-def attention_operations(model: Model, length: int) -> float:
+def attention_operations(model: Model, length: float) -> float:
     """Of a token's queries with keys and of its weights with values, a mean over the row."""
     c = model.config
     seen = sum(min(layer.window or length, (length + 1) / 2) for layer in c.layers)
@@ -46,7 +49,7 @@ def head_operations(model: Model) -> float:
     return 2 * model.config.vocab_size * model.config.hidden_size
 
 
-def kept_bytes(model: Model, tokens: int, length: int) -> float:
+def kept_bytes(model: Model, tokens: float, length: int) -> float:
     """What the forward pass of so many tokens, in rows of `length`, leaves for the backward pass.
 
     With remat the blocks' inputs, and one block at a time.

@@ -44,6 +44,20 @@ def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
     return _download(name, revision or None)
 
 
+def downloaded(name: str, revision: str | None) -> epath.Path | None:
+    """What the hub's cache holds of a model; None if it holds nothing. Never reaches for it."""
+    if not HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = epath.Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if (folder / "config.json").exists() else None
+
+
 def _download(name: str, revision: str | None) -> epath.Path:
     """The folder of the hub's cache that holds a model."""
     # Slow to import: a folder should not have to wait for it.

@@ -32,3 +32,28 @@ CHIPS = {
     "h100": Chip(989e12, 67e12, 80e9, 3350e9),
     "h200": Chip(989e12, 67e12, 141e9, 4800e9),
 }
+
+
+@dataclass(frozen=True)
+class Work:
+    """operations: in the activations' dtype; exact: those at full precision of float32; traffic:
+    bytes to and from memory, where the products do not hide them."""
+
+    operations: float
+    exact: float = 0.0
+    traffic: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.operations + other.operations,
+            self.exact + other.exact,
+            self.traffic + other.traffic,
+        )
+
+    def times(self, count: float) -> "Work":
+        return Work(count * self.operations, count * self.exact, count * self.traffic)
+
+    def seconds(self, chip: Chip, activations: str) -> float:
+        """At a chip's full speed, one kind of work after the other."""
+        peak = {"bfloat16": chip.bfloat16, "float32": chip.float32}[activations]
+        return self.operations / peak + self.exact / chip.float32 + self.traffic / chip.bandwidth

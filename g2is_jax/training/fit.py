@@ -109,7 +109,7 @@ def fit(
             rate = float(rates(step))
             adapter, state = update(adapter, state, gradients, tokens, rate)
             mean = float(loss / jnp.maximum(tokens, 1))
-            if not (math.isfinite(mean) and _all_finite(gradients)):
+            if not (math.isfinite(mean) and all_finite(gradients)):
                 if log is not None:
                     log.flush()
                 rows = rows_of_step(len(encoded), config.batch_size, seed, step)
@@ -161,7 +161,7 @@ def _stop(
 
 
 @jax.jit
-def _all_finite(leaves: Leaves) -> jax.Array:
+def all_finite(leaves: Leaves) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves.values()]))
 
 

@@ -11,18 +11,18 @@ from tiny_models import RAW
 
 from configs import default
 from experiments.estimate import run
+from experiments.machines import published
 from experiments.settings import check_settings
 from experiments.small_job import changed
 from experiments.stage_costs import Plan, Sizes, Stage, stages
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
-from g2is_jax.runs.chips import CHIPS
+from g2is_jax.runs.chips import Work
 from g2is_jax.runs.errors import InputError
 
 SIZES = Sizes(pool_rows=1000, validation_rows=30, test_rows=50, mean_tokens=99)
 GIVEN = vars(SIZES)
 GRADIENTS = ("pool gradients", "validation gradients")
-V5E = CHIPS["v5e"]
 # Of the tiny Llama: two layers of width 42, 6 heads of 10, keys for 2 of them, an MLP of 53 and 131
 # tokens; adapters of rank 3 on all layers.
 LINEAR = 2 * (2 * 42 * 60 + 2 * 42 * 20 + 3 * 42 * 53)
@@ -43,7 +43,7 @@ def plan(sizes: Sizes = SIZES, devices: int = 1, **fields) -> Plan:
     config = changed(default.get_config(), **fields)
     settings = check_settings(config)
     model = build_model(decoder_config(RAW["llama"], "c"), settings.lora, settings.model)
-    return Plan(config, settings, model, sizes, devices)
+    return Plan(config, settings, model, sizes.rows(), devices)
 
 
 def by_name(found: list[Stage]) -> dict[str, Stage]:
@@ -51,18 +51,19 @@ def by_name(found: list[Stage]) -> dict[str, Stage]:
 
 
 def hours(of: Plan) -> dict[str, float]:
-    return {s.name: s.hours(V5E, "bfloat16", of.devices, 0.4) for s in stages(of)}
+    machine = published("v5e")
+    return {s.name: machine.seconds(s, "bfloat16", of.devices) / 3600 for s in stages(of)}
 
 
 def test_operations_of_the_pools_pass_by_hand():
     attention = 2 * (2 * 60 + 2 * 60) * 50  # of 99 tokens, the mean one sees 50
     token = 4 * LINEAR + 6 * ADAPTER + 3 * attention + 4 * 42 * 131
     found = by_name(stages(plan()))
-    assert found["pool gradients"].operations == 1000 * 99 * token
-    assert found["validation gradients"].operations == 30 * 99 * token
+    assert found["pool gradients"].work["feature passes"].operations == 1000 * 99 * token
+    assert found["validation gradients"].work["feature passes"].operations == 30 * 99 * token
     assert found["warm-up"].operations == pytest.approx(4 * 0.05 * 1000 * 99 * token)
     kinds = 2  # plain gradients, and Adam's for less and g2is_paper
-    assert found["pool gradients"].float32_operations == 1000 * kinds * 2 * SIGNS
+    assert found["pool gradients"].work["feature passes"].exact == 1000 * kinds * 2 * SIGNS
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_traffic_of_the_projection_by_hand(kind, values):
     """A gradient is written and read, once more for each repetition; signs once a batch of 10."""
     fields = {"projection__repetitions": 3, "grads__batch_tokens": 999}
     found = by_name(stages(plan(projection__kind=kind, **fields)))["pool gradients"]
-    assert found.traffic == pytest.approx(1000 * 2 * 4 * values)
+    assert found.work["feature passes"].traffic == pytest.approx(1000 * 2 * 4 * values)
     width = ADAPTER if kind == "none" else 64
     assert found.memory["features"] == 4 * 2 * 10 * 2 * width
 
@@ -89,11 +90,12 @@ def test_evaluation_by_hand():
     assert found.operations == 2 * 50 * (2 * prompt + 99 * head + reply)
     base = 2 * (LINEAR + 2 * 42 * 131 + 5 * 42)
     cache = 106 * 2 * 2 * 20 * 2
-    assert found.traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
+    assert found.work["decoding"].traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
     assert found.memory["cache"] == 10 * cache
     assert found.memory["logits"] == 4 * 999 * 131
     silent = by_name(stages(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
-    assert (silent.operations, silent.traffic) == (2 * 50 * (prompt + 99 * head), 0)
+    assert silent.operations == 2 * 50 * (prompt + 99 * head)
+    assert list(silent.work) == ["reading"]
     choices = fields | {"evaluate__new_tokens": 0, "evaluate__tasks": "mmlu"}
     lettered = by_name(stages(plan(**choices)))["evaluate"]
     assert lettered.operations == 5 * silent.operations  # the four letters are read as rows
@@ -106,11 +108,12 @@ def test_budgets_of_every_unit():
 
 
 def test_hours_are_those_of_the_published_numbers():
-    busy = Stage("s", 197e12, 0.0, 0.0, {}, shared=True)
-    assert busy.hours(V5E, "bfloat16", 1, 0.5) == pytest.approx(2 / 3600)
-    assert busy.hours(V5E, "float32", 1, 0.5) == pytest.approx(6 * 2 / 3600)
-    exact = Stage("s", 0.0, 197e12, 819e9, {}, shared=True)
-    assert exact.hours(V5E, "bfloat16", 2, 1.0) == pytest.approx((6 + 1) / 2 / 3600)
+    busy = Stage("s", {"training": Work(197e12)}, {})
+    half, whole = published("v5e", 0.5), published("v5e", 1.0)
+    assert half.seconds(busy, "bfloat16", 1) == pytest.approx(2)
+    assert half.seconds(busy, "float32", 1) == pytest.approx(6 * 2)
+    exact = Stage("s", {"walk": Work(0.0, 197e12, 819e9)}, {})
+    assert whole.seconds(exact, "bfloat16", 2) == pytest.approx((6 + 1) / 2)
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "sketch", "none"])
@@ -126,11 +129,8 @@ def test_hours_grow_with_the_rows_of_the_pool(kind):
 
 def test_hours_shrink_with_the_devices_that_share_the_work():
     one, eight = hours(plan()), hours(plan(devices=8))
-    for stage in (*GRADIENTS, "walk", "warm-up", "fine-tune"):
+    for stage in (*GRADIENTS, "walk", "warm-up", "fine-tune", "evaluate"):
         assert eight[stage] == pytest.approx(one[stage] / 8), stage
-    assert eight["evaluate"] == one["evaluate"]
-    shared = hours(plan(devices=8, model__shard_base=True))
-    assert shared["evaluate"] == one["evaluate"]  # each step reads the whole base
 
 
 def test_seeds_checkpoints_targets_and_methods_are_counted():
@@ -195,7 +195,6 @@ def test_table_has_the_stages_and_what_was_assumed(folder):
     assert names[2:] == ["warm-up", *GRADIENTS, "walk", "fine-tune", "evaluate", "all"]
     assert "2 x h100, at 25% of its published numbers (assumed)" in table
     assert "1,000 rows of the pool, 30 of validation, 50 of test, 99 tokens each" in table
-    assert "By one device alone: evaluate." in table
     assert "To make it fit" not in table
 
 

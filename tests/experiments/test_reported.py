@@ -12,8 +12,9 @@ from small import ROOT
 
 from configs import default
 from configs.reported import MODELS, POOLS, REPLY_TOKENS
-from experiments.estimate import decoder
+from experiments.dry_run import decoder
 from experiments.fields import flat_fields
+from experiments.machines import published
 from experiments.settings import check_settings
 from experiments.stage_costs import Plan, Sizes, stages
 from g2is_jax.model.build import Model, build_model
@@ -120,8 +121,9 @@ def test_hours_and_hardware_of_a_row_are_those_of_its_estimate(row):
     config: ConfigDict = module(row)["get_config"]()
     sizes = Sizes(**{field: int(flags[field]) for field in Sizes.__dataclass_fields__})
     devices, chip = int(flags["devices"]), CHIPS[flags["chip"]]
-    plan = Plan(config, check_settings(config), shapes(config.model.checkpoint), sizes, devices)
-    hours = sum(stage.hours(chip, "bfloat16", devices, 0.4) for stage in stages(plan))
+    model, machine = shapes(config.model.checkpoint), published(flags["chip"])
+    plan = Plan(config, check_settings(config), model, sizes.rows(), devices)
+    hours = sum(machine.seconds(stage, "bfloat16", devices) for stage in stages(plan)) / 3600
     assert f"Expected hours: {hours:.1f}, for {sizes.pool_rows:,} rows" in text
     assert "Hardware: one H100 of 80 GB." in text
     assert (flags["chip"], devices, chip.memory) == ("h100", 1, 80e9)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from etils import epath
 
-from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.hub import downloaded, resolve_checkpoint
 from g2is_jax.runs.errors import InputError
 
 PLAIN = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "merges.txt"}
@@ -269,3 +269,19 @@ def test_neither_folder_nor_hub_id(tmp_path, monkeypatch, name, revision, messag
     (tmp_path / "config.json").touch()
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         resolve_checkpoint(name, revision)
+
+
+def test_what_is_here_of_a_hub_id_is_found_without_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--some--plain"
+    snapshot = model / "snapshots" / COMMITS["main"]
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMITS["main"])
+    assert downloaded("some/plain", None) is None  # nothing of it
+    (snapshot / "config.json").write_text("{}")
+    assert downloaded("some/plain", None) == epath.Path(snapshot)
+    for name, revision in (("some/plain", "v2"), ("some/other", None), ("no id", None), ("", None)):
+        assert downloaded(name, revision) is None

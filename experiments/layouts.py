@@ -1,0 +1,113 @@
+"""How many tokens go through the model for some rows, padding included, and in how many batches.
+
+Reckoned by the rules that the run itself lays its batches out with, where the rows' lengths are
+known from a sample of them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from g2is_jax.data.batches import (
+    length_plans,
+    rows_at,
+    steps_per_epoch,
+    training_padding,
+    training_shapes,
+)
+from g2is_jax.training.fit import FitConfig
+
+MOST_LAID_OUT = 20_000  # rows; more are a multiple of these
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Of one kind: how many, and a row's mean tokens in all and among them supervised.
+
+    lengths_S: tokens of each row of a sample; None where no row was read: then all are of the mean
+    length, without padding.
+    """
+
+    count: int
+    tokens: float
+    supervised: float
+    lengths_S: np.ndarray | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the tokens, those that are supervised."""
+        return self.supervised / self.tokens
+
+    def drawn(self, count: float) -> np.ndarray:
+        """Lengths of so many rows, drawn from the sample."""
+        assert self.lengths_S is not None
+        size = max(round(count), 1)
+        draws = np.random.default_rng(0)
+        return draws.choice(self.lengths_S, size, replace=size > len(self.lengths_S))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """cells: tokens, padding included. places: rows, empty ones included. largest: cells of the
+    largest batch on a device; longest: tokens of its rows."""
+
+    cells: float
+    places: float
+    batches: float
+    largest: int
+    longest: int
+
+    @property
+    def width(self) -> float:
+        """Of a row, in the mean."""
+        return self.cells / self.places
+
+
+def one_pass(rows: Rows, batch_tokens: int, max_length: int, devices: int = 1) -> Layout:
+    """Every row once, as feature passes and evaluation go over them."""
+    if rows.lengths_S is None:
+        return _unpadded(rows, rows.count, batch_tokens, max_length)
+    lengths = rows.drawn(min(rows.count, MOST_LAID_OUT))
+    plans = length_plans(lengths, batch_tokens * devices, multiple=devices)
+    times = rows.count / len(lengths)
+    largest = max(plans, key=lambda plan: plan.size_B * plan.width_T)
+    return Layout(
+        times * sum(plan.size_B * plan.width_T for plan in plans),
+        times * sum(plan.size_B for plan in plans),
+        times * len(plans),
+        largest.size_B * largest.width_T // devices,
+        largest.width_T,
+    )
+
+
+def training(pool: Rows, count: float, fit: FitConfig, max_length: int, devices: int) -> Layout:
+    """All epochs of a training on so many rows of the pool."""
+    tokens = fit.microbatch_tokens * devices
+    if pool.lengths_S is None:
+        return _unpadded(pool, fit.epochs * count, fit.microbatch_tokens, max_length)
+    shapes = training_shapes(
+        pool.drawn(min(pool.count, MOST_LAID_OUT)),
+        fit.batch_size,
+        tokens,
+        multiple=devices,
+        packed=fit.packing,
+    )
+    lengths = pool.drawn(min(count, MOST_LAID_OUT))
+    padding = training_padding(lengths, fit.batch_size, 0, 1, shapes, devices)
+    cells = fit.epochs * max(count, 1) * float(lengths.mean()) / (1 - padding)
+    widths = np.array(shapes.widths)
+    width = widths[-1] if fit.packing else widths[np.searchsorted(widths, lengths)].mean()
+    most = max(rows_at(int(width), shapes.tokens, devices) * int(width) for width in widths)
+    return Layout(cells, cells / float(width), cells / most, most // devices, int(widths[-1]))
+
+
+def training_steps(count: float, fit: FitConfig) -> int:
+    """Of the optimiser, in all epochs."""
+    return fit.epochs * steps_per_epoch(max(round(count), 1), fit.batch_size)
+
+
+def _unpadded(rows: Rows, count: float, batch_tokens: int, max_length: int) -> Layout:
+    cells = count * rows.tokens
+    largest = max(batch_tokens, max_length)
+    return Layout(cells, count, math.ceil(cells / batch_tokens), largest, max_length)
