@@ -3,7 +3,8 @@
     python -m experiments.bench_devices --config=configs/tiny.py
 
 A layout is PROCESSESxDEVICES, of virtual devices on the same cores. Each layout runs `run_all` in a
-work folder of its own, and is compared with the first one's.
+work folder of its own, and is compared with the first one's. With --same_warmup the others begin
+with the first one's warm-up: what then differs in the features is the gradient pass's own.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import functools
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,11 +36,12 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """config, flags: of `run_all`; layouts: by commas; threads: cores."""
+    """config, flags: of `run_all`; layouts: by commas; same_warmup: as above; threads: cores."""
 
     config: str
     flags: str
     layouts: str
+    same_warmup: bool
     threads: int
 
     def __post_init__(self):
@@ -64,6 +67,9 @@ def run(config: BenchConfig) -> dict:
         first = None
         for name, (processes, devices) in config.shapes.items():
             folder = Path(scratch) / name
+            if first and config.same_warmup:
+                for stage in first.glob("stages/w*-*"):  # the world and the warm-ups
+                    shutil.copytree(stage, folder / "stages" / stage.name)
             flags = [f"--config={config.config}", f"--workdir={folder}", *shlex.split(config.flags)]
             seconds, _ = timed(functools.partial(run_all, flags, processes, devices))
             told[name] = {"seconds": seconds, **(differences(folder, first) if first else {})}
@@ -171,7 +177,7 @@ def _of(counts: list[int]) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig("configs/tiny.py", "", "1x1,1x8,2x4", 2), table)
+    launch(run, BenchConfig("configs/tiny.py", "", "1x1,1x8,2x4", False, 2), table)
 
 
 if __name__ == "__main__":

@@ -55,4 +55,4 @@ def test_a_missing_stage_is_no_equality(tmp_path):
 @pytest.mark.parametrize("layouts", ["8", "1x0", "1x1,ax2"])
 def test_wrong_layouts(layouts):
     with pytest.raises(InputError, match="--layouts"):
-        bench.BenchConfig("c.py", "", layouts, 1)
+        bench.BenchConfig("c.py", "", layouts, False, 1)
