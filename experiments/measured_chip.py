@@ -35,6 +35,7 @@ from experiments.stage_costs import (
     decoding_work,
     pool_kinds,
     projection_work,
+    walk_work,
 )
 from g2is_jax.evaluation.likelihood import likelihood_function
 from g2is_jax.features.gradients import DirectionConfig, feature_function, shared_inputs
@@ -248,8 +249,10 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     )
     walks = [name for name in choosing.methods if name in SECTIONS]
     chosen_by = [choose for name in walks if (choose := METHODS[name].choose)]
-    picked = sum(len(choose(material).picks) for choose in chosen_by)
-    work = Work(0.0, 2.0 * pool_NP.size, pool_NP.nbytes).times(picked)
+    work = Work(0.0)
+    for name, choose in zip(walks, chosen_by, strict=True):
+        of_row = walk_work(choosing.walks[name], count, width, pool_NP.itemsize)
+        work += of_row.times(len(choose(material).picks))
     return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.layouts import Layout, Rows, one_pass, training, training_steps
-from experiments.methods import FEATURES, METHODS, NOTHING, SECTIONS, needing
+from experiments.methods import FEATURES, METHODS, NOTHING, SECTIONS, WalkSettings, needing
 from experiments.settings import Settings, paths
 from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model
@@ -29,6 +29,7 @@ from g2is_jax.model.costs import (
 from g2is_jax.runs.chips import Work
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.rows import DTYPES
+from g2is_jax.selection.walk import WAITING, goes_on_a_front
 from g2is_jax.training.fit import FitConfig
 
 FLOAT32 = 4  # bytes of a value of the adapter, its moments and its gradients
@@ -252,19 +253,29 @@ def projection_work(projection, values: int, batch_rows: float) -> Work:
 
 
 def _walk(plan: Plan) -> Stage:
-    """All features are read once for each chosen row."""
+    """All features are read once for each chosen row, on a front once for many."""
     width = features_width(plan.settings.projection, plan.model.adapter_shapes)
     width = width // 2**plan.settings.folds * plan.settings.checkpoints
     dtype = "float32" if plan.settings.checkpoints > 1 else plan.settings.store.dtype
     rows = plan.rows.pool.count
-    features = float(rows * width * DTYPES[dtype].itemsize)
-    walks = sum(method in SECTIONS for method in plan.settings.choosing.methods)
-    selections = walks * plan.targets * plan.seeds
-    reads = plan.chosen * selections
+    itemsize = DTYPES[dtype].itemsize
+    features = float(rows * width * itemsize)
+    walks = [name for name in plan.settings.choosing.methods if name in SECTIONS]
+    selections = plan.targets * plan.seeds
+    work = Work(0.0)
+    for name in walks:
+        of_row = walk_work(plan.settings.choosing.walks[name], rows, width, itemsize)
+        work += of_row.times(plan.chosen * selections)
     served = FLOAT32 * rows * plan.rows.validation.count / plan.targets
     memory = {"features": features / plan.devices, "served": served / plan.devices}
-    work = Work(0.0, 2.0 * rows * width * reads, features * reads)
-    return Stage("walk", {WALK: work}, memory, {"folders": selections})
+    return Stage("walk", {WALK: work}, memory, {"folders": len(walks) * selections})
+
+
+def walk_work(settings: WalkSettings, rows: int, width: int, itemsize: int) -> Work:
+    """Of one chosen row: its cosines to all rows."""
+    has_front = goes_on_a_front(settings.walk, settings.graph.kind == "knn", rows)
+    read = rows * width * itemsize / (WAITING if has_front else 1)
+    return Work(0.0, 2.0 * rows * width, read)
 
 
 def _evaluate(plan: Plan) -> Stage:

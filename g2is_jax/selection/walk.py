@@ -137,6 +137,12 @@ def _one_by_one(pool, rules, core, core_CP, limits, budgets_C, config, mesh) -> 
     return _selection(limits, picks, components, closest, told)
 
 
+def goes_on_a_front(config: WalkConfig, has_lists: bool, rows: int) -> bool:
+    """Whether a walk reads the features once for up to WAITING rows, instead of for each of them
+    (front.py). has_lists: of neighbours."""
+    return config.order == "together" and config.pull == 1 and not has_lists and rows > 2 * FRONT
+
+
 def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
     """A direction is given no budget beforehand: its `budget` is what was spent for it."""
     ledger = Ledger(limits)
@@ -151,7 +157,7 @@ def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
         spent_S.astype(jnp.int32),
         jnp.int32(limits.budget),
     )
-    if config.pull == 1 and pool.neighbours_NE is None and len(used_N) > 2 * FRONT:
+    if goes_on_a_front(config, pool.neighbours_NE is not None, len(used_N)):
         walked, reads = walk_on_front(*arguments, FRONT, WAITING)
     else:
         walked = walk_together(*arguments)

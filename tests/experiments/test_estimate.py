@@ -127,6 +127,17 @@ def test_hours_grow_with_the_rows_of_the_pool(kind):
         assert more[stage] == once[stage], stage
 
 
+def test_a_front_reads_the_features_once_for_many_rows():
+    """The default walk has one above 4,096 rows, the paper's has none."""
+    sizes = dataclasses.replace(SIZES, pool_rows=10_000)
+
+    def work(method: str) -> Work:
+        return by_name(stages(plan(sizes, run__methods=method)))["walk"].work["walk"]
+
+    assert work("g2is").exact == work("g2is_paper").exact
+    assert work("g2is").traffic == pytest.approx(work("g2is_paper").traffic / 32)
+
+
 def test_hours_shrink_with_the_devices_that_share_the_work():
     one, eight = hours(plan()), hours(plan(devices=8))
     for stage in (*GRADIENTS, "walk", "warm-up", "fine-tune", "evaluate"):
