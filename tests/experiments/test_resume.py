@@ -16,7 +16,7 @@ KILL, TERM = signal.SIGKILL, signal.SIGTERM
 # (stage, audit event, path it touches, how often before the kill, signal). Each is in the middle of
 # its stage: some of its files are there, some are not.
 KILLS = [
-    ("world", "open", r"world-.*\.part/val_", 1, KILL),
+    ("world", "open", r"world-.*\.part/\.val_", 1, KILL),
     ("world", "os.rename", r"world-.*\.part$", 1, KILL),
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4, KILL),  # step 4: the second epoch has begun
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 2, TERM),  # within that epoch

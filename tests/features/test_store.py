@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,7 +111,7 @@ def test_a_place_that_is_no_local_path_is_read_without_a_map(folder, dtype, monk
     write(folder, dtype=dtype)
     expected = open_store(folder).matrix()
     monkeypatch.setattr(np, "memmap", None)
-    monkeypatch.setattr(store_chunk, "os", SimpleNamespace(fspath=lambda path: f"gs:/{path}"))
+    monkeypatch.setattr(store_chunk, "in_object_store", lambda path: True)
     np.testing.assert_array_equal(open_store(folder).matrix(), expected)
 
 
