@@ -6,12 +6,14 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from experiments.fault_trials import STAGES, SmallJob, Trial, finished_work
 from g2is_jax.runs.stopping import STOPPED
 
 LET_THROUGH = 0.15  # chance that a try is not killed
 AT_START = 0.1  # that it is killed at any moment of its first second
+NEXT_STAGE = 0.6  # that a kill is aimed at the next stage, and not at any that is not finished
 TERM_SHARE = 0.2
 POLL_SECONDS = 0.001
 BY_KILL = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)
@@ -62,10 +64,9 @@ def one_try(trial: Trial, draws: random.Random) -> tuple[int | None, str]:
     kept = finished_work(folder)
     moment, by = _moment(trial, draws), _signal(draws)
     fork = job.fork(folder, None)
-    began = time.monotonic()
     place, sent = "between stages", None
     while not fork.ended():
-        if moment and moment[0](began):
+        if moment and moment[0]():
             time.sleep(moment[1])
             place = at_work(trial)
             if not fork.ended():
@@ -81,20 +82,22 @@ def _signal(draws: random.Random) -> int:
     return signal.SIGTERM if draws.random() < TERM_SHARE else signal.SIGKILL
 
 
-def _moment(trial: Trial, draws: random.Random):
-    """When to kill: a condition (of when the try began), and seconds after it; None for never."""
+def _moment(trial: Trial, draws: random.Random) -> tuple[Callable[[], bool], float] | None:
+    """When to kill: a condition, and seconds after it; None for never."""
     chance = draws.random()
     if chance < LET_THROUGH:
         return None
     if chance < LET_THROUGH + AT_START:
-        return (lambda began: True), draws.random()
+        return (lambda: True), draws.random()
     stages, folder = trial.job.seconds, trial.folder
     open_stages = [name for name in stages if not (folder / name).exists()]
     kinds = sorted({_kind(name) for name in open_stages}, key=STAGES.index)
-    kind = draws.choice(kinds or ["report"])
-    name = draws.choice([name for name in open_stages if _kind(name) == kind] or ["report"])
+    if not kinds:  # the report has begun before: once is enough
+        return None
+    kind = kinds[0] if draws.random() < NEXT_STAGE else draws.choice(kinds)
+    name = draws.choice([name for name in open_stages if _kind(name) == kind])
     begun = folder / (name if name == "report" else f"{name}.part")
-    return (lambda began: begun.exists()), draws.random() * stages.get(name, 0.1)
+    return (lambda: begun.exists()), draws.random() * stages[name]
 
 
 def at_work(trial: Trial) -> str:

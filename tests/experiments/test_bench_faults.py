@@ -180,7 +180,7 @@ def test_a_kill_is_aimed_at_what_is_not_finished(tmp_path):
     assert {moment is None for moment in moments} == {True, False}
     (tmp_path / "stages" / "warmup-0.part").mkdir()
     assert kills.at_work(trial) == "warmup"
-    begun = [moment[0](0.0) for moment in moments if moment]
+    begun = [moment[0]() for moment in moments if moment]
     assert {True, False} == set(begun)  # the report has not begun
     (tmp_path / "stages" / "warmup-0.part").rename(tmp_path / "stages" / "warmup-0")
     assert kills.at_work(trial) == "report"
