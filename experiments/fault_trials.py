@@ -14,8 +14,8 @@ from experiments.forked import Fork, in_fork, written
 from g2is_jax.runs.errors import FAILED
 
 STAGES = ("world", "warmup", "features", "selection", "finetune", "evaluate", "report")
-WATCH_SECONDS = 0.5  # in which the shell beside a process has said its line
-COMPILED = {
+WATCH_SECONDS = 2  # in which the shell beside a process has said its line
+COMPILED = {  # once for all runs, whose processes are forked from this one
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
@@ -150,16 +150,18 @@ class SmallJob:
     """A job of a few seconds in a scratch folder, and how it is run there."""
 
     def __init__(self, scratch: Path):
+        import jax
+
         from experiments.small_job import changed, small_config, write_base, write_config
 
         self.scratch, self._count = scratch, 0
+        for name, value in (COMPILED | {"jax_compilation_cache_dir": scratch / "compiled"}).items():
+            jax.config.update(name, str(value) if isinstance(value, Path) else value)
         base = epath.Path(scratch / "base")
         in_fork(lambda: write_base(base))
         settings = {"run__methods": "less,g2is", "grads__chunk_rows": 8, "grads__dtype": "float32"}
         config = write_config(scratch / "config.py", changed(small_config(base), **settings))
-        cache = {"jax_compilation_cache_dir": scratch / "compiled"} | COMPILED
-        flags = [f"--{name}={value}" for name, value in cache.items()]
-        self.argv = [f"--config={config}", *flags]
+        self.argv = [f"--config={config}"]
         self.labels: dict[str, str] = {}
         self._whole(1)  # compiles, so that the next one tells how long the stages take
         self.whole = {processes: self._whole(processes) for processes in (1, 2)}
