@@ -37,14 +37,15 @@ FLAGS: dict[type, Callable] = {
 def launch(run: Callable[[Any], dict], defaults: Any, table: Callable[[dict], str]) -> None:
     """A flag for each field of a frozen dataclass; `--output` gets `run(settings)` as JSON.
 
-    Prints the result's table. A user's mistake (an InputError) ends in one line and in status 2.
+    Prints the result's table. A user's mistake (an InputError) ends in one line and in status 2, a
+    result that has something under "wrong" in status 1.
     """
     values: dict[str, Any] = dataclasses.asdict(defaults)
     for field, value in values.items():
         FLAGS[type(value)](field, value, type(defaults).__doc__)
     output = flags.DEFINE_string("output", None, "JSON file of the result.")
 
-    def main(argv: Sequence[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # jax tells which accelerators it does not find
         if len(argv) > 1:
             raise InputError(f"{argv[1]!r} is not a flag; flags look like --repeats=3")
@@ -52,6 +53,7 @@ def launch(run: Callable[[Any], dict], defaults: Any, table: Callable[[dict], st
         if output.value:
             write_json(output.value, result)
         print(table(result))
+        return int(bool(result.get("wrong")))
 
     try:
         app.run(main)

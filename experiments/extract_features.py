@@ -125,17 +125,27 @@ def _pass(
     number: int,
     begun: Sequence[tuple[str, epath.Path]],
 ) -> dict:
-    """One pass over the rows, for all kinds that were begun."""
+    """One pass over the rows, for all kinds that were begun.
+
+    The program makes those that are finished already, too: without them it would be another
+    program, which rounds differently.
+    """
     checkpoint = warmup.load(job, seed)[number]
     projection, own_seed = job.settings.projection, seed + job.settings.projection_seed
     inputs = shared_inputs(
         job.model, checkpoint.adapter, job.base, checkpoint.moments, projection, own_seed, job.mesh
     )
-    directions = tuple(job.direction(kind) for kind, _ in begun)
+    kinds = sorted({*job.kinds(dataset), *(kind for kind, _ in begun)})
+    directions = tuple(job.direction(kind) for kind in kinds)
     function = feature_function(job.model, directions, projection, job.mesh)
+    begun = sorted(begun)
+    wanted = [kinds.index(kind) for kind, _ in begun]
 
     def compute(batch: Batch) -> FeatureBatch:
-        return function(inputs, batch.tokens_BT, batch.supervised_BT)
+        found = function(inputs, batch.tokens_BT, batch.supervised_BT)
+        if len(wanted) == len(kinds):
+            return found
+        return found._replace(features_KBP=np.asarray(found.features_KBP)[wanted])
 
     devices = job.mesh.size if job.mesh else 1
     batch_tokens = job.config.grads.batch_tokens or _measured(dataset, function, inputs, devices)

@@ -8,6 +8,7 @@ anything with JAX, whose threads a fork would lose.
 """
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -16,17 +17,24 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DISK_FULL = "disk full"
+DISK_FULL, THIS_PROCESS = "disk full", 0
+LATE = (
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats"),
+    *("transformers", "transformers.models.llama.configuration_llama", "experiments.run_all"),
+)
 # Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
-TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$")
+LEFT_OUT = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|\.tmp$")
 
 
-def fault_at(event: str, path: str, times: int, by: int | str) -> None:
+def fault_at(
+    event: str, path: str, times: int, by: int | str, to: Sequence[int] = (THIS_PROCESS,)
+) -> None:
     """Arm the process: when Python's audit event of that name touches a path that matches for the
-    `times`-th time, at the same instruction in every run, it sends itself the signal `by`.
+    `times`-th time, at the same instruction in every run, it sends the signal `by` to processes.
 
     With `by` DISK_FULL that call, and each later one that makes or writes a file, fails as it does
     where no space is left.
@@ -43,7 +51,8 @@ def fault_at(event: str, path: str, times: int, by: int | str) -> None:
         if pattern.search(str(arguments[0])) and name == event:
             seen += 1
             if seen == times and by != DISK_FULL:
-                os.kill(os.getpid(), int(by))
+                for process in to:
+                    os.kill(process or os.getpid(), int(by))
         if by == DISK_FULL and seen >= times:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -51,15 +60,18 @@ def fault_at(event: str, path: str, times: int, by: int | str) -> None:
 
 
 class Fork:
-    """A run of `run_all` in a process of its own, begun."""
+    """A run of `run_all` in a process of its own, begun.
 
-    def __init__(self, argv: list[str], fault: dict | None = None):
+    work: a file that gets a line for each training step and each chunk of features, as it is done.
+    """
+
+    def __init__(self, argv: list[str], fault: dict | None = None, work: Path | None = None):
         self._began = time.monotonic()
         self._printed = [_nameless_file() for _ in range(2)]
         self._status: int | None = None
         self.process = os.fork()
         if self.process == 0:
-            _child(argv, fault, *self._printed)
+            _child(argv, fault, work, *self._printed)
 
     def ended(self) -> bool:
         """Whether it has ended; does not wait."""
@@ -81,10 +93,14 @@ class Fork:
         if self._status is None:
             os.kill(self.process, signal_number)
 
-    def wait(self) -> dict:
-        """How it ended, and what it printed."""
+    def join(self) -> None:
+        """Wait for its end."""
         if self._status is None:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+    def wait(self) -> dict:
+        """How it ended, and what it printed."""
+        self.join()
         seconds = time.monotonic() - self._began
         texts = []
         for descriptor in self._printed:
@@ -101,7 +117,21 @@ def _nameless_file() -> int:
     return descriptor
 
 
-def _child(argv: list[str], fault: dict | None, out: int, err: int) -> None:
+def in_fork(call: Callable[[], object]) -> None:
+    """Call it in a forked process, which may compute with JAX."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            call()
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(process, 0)[1]:
+        raise RuntimeError("the forked process failed")
+
+
+def _child(argv: list[str], fault: dict | None, work: Path | None, out: int, err: int) -> None:
     from experiments import run_all
     from experiments.launch import launch
 
@@ -109,6 +139,8 @@ def _child(argv: list[str], fault: dict | None, out: int, err: int) -> None:
     os.dup2(err, 2)
     if fault:
         fault_at(**fault)
+    if work:
+        _log_work(work)
     sys.argv = ["run_all.py", *argv]
     status = 1
     try:
@@ -124,21 +156,42 @@ def _child(argv: list[str], fault: dict | None, out: int, err: int) -> None:
         os._exit(status)
 
 
+def _log_work(file: Path) -> None:
+    """From now on each step and each chunk of this process is written down."""
+    from g2is_jax.features.store import StoreWriter
+    from g2is_jax.runs.metrics import MetricsLog
+
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    write_step, write_chunk = MetricsLog.write, StoreWriter.write
+
+    def step(self: MetricsLog, step: int, **values: object) -> None:
+        os.write(log, f"step {_stage(self.path.parent)} {step}\n".encode())
+        write_step(self, step, **values)
+
+    def chunk(self: StoreWriter, index: int, *rows: object) -> None:
+        os.write(log, f"chunk {_stage(self._folder)} {index}\n".encode())
+        write_chunk(self, index, *rows)
+
+    MetricsLog.write, StoreWriter.write = step, chunk  # type: ignore[assignment, method-assign]
+
+
+def _stage(folder: os.PathLike) -> str:
+    return os.path.basename(folder).removesuffix(".part")
+
+
 def import_all() -> None:
     """What a run imports, the late and slow ones included; no thread of JAX's is there yet."""
-    import matplotlib.figure  # noqa: F401
-    from transformers import AutoTokenizer  # noqa: F401
-
-    from experiments import run_all  # noqa: F401
-
+    for late in LATE:
+        importlib.import_module(late)
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 
 def written(workdir: Path) -> dict[str, bytes]:
-    """The files of stages and selections, but for those that tell times."""
+    """The files of stages and selections, but for those that tell times and what a killed writer
+    left."""
     files = [*workdir.glob("stages/**/*"), *workdir.glob("selections/**/*")]
     names = {str(file.relative_to(workdir)): file for file in files if file.is_file()}
-    return {name: file.read_bytes() for name, file in names.items() if not TIMES.search(name)}
+    return {name: file.read_bytes() for name, file in names.items() if not LEFT_OUT.search(name)}
 
 
 def fork_each(tasks: list[dict], folder: Path) -> list[dict]:

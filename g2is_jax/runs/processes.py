@@ -23,13 +23,11 @@ HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
 START_SECONDS = 600  # for the slowest process to come up
 LAST_SECONDS = 3  # that the first process stays when all stop
 WEEK_MS = 7 * 24 * 3600 * 1000  # a stage may take long; the dead are noticed by their heartbeats
-
-
 GOES_ON = (
     "error: this process was killed, or ended as another process of the run did; unless one of "
     "them names a mistake, the same command on all of them goes on from what is finished"
 )
-# Reads nothing where the process that has it as a child ends without a word.
+# For a shell: its `read` fails where the process at the other end is gone without a word.
 WATCH = 'trap "" INT TERM; read -r word || echo "$0" >&2'
 
 

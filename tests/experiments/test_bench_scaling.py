@@ -38,9 +38,9 @@ def test_twice_the_time_for_twice_the_rows_is_no_loss(monkeypatch):
 def test_measured_on_two_devices(tmp_path):
     file = tmp_path / "bench.json"
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    flags += [f"--parts={','.join(PARTS)}", f"--output={file}"]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.bench_scaling", *flags, f"--parts={','.join(PARTS)}"]
-        + [f"--output={file}"],
+        [sys.executable, "-m", "experiments.bench_scaling", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,

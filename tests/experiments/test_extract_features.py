@@ -181,3 +181,13 @@ def test_eight_devices_that_share_the_base_choose_the_same_rows(config, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_a_kind_that_is_made_again_by_itself_has_the_same_bytes(config, tmp_path):
+    """As after its folder was deleted, where that of the other kind stays."""
+    asked = changed(config, run__methods="less,g2is")
+    folders = extract_features.run(asked, epath.Path(tmp_path))
+    before = {file: file.read_bytes() for folder in folders for file in folder.glob("chunk-*")}
+    folders[0].rmtree()
+    assert extract_features.run(asked, epath.Path(tmp_path)) == folders
+    assert {file: file.read_bytes() for file in before} == before
