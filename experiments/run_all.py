@@ -18,7 +18,7 @@ from experiments.job import Job
 from experiments.launch import launch
 from g2is_jax.evaluation.against import write_against
 from g2is_jax.evaluation.report import write_report
-from g2is_jax.runs.processes import alone, is_first
+from g2is_jax.runs.processes import alone, is_first, wait_for_all
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
@@ -29,6 +29,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     if is_first():
         with alone():
             _tell(job, scores)
+    wait_for_all("report written")  # a process that ended well does not come back to help
     return scores
 
 
