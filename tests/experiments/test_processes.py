@@ -40,6 +40,7 @@ def start(argv: list[str], devices: int, cache: Path, kill: dict | None = None) 
         env=os.environ
         | {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(here)]),
         },
