@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,11 @@ SIZES = {
 }
 
 
+def two_rows() -> tuple[np.ndarray, np.ndarray]:
+    """A batch that the devices do not share, of nothing in particular."""
+    return np.zeros((2, 8), np.int32), np.ones((2, 8), bool)
+
+
 def main(folder: Path) -> None:
     """Likelihoods, replies and hidden states of each run, and where they were computed."""
     import jax
@@ -28,7 +34,7 @@ def main(folder: Path) -> None:
     from tiny_models import FLOAT32, config_of, lora_config, random_leaves, random_tokens
 
     from g2is_jax.data.chat import Encoded
-    from g2is_jax.evaluation.likelihood import likelihoods
+    from g2is_jax.evaluation.likelihood import likelihood_function, likelihoods
     from g2is_jax.features.hidden_states import extract_hidden
     from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
     from g2is_jax.model.build import build_model
@@ -62,7 +68,10 @@ def main(folder: Path) -> None:
         lengths_B, keys_B = prompts.mask_BT.sum(axis=1, dtype=np.int32), row_keys(0, np.arange(8))
         inputs = model.spread(base, (prompts.tokens_BT, lengths_B, keys_B))
         cache = prefill(adapter, base, *inputs, room=9 + NEW_TOKENS).caches[0][0]
+        lowered = likelihood_function(model).lower(adapter, base, *two_rows())
+        gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", lowered.compile().as_text())
         told[name] = {
+            "gathered": [len(shape.split(",")) for shape in gathered],
             "devices": model.row_devices(base),
             "sums": found.sums_M.tolist(),
             "counts": found.counts_M.tolist(),
@@ -98,6 +107,12 @@ def test_each_device_with_the_whole_base_has_rows_of_its_own(told):
         "shared base": 1,
     }
     assert told["eight"]["rows of the cache"] == [1]
+
+
+def test_a_shared_base_stays_where_it_is(told):
+    """What is gathered has rows, tokens and values: it is no weight."""
+    assert told["shared base"]["gathered"]
+    assert set(told["shared base"]["gathered"]) == {3}
 
 
 if __name__ == "__main__":
