@@ -15,6 +15,9 @@ from g2is_jax.runs.errors import FAILED
 
 STAGES = ("world", "warmup", "features", "selection", "finetune", "evaluate", "report")
 WATCH_SECONDS = 2  # in which the shell beside a process has said its line
+# Where a read fails, orbax closes the event loop at once, and threads of tensorstore's that come
+# too late print so: their tracebacks lie in asyncio alone.
+ERRORS = r"^error: |^  File (?!.*/asyncio/base_events\.py)"
 COMPILED = {  # once for all runs, whose processes are forked from this one
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -108,7 +111,7 @@ class Trial:
         if attempt.statuses not in allowed:
             self.complaints.append(f"ended with {attempt.statuses}: {attempt.last_lines}")
         for ending in attempt.endings:
-            errors = re.findall("^error: |^Traceback", ending["stderr"], re.M)
+            errors = re.findall(ERRORS, ending["stderr"], re.M)
             if ending["status"] == FAILED and errors != ["error: "]:
                 self.complaints.append("says more than one line")
 

@@ -125,6 +125,19 @@ def test_an_error_has_one_line(trial):
     assert trial.complaints == ["says more than one line", "ended with [1]: ['KeyError: 3']"]
 
 
+@pytest.mark.parametrize(
+    ("file", "complaints"),
+    [
+        ("g2is_jax/runs/manifest.py", ["says more than one line"]),
+        ("lib/asyncio/base_events.py", []),  # of a thread of tensorstore's
+    ],
+)
+def test_a_traceback_beside_the_error_is_too_much(trial, file, complaints):
+    told = f'Traceback (most recent call last):\n  File "/x/{file}", line 3, in y\nerror: x\n'
+    trial.expect(attempt(2, err=told), [2])
+    assert trial.complaints == complaints
+
+
 def test_the_table_names_what_is_wrong():
     row = {"fault": "SIGTERM", "statuses": [75], "error": "", "redone": "nothing"}
     rows = [
