@@ -173,14 +173,8 @@ def less(config: BenchConfig, subject: Any) -> dict:
     import torch
     import transformers
 
-    from experiments.bench_models import (
-        CACHED,
-        DRAWS,
-        LessLoop,
-        lognormal_lengths,
-        pass_over,
-        random_rows,
-    )
+    from experiments.bench_less import CACHED, DRAWS, LessLoop
+    from experiments.bench_models import lognormal_lengths, pass_over, random_rows
     from g2is_jax.features.projection import ProjectionConfig
 
     torch.set_num_threads(config.threads)

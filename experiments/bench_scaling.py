@@ -1,12 +1,11 @@
-"""Scaling over virtual devices that share the same cores.
+"""Weak scaling over virtual devices: as many rows more as devices, on the same cores.
 
-    python -m experiments.bench_scaling --parts=pass,walk,total
+    python -m experiments.bench_scaling --parts=pass,walk
 
-`pass`, the gradient pass, and `walk` have as many rows more as devices (weak scaling), so that n
-devices take n times as long at best; `total` is the pass over the same rows on each number of
-them. What is told is that over what it takes: 1 where the devices cost nothing, less for what they
-lose to each other, more where several of them use a core better than one. Rounds go in turns over
-the numbers of devices; compilation is in no time.
+Virtual devices share the cores, so n of them with n times the rows take n times as long at best.
+What is told is that over what it takes: 1 where the devices cost nothing, less for what they lose
+to each other, more where several of them use a core better than one. Rounds go in turns over the
+numbers of devices; compilation is in no time.
 """
 
 import functools
@@ -24,7 +23,7 @@ from experiments.bench import (
     ranged,
 )
 
-PARTS = ("pass", "walk", "total")
+PARTS = ("pass", "walk")
 SPLIT = "--xla_force_host_platform_device_count="
 DIRECTIONS = 16
 
@@ -62,16 +61,12 @@ def run(config: BenchConfig) -> dict:
     """The parts' measurements, with the machine and the versions they were made on."""
     wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{config.counts[-1]}"
     os.environ["XLA_FLAGS"] = wanted.strip()  # jax has not begun
-    parts: dict[str, Callable] = {
-        "pass": of_pass,
-        "walk": of_walk,
-        "total": functools.partial(of_pass, grows=False),
-    }
+    parts: dict[str, Callable] = {"pass": of_pass, "walk": of_walk}
     return measured(config, parts, ("jax", "numpy"))
 
 
-def of_pass(config: BenchConfig, grows: bool = True) -> dict:
-    """A batch of the gradient pass, which grows with the devices or is that of all of them."""
+def of_pass(config: BenchConfig) -> dict:
+    """A batch of the gradient pass."""
     import jax
 
     from experiments.bench_models import features_of, full_batch, read_subject
@@ -82,11 +77,10 @@ def of_pass(config: BenchConfig, grows: bool = True) -> dict:
 
     def on(count: int) -> Callable[[], object]:
         function, inputs = features_of(subject, "rms", projection, first_devices(count))
-        rows = config.batch * (count if grows else config.counts[-1])
-        batch = full_batch(subject, rows, config.tokens)
+        batch = full_batch(subject, config.batch * count, config.tokens)
         return lambda: jax.block_until_ready(function(inputs, *batch))
 
-    return efficiency(on, config, grows)
+    return efficiency(on, config)
 
 
 def of_walk(config: BenchConfig) -> dict:
@@ -132,10 +126,8 @@ def first_devices(count: int):
     return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def efficiency(
-    on: Callable[[int], Callable[[], object]], config: BenchConfig, grows: bool = True
-) -> dict:
-    """The seconds of one device, n times where the work grows with them, over those of n, by n."""
+def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -> dict:
+    """n times the seconds of one device over those of n, by n."""
     calls = {count: on(count) for count in config.counts}
     for call in calls.values():
         call()
@@ -143,7 +135,7 @@ def efficiency(
     return {
         "seconds": seconds,
         "efficiency": {
-            count: paired_ratio([(count if grows else 1) * s for s in seconds[1]], seconds[count])
+            count: paired_ratio([count * one for one in seconds[1]], seconds[count])
             for count in config.counts[1:]
         },
     }
@@ -154,7 +146,6 @@ def table(result: dict) -> str:
     s = result["settings"]
     told = {
         "pass": f"gradient pass, {s['batch']} rows of {s['tokens']} tokens a device",
-        "total": f"gradient pass, {s['batch'] * s['devices']} rows of {s['tokens']} tokens in all",
         "walk": f"walk, {s['rows']:,} rows of {s['width']:,} a device, {s['chosen']} chosen",
     }
     lines = [heading(result)]
@@ -168,7 +159,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("pass,walk,total", "skills", 8, 16, 64, 20_000, 2_048, 50, 8, 1, 5)
+    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 20_000, 2_048, 50, 8, 1, 5)
     launch(run, defaults, table)
 
 

@@ -222,7 +222,7 @@ def load_from_hub(repository: str, config: str, split: str) -> Iterable[dict]:
         import datasets
     except ImportError as error:
         raise InputError(
-            "the package datasets, which reads the hub, is absent; pip install g2is_jax[eval]"
+            "the package datasets, which reads the hub, is absent; pip install -e '.[eval]'"
         ) from error
     try:
         return datasets.load_dataset(repository, config, split=split, trust_remote_code=False)

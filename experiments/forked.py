@@ -147,7 +147,7 @@ def _child(argv: list[str], fault: dict | None, work: Path | None, out: int, err
         launch(run_all.run)
         status = 0
     except SystemExit as ending:
-        status = {None: 0}.get(ending.code, ending.code)  # type: ignore[assignment, arg-type]
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -172,6 +172,7 @@ def _log_work(file: Path) -> None:
         os.write(log, f"chunk {_stage(self._folder)} {index}\n".encode())
         write_chunk(self, index, *rows)
 
+    # Methods are replaced, of a process that does nothing else, which mypy cannot know.
     MetricsLog.write, StoreWriter.write = step, chunk  # type: ignore[assignment, method-assign]
 
 
@@ -194,13 +195,18 @@ def written(workdir: Path) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in names.items() if not LEFT_OUT.search(name)}
 
 
-def fork_each(tasks: list[dict], folder: Path) -> list[dict]:
-    """Run each task in a process of its own, forked from a new one; what is told of them."""
+def fork_each(
+    tasks: list[dict], folder: Path, program: Sequence[str] = ("-m", "experiments.forked")
+) -> list[dict]:
+    """Run each task in a process of its own, forked from a new one; what is told of them.
+
+    program: what Python runs there, this module or one that ends in its `main`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     given, told = folder / "tasks.json", folder / "told.json"
     given.write_text(json.dumps(tasks))
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.forked", str(given), str(told)],
+        [sys.executable, *program, str(given), str(told)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

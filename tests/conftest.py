@@ -54,7 +54,7 @@ def harness(tmp_path_factory):
     except ImportError:
         if os.environ.get("G2IS_REQUIRE_PARITY"):
             raise
-        pytest.skip('needs lm-evaluation-harness: pip install "g2is_jax[eval]"')
+        pytest.skip('needs lm-evaluation-harness: pip install -e ".[eval]"')
     import datasets
 
     from g2is_jax.evaluation import harness

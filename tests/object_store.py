@@ -19,6 +19,7 @@ BUCKET = "bucket"
 CUT, MUTE = 0, 1  # break the connection off before the request is served; serve, but do not answer
 NAME = re.compile(r'"name": "([^"]*)"|/o/([^?]*)')
 Rule = Callable[[str, str], int | None]
+TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|^(report|config|\.lock)")
 
 
 class ObjectStore:
@@ -101,3 +102,8 @@ def without_waits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gcsfs.retry, "asyncio", no_wait)
     for name, seconds in (("SETTLE", 0.05), ("STALE", 0.5), ("RENEW", 1.0)):
         patch.setattr(lock, f"{name}_SECONDS", seconds)
+
+
+def stored(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Of the files of a work folder those of stages and selections that tell no times."""
+    return {name: data for name, data in files.items() if not TIMES.search(name)}

@@ -35,7 +35,7 @@ try:
     )
 except ImportError as error:
     raise InputError(
-        f'lm-evaluation-harness cannot be imported ({error}); pip install "g2is_jax[eval]"'
+        f'lm-evaluation-harness cannot be imported ({error}); pip install -e ".[eval]"'
     ) from error
 
 NEW_TOKENS = 256  # longest reply where the task says nothing, as of the harness's own models

@@ -102,7 +102,7 @@ def _named(error: Exception, place: epath.PathLike) -> Exception | None:
     if _is_lost(error, place):
         return _lost(error, place)
     if isinstance(error, ImportError) and in_object_store(place):
-        return InputError(f'{name}: no client of this store; pip install "g2is_jax[gcs]"')
+        return InputError(f'{name}: no client of this store; pip install -e ".[gcs]"')
     return None
 
 

@@ -10,15 +10,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from etils import epath
-from object_store import CUT, MUTE, object_store
-from small import ROOT
+from object_store import CUT, MUTE, object_store, stored
 
+from experiments.forked import fork_each
 from experiments.small_job import changed, small_config, write_base, write_config
 from g2is_jax.runs.stopping import STOPPED
 
@@ -45,7 +44,6 @@ FAULTS = [
     (r"evaluate-.*/manifest\.json", 1, KILL),
     (r"report/results\.json", 1, LOST),
 ]
-TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|^(report|config|\.lock)")
 
 
 class Faults:
@@ -88,28 +86,6 @@ def alive(process: int) -> bool:
     return True
 
 
-def tries(argvs: list[list[str]], folder: Path) -> list[dict]:
-    """Runs, one after the other; how each ended, and what it printed."""
-    given, told = folder / "tasks.json", folder / "told.json"
-    given.write_text(json.dumps([{"argv": argv} for argv in argvs]))
-    program = Path(__file__).parent / "store_tries.py"
-    done = subprocess.run(
-        [sys.executable, str(program), str(given), str(told)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(told.read_text())
-
-
-def stored(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Those that tell no times."""
-    return {name: data for name, data in files.items() if not TIMES.search(name)}
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, object_store() as store:
         folder = Path(name)
@@ -122,7 +98,8 @@ def main() -> None:
         store.rule = Faults(store, FAULTS, "run")
         whole, of_store = folder / "whole", [*flags, "--workdir=gs://bucket/run"]
         first = [*flags, f"--workdir={whole}"]
-        told = tries([first, *[of_store] * (len(FAULTS) + 1)], folder)
+        tasks = [{"argv": argv} for argv in (first, *[of_store] * (len(FAULTS) + 1))]
+        told = fork_each(tasks, folder, [str(Path(__file__).parent / "store_tries.py")])
         found, files = stored(store.files("run/")), [f for f in whole.rglob("*") if f.is_file()]
         expected = stored({str(file.relative_to(whole)): file.read_bytes() for file in files})
     ends = {KILL: -KILL, TERM: STOPPED, LOST: STOPPED}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import bench_gradients as bench
+from experiments import bench_less as less
 from experiments import bench_models as models
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.build import ModelConfig
@@ -45,7 +46,7 @@ def our_directions(rows) -> np.ndarray:
 @pytest.mark.usefixtures("torch")
 def test_torch_loop_has_our_directions():
     rows = models.random_rows([16, 12, 11], RAW["vocab_size"])
-    loop = models.LessLoop(subject(), 256, models.INTEGERS)
+    loop = less.LessLoop(subject(), 256, less.INTEGERS)
     theirs = np.stack([loop.direction(row).numpy() for row in rows])
     ours = our_directions(rows)
     error = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
@@ -57,7 +58,7 @@ def test_torch_loop_has_our_directions():
 def test_torch_loop_projects():
     """A cached matrix holds the same signs as those made anew; all norms are kept on average."""
     rows = models.random_rows([8] * 18, RAW["vocab_size"])
-    anew, cached = (models.LessLoop(subject(), 300, draw) for draw in (models.INTEGERS, "cached"))
+    anew, cached = (less.LessLoop(subject(), 300, draw) for draw in (less.INTEGERS, "cached"))
     cached.matrix = anew._signs(0).new_tensor(
         np.concatenate([anew._signs(start).clone().numpy() for start in anew.starts], axis=1)
     )
@@ -75,7 +76,7 @@ def test_torch_loop_projects():
 def test_blocks_not_timed_are_reckoned(monkeypatch):
     clock = iter(range(0, 100, 5))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    loop = models.LessLoop(subject(), 8 * models.COLUMNS, models.INTEGERS, blocks=2)
+    loop = less.LessLoop(subject(), 8 * less.COLUMNS, less.INTEGERS, blocks=2)
     loop.features(models.random_rows([8] * 17, RAW["vocab_size"]))
     assert loop.missing == 2 * 5 * 3  # two stacks, 5 seconds each, for 2 of 8 blocks
 

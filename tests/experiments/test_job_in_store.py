@@ -7,19 +7,13 @@ import re
 
 import pytest
 from etils import epath
-from object_store import CUT, MUTE, object_store, without_waits
+from object_store import CUT, MUTE, object_store, stored, without_waits
 
 from experiments import run_all
 from experiments.small_job import changed
 from g2is_jax.runs.errors import StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.storage import naming_failures, write_atomic
-
-TIMES = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|^(report|config|\.lock)")
-
-
-def stored(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: data for name, data in files.items() if not TIMES.search(name)}
 
 
 class Breaks:

@@ -203,7 +203,7 @@ def test_a_store_that_refuses(store, folder, answer):
 
 
 def test_a_missing_client_is_named(folder):
-    with pytest.raises(InputError, match=r'pip install "g2is_jax\[gcs\]"'), naming_failures(folder):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[gcs\]"'), naming_failures(folder):
         raise ImportError("Please install gcsfs")
 
 
