@@ -95,5 +95,5 @@ def test_digest_is_of_all_files_but_compiled_code(tmp_path):
 def test_without_lm_eval(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "g2is_jax.evaluation.harness", raising=False)
-    with pytest.raises(InputError, match=r'pip install "g2is_jax\[eval\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[eval\]"'):
         check_tasks(config_of("", "gsm8k"))

@@ -153,7 +153,7 @@ def test_no_rows(tmp_path):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"datasets.* is absent; pip install g2is_jax\[eval\]"):
+    with pytest.raises(InputError, match=r"datasets.* is absent; pip install -e '\.\[eval\]'"):
         load_from_hub("openai/gsm8k", "main", "train")
 
 
