@@ -8,161 +8,11 @@ the table, the plot and all overlaps are in `sweeps/NAME/`. With --finetune each
 trained on and evaluated.
 """
 
-import difflib
-import itertools
-import time
-from collections import Counter
-from collections.abc import Sequence
-
 from absl import flags
-from etils import epath
-from ml_collections import ConfigDict
 
 from configs.sweeps import SWEEPS
-from experiments import evaluate, select_subset
-from experiments.fields import flat_fields
-from experiments.job import Job
 from experiments.launch import launch
-from experiments.methods import AFTER_CHOOSING, choosers, read_choosing, reads
-from g2is_jax.evaluation.sweep import write_sweep
-from g2is_jax.runs.errors import InputError
-
-
-def run(config: ConfigDict, workdir: epath.Path, sweep: str, finetune: bool = False) -> dict:
-    """Select with every setting of the sweep, write `sweeps/NAME/` and print its table.
-
-    Returns what table.json holds.
-    """
-    began = time.monotonic()
-    settings = expand(sweep)
-    _check_fields(sweep, settings, config)
-    methods = _methods(read_choosing(config).methods, settings, finetune)
-    job = Job(config, workdir)
-    job.check()
-    labels = [_label(overrides, settings) for overrides in settings]
-    variants = [
-        _variant(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
-        for label, overrides in zip(labels, settings, strict=True)
-    ]
-    told_settings, entries = [], []
-    for number, (variant, overrides) in enumerate(zip(variants, settings, strict=True)):
-        print(f"{sweep} {number + 1}/{len(settings)}: {labels[number]}", flush=True)
-        entries += _entries(variant, labels[number], finetune)
-        told_settings.append(
-            {"setting": labels[number], "fields": overrides, "stages": _stages(variant)}
-        )
-    told = {
-        "sweep": sweep,
-        "seconds": round(time.monotonic() - began, 3),
-        "settings": told_settings,
-    }
-    sources = [record.source for record in job.pool.records]
-    folder = workdir / "sweeps" / sweep
-    told, table = write_sweep(told, entries, sources, folder)
-    print(f"\n{table}\nsweep: {folder}")
-    return told
-
-
-def expand(sweep: str) -> list[dict]:
-    """The fields that each setting of a sweep changes."""
-    if sweep not in SWEEPS:
-        raise InputError(
-            f"--sweep={sweep}: there is no such sweep; choose one of {', '.join(SWEEPS)}, or add "
-            "one to configs/sweeps.py"
-        )
-    found = SWEEPS[sweep]
-    if isinstance(found, dict):
-        found = [
-            dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())
-        ]
-    if not found:
-        raise InputError(f"sweep {sweep} in configs/sweeps.py has no setting; give it some")
-    return found
-
-
-def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> None:
-    fields = flat_fields(config)
-    for field in {field: None for overrides in settings for field in overrides}:
-        if field not in fields:
-            near = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
-            raise InputError(
-                f"sweep {sweep} in configs/sweeps.py: there is no config field {field}; did you "
-                f"mean {near[0]}?"
-            )
-    twice = [one for number, one in enumerate(settings) if one in settings[:number]]
-    if twice:
-        raise InputError(f"sweep {sweep} in configs/sweeps.py has a setting twice: {twice[0]}")
-
-
-def _methods(named: Sequence[str], settings: Sequence[dict], finetune: bool) -> list[str]:
-    """Those of run.methods whose selection or score the sweep can change."""
-    fields = sorted({field for overrides in settings for field in overrides})
-    of_tuning = [field for field in fields if field.partition(".")[0] in AFTER_CHOOSING]
-    if finetune and (of_tuning or any(field.startswith("lora.") for field in fields)):
-        return choosers(named)
-    methods = [m for m in choosers(named) if any(reads(m, field) for field in fields)]
-    if of_tuning == fields:
-        raise InputError(f"{', '.join(fields)} changes no selection; sweep it with --finetune")
-    if not methods:
-        raise InputError(
-            f"run.methods: none of {', '.join(named)} reads {', '.join(fields)}; add one that "
-            "does, for instance --config.run.methods=g2is"
-        )
-    return methods
-
-
-def _label(overrides: dict, settings: Sequence[dict]) -> str:
-    """The fields in which the settings differ."""
-    differing = {
-        field: value
-        for field, value in overrides.items()
-        if any(other.get(field) != value for other in settings)
-    }
-    return ", ".join(f"{field}={value}" for field, value in (differing or overrides).items())
-
-
-def _variant(job: Job, overrides: dict, name: str) -> Job:
-    """The job of one setting, with whatever is wrong with it said before any work."""
-    try:
-        variant = job.variant(overrides)
-        variant.check_inputs()
-    except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
-    if [r.line for r in variant.pool.records] != [r.line for r in job.pool.records]:
-        raise InputError(
-            f"{name}: its pool has other usable rows than the config's, so that selections cannot "
-            "be compared; a sweep may change everything but the pool"
-        )
-    return variant
-
-
-def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:
-    """One setting's selections, and their scores where they are asked for."""
-    entries = []
-    for method, target, seed in itertools.product(variant.methods, variant.targets, variant.seeds):
-        chosen = select_subset.stage(variant, method, target, seed)
-        entry = {
-            "method": method,
-            "setting": label,
-            "target": target.name,
-            "seed": seed,
-            "rows": chosen.rows,
-            "tokens": chosen.tokens,
-            "seconds": chosen.seconds,
-            "folder": chosen.folder.name,
-        }
-        if finetune:
-            entry["metrics"] = evaluate.score(variant, method, target, seed)["metrics"]
-        entries.append(entry)
-    return entries
-
-
-def _stages(variant: Job) -> dict[str, dict[str, int]]:
-    """How many stages of each name one setting has made, and how many were there already."""
-    return {
-        how: dict(Counter(name for name, did in variant.used.values() if did == how))
-        for how in ("run", "reused")
-    }
+from g2is_jax.pipeline.sweeps import run
 
 
 def main() -> None:
@@ -170,7 +20,7 @@ def main() -> None:
     sweep = flags.DEFINE_string("sweep", None, "Name of an entry of configs/sweeps.py.")
     finetune = flags.DEFINE_bool("finetune", False, "Also train on each selection and evaluate.")
     flags.mark_flag_as_required("sweep")
-    launch(lambda config, workdir: run(config, workdir, sweep.value or "", finetune.value))
+    launch(lambda config, workdir: run(config, workdir, SWEEPS, sweep.value or "", finetune.value))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ measures the rows.
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.dry_run import decoder
-from experiments.launch import parse_config, run_or_tell
-from experiments.machines import ALL, UTILISATION, by_chip, published, table
-from experiments.settings import BUILT_IN, check_settings, paths
-from experiments.stage_costs import Plan, Sizes, stages
-from g2is_jax.data.records import read_records
+from experiments.launch import run_or_tell
+from g2is_jax.data.files import read_records
 from g2is_jax.model.build import build_model
-from g2is_jax.runs.chips import CHIPS
+from g2is_jax.pipeline.command_line import parse_config
+from g2is_jax.pipeline.settings import BUILT_IN, check_settings, paths
+from g2is_jax.planning.chips import CHIPS
+from g2is_jax.planning.dry_run import decoder
+from g2is_jax.planning.machines import ALL, UTILISATION, by_chip, published, table
+from g2is_jax.planning.stage_costs import Plan, Sizes, stages
 from g2is_jax.runs.errors import InputError
 
 

@@ -11,10 +11,11 @@ import functools
 from absl import flags
 from etils import epath
 
-from experiments.launch import parse_flags, run_or_tell
+from experiments.launch import run_or_tell
 from g2is_jax.features.exchange import export_features, import_features
 from g2is_jax.features.store import SETTINGS, StoreConfig
 from g2is_jax.features.store_chunk import DTYPES
+from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 
 USAGE = "--source=FILE --destination=FOLDER (or the other way round), --dtype, --chunk_rows"

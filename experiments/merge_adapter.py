@@ -9,12 +9,13 @@ import jax
 from absl import flags
 from etils import epath
 
-from experiments.launch import parse_flags, run_or_tell
+from experiments.launch import run_or_tell
 from g2is_jax.model.adapters import read_adapter, read_lora_config
 from g2is_jax.model.build import DTYPES, ModelConfig, load_model
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import match_report
 from g2is_jax.model.merge import write_merged
+from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import naming_failures
 

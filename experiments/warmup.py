@@ -1,75 +1,10 @@
-"""Warm-up: LoRA fine-tuning on a random share of the pool, once a seed."""
+"""Warm-up: LoRA fine-tuning on a random share of the pool, once a seed.
 
-from dataclasses import dataclass
+python -m experiments.warmup --config=configs/tiny.py --workdir=runs/demo
+"""
 
-from etils import epath
-from ml_collections import ConfigDict
-
-from experiments.job import Job
 from experiments.launch import launch
-from experiments.training import fit_identity, train
-from g2is_jax.data.batches import epoch_order
-from g2is_jax.model.lora import Leaves
-from g2is_jax.training.fit import load_trained, mean_rates
-from g2is_jax.training.optimizer import Moments
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A state of the warm-up, and its weight: its epoch's share of the mean learning rates."""
-
-    adapter: Leaves
-    moments: Moments
-    weight: float
-
-
-DRAW = 2**31  # an "epoch" that training never reaches: the draw is not an order of training
-
-
-def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
-    """The warm-up of each seed; returns the stages' folders."""
-    job = Job(config, workdir)
-    job.check()
-    return [stage(job, seed) for seed in job.seeds]
-
-
-def stage(job: Job, seed: int) -> epath.Path:
-    """Train on `warmup.fraction` of the usable rows and keep adapters and moments."""
-    settings = job.settings
-    own_seed = seed + settings.warmup_seed
-    rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, own_seed)
-
-    def build(folder: epath.Path) -> dict:
-        return train(job, rows, settings.warmup, own_seed, folder)[1]
-
-    identity = {
-        "fit": fit_identity(settings.warmup),
-        "fraction": settings.warmup_fraction,
-        "seed": own_seed,
-        "checkpoints": settings.warmup.keep_checkpoints,
-        **job.model_identity,
-    }
-    inputs = {"pool": job.pool.digest, **job.checkpoint_digest}
-    return job.run_stage("warmup", f"seed {seed}", identity, inputs, build, shared=True)
-
-
-def load(job: Job, seed: int) -> list[Checkpoint]:
-    """The checkpoints that the features come from, oldest first."""
-    folder, config = stage(job, seed), job.settings.warmup
-    own_seed = seed + job.settings.warmup_seed
-    trained = load_trained(job.model, config, own_seed, folder)[-job.settings.checkpoints :]
-    rates = mean_rates(folder, [moments.step for _, moments in trained], config.epochs)
-    total = sum(rates) or 1.0
-    return [
-        Checkpoint(adapter, moments, rate / total if sum(rates) else 1 / len(rates))
-        for (adapter, moments), rate in zip(trained, rates, strict=True)
-    ]
-
-
-def drawn_rows(count: int, fraction: float, seed: int) -> list[int]:
-    """The rows of the warm-up, a function of count, fraction and seed alone; at least one."""
-    return sorted(epoch_order(count, seed, DRAW)[: max(1, round(fraction * count))].tolist())
-
+from g2is_jax.pipeline.warmup_stage import run
 
 if __name__ == "__main__":
     launch(run)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g2is_jax.data.records import Record
+from g2is_jax.data.files import Record
 
 RUN = 13  # words, as GPT-3's and most later reports count a contamination
 WORD = re.compile(r"\w+")

@@ -1,1 +1,1 @@
-"""Scores of a tuned model on test files, and the report."""
+"""Scores of a tuned model on test files, and intervals of their differences."""

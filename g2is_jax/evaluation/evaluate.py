@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.records import Record
+from g2is_jax.data.files import Record
 from g2is_jax.evaluation.choices import letter_likelihoods
 from g2is_jax.evaluation.likelihood import likelihoods
 from g2is_jax.evaluation.replies import replies
-from g2is_jax.evaluation.tasks.metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
 from g2is_jax.evaluation.tasks.prompts import answer_letter, fitted
+from g2is_jax.evaluation.tasks.reply_metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
 from g2is_jax.evaluation.tasks.table import Exam, Task
 from g2is_jax.model.build import Model
 from g2is_jax.model.generate import Stops

@@ -2,7 +2,6 @@ import itertools
 
 import numpy as np
 import pytest
-from rows_of_lengths import examples, less_like_lengths
 
 from g2is_jax.data.batches import (
     COMPILE_COST,
@@ -21,7 +20,8 @@ from g2is_jax.data.batches import (
     widths_grid,
 )
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.records import read_records
+from g2is_jax.data.files import read_records
+from tests.support.rows_of_lengths import examples, less_like_lengths
 
 
 def waste(lengths, batches_or_plans) -> float:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from g2is_jax.data.files import Message, Record
 from g2is_jax.data.overlap import WORD, Overlap, overlaps
-from g2is_jax.data.records import Message, Record
 
 
 def record(row: int, prompt: str, reply: str) -> Record:

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from rows_of_lengths import examples, less_like_lengths
 
 from g2is_jax.data.batches import (
     TrainingShapes,
@@ -15,6 +14,7 @@ from g2is_jax.data.batches import (
     training_shapes,
 )
 from g2is_jax.data.packing import joined, pack, segments
+from tests.support.rows_of_lengths import examples, less_like_lengths
 
 BATCH = 16
 SHAPES = TrainingShapes((512, 2048), 8192, packed=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from g2is_jax.evaluation.tasks.metrics import METRICS
+from g2is_jax.evaluation.tasks.reply_metrics import METRICS
 from g2is_jax.evaluation.tasks.table import TASKS
 
 THINK = "Let's think step by step.\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from g2is_jax.evaluation.tasks.metrics import METRICS
+from g2is_jax.evaluation.tasks.reply_metrics import METRICS
 
 READ = [
     ("B", "B"),

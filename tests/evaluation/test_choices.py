@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from characters import Characters, record
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import logits, lora_config, ours
 
 from g2is_jax.evaluation.choices import differing, letter_likelihoods
 from g2is_jax.evaluation.evaluate import EvaluateConfig, evaluate
 from g2is_jax.evaluation.tasks.table import TASKS, set_exam
+from tests.support.characters import Characters, record
+from tests.support.tiny_models import logits, lora_config, ours
 
 WORKED = [record(n, f"{n}?", "ABCD"[n % 4]) for n in range(6)]
 QUESTIONS = ["which?", "who then?", "x", "what of it?", "why?", "y or z?", "0?"]

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import FLOAT32, lora_config, random_leaves
 
 from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
-from g2is_jax.data.records import Message, Record, read_records
+from g2is_jax.data.files import Message, Record, read_records
 from g2is_jax.evaluation import evaluate as room
 from g2is_jax.evaluation.evaluate import (
     EvaluateConfig,
@@ -22,6 +21,7 @@ from g2is_jax.evaluation.evaluate import (
 from g2is_jax.evaluation.tasks.table import TASKS, Exam
 from g2is_jax.model.build import load_model
 from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import FLOAT32, lora_config, random_leaves
 
 LORA = lora_config("q_proj", "v_proj", dropout=0.1)
 MAX_LENGTH = 512

@@ -2,7 +2,7 @@
 
 import pytest
 
-from g2is_jax.evaluation.tasks.metrics import METRICS
+from g2is_jax.evaluation.tasks.reply_metrics import METRICS
 from g2is_jax.evaluation.tasks.table import TASKS
 
 BOTH, LAST, FORM, NONE = (1, 1), (0, 1), (1, 0), (0, 0)  # counted by (strict, flexible)

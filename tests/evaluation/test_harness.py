@@ -7,19 +7,19 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from harness_folder import config_of, write_tasks
-from tiny_models import FLOAT32, QUICK, lora_config, random_leaves, raw_of
 from tokenizers import processors
 
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.records import Message
-from g2is_jax.data.skills import BASE_FOLDER
+from g2is_jax.data.files import Message
 from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.skills.world import BASE_FOLDER
+from tests.support.harness_folder import config_of, write_tasks
+from tests.support.tiny_models import FLOAT32, QUICK, lora_config, random_leaves, raw_of
 
 MAX_LENGTH = 40
 NEW_TOKENS = 6

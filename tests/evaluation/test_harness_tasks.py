@@ -4,10 +4,10 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from harness_folder import config_of, write_tasks
 
 from g2is_jax.evaluation.harness_tasks import HarnessConfig, check_tasks
 from g2is_jax.runs.errors import InputError
+from tests.support.harness_folder import config_of, write_tasks
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny_models import NO_LORA, both, lora_config, oracle_logits, ours, random_tokens
 
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
@@ -15,6 +14,7 @@ from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.loss import example_loss
+from tests.support.tiny_models import NO_LORA, both, lora_config, oracle_logits, ours, random_tokens
 
 LENGTHS = (14, 2, 24, 9, 15, 24, 31)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from g2is_jax.evaluation.tasks.latex import boxed, read_mathematics
 from g2is_jax.evaluation.tasks.mathematics import evaluate, same_mathematics
-from g2is_jax.evaluation.tasks.metrics import METRICS
+from g2is_jax.evaluation.tasks.reply_metrics import METRICS
 
 # Each line: answers that are all the same, and that no other line has.
 SAME = [

@@ -3,17 +3,17 @@
 import dataclasses
 
 import pytest
-from characters import Characters, record, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.records import Message
-from g2is_jax.data.skills import BASE_FOLDER
+from g2is_jax.data.files import Message
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.prompts import choose_shots, lettered, replied
 from g2is_jax.evaluation.tasks.table import TASKS, Exam, Task, set_exam
 from g2is_jax.runs.errors import InputError
+from g2is_jax.skills.world import BASE_FOLDER
+from tests.support.characters import Characters, record, text_of
 
 TWO_SHOTS = Task("two", 2, replied, ("number",), letters="")
 WORKED = [
@@ -142,7 +142,7 @@ def test_an_answer_that_is_no_letter(bad, answer):
 
 def test_shots_of_the_benchmark_files(shared_data):
     """Eight worked problems before a question, each with its own reply, on real rows."""
-    from g2is_jax.data.records import read_records
+    from g2is_jax.data.files import read_records
 
     worked, tests = (read_records(shared_data / f"{s}_gsm8k.jsonl") for s in ("val", "test"))
     exam = set_exam(TASKS["gsm8k"], tests[:3], "test", worked, "val")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
+
+from tests.support.eight_devices import run_on_eight_devices
 
 RUNS = {"one": (1, False), "eight": (8, False), "shared base": (8, True)}  # devices, shard_base
 LENGTHS = (14, 2, 9, 15, 10, 16, 5, 7, 13, 3, 11)
@@ -31,7 +32,6 @@ def main(folder: Path) -> None:
     """Likelihoods, replies and hidden states of each run, and where they were computed."""
     import jax
     from etils import epath
-    from tiny_models import FLOAT32, config_of, lora_config, random_leaves, random_tokens
 
     from g2is_jax.data.chat import Encoded
     from g2is_jax.evaluation.likelihood import likelihood_function, likelihoods
@@ -41,6 +41,13 @@ def main(folder: Path) -> None:
     from g2is_jax.model.generate import Prompts, Stops, decoding_functions, generate
     from g2is_jax.model.sampling import GenerateConfig, row_keys
     from g2is_jax.runs.mesh import data_mesh
+    from tests.support.tiny_models import (
+        FLOAT32,
+        config_of,
+        lora_config,
+        random_leaves,
+        random_tokens,
+    )
 
     jax.config.update("jax_disable_most_optimizations", True)
     rows = [

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import ROOT, stages
 
 from experiments import launch
-from experiments.forked import fork_each
 from g2is_jax.runs.errors import InputError, StoreLost
+from tests.support.forked import fork_each
+from tests.support.small import ROOT, stages
 
 TINY = ROOT / "configs" / "tiny.py"
 ROW = ROOT / "configs" / "gemma_7b_mmlu.py"  # takes its pool as an argument

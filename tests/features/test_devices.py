@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
+
+from tests.support.eight_devices import run_on_eight_devices
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 RUNS = {  # devices, remat, shard_base
@@ -24,13 +25,13 @@ VALIDATION = 8  # rows, of 40
 def main(folder: Path) -> None:
     """Features of each run, and what its program looks like."""
     import jax
-    from random_llama import LORA, build, directions, inputs_of, random_examples
-    from tiny_models import config_of
 
     from g2is_jax.data.batches import pad_batch
     from g2is_jax.features.gradients import feature_function
     from g2is_jax.features.projection import ProjectionConfig
     from g2is_jax.runs.mesh import DATA, data_mesh
+    from tests.support.random_llama import LORA, build, directions, inputs_of, random_examples
+    from tests.support.tiny_models import config_of
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_disable_most_optimizations", True)
@@ -106,11 +107,11 @@ def test_features_are_those_of_one_device(runs, name):
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "one"])
 def test_selections_are_those_of_one_device(runs, name):
     """The walk turns any difference that matters into other rows."""
-    from g2is_jax.selection.influence import less
-    from g2is_jax.selection.knowledge import KnowledgeConfig, core_knowledge
-    from g2is_jax.selection.rules import WalkConfig
-    from g2is_jax.selection.selection import BudgetConfig, limits
-    from g2is_jax.selection.walk import gradient_walk
+    from g2is_jax.selection.budget import BudgetConfig, limits
+    from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
+    from g2is_jax.selection.rivals.influence import less
+    from g2is_jax.selection.walk.rules import WalkConfig
+    from g2is_jax.selection.walk.select import gradient_walk
 
     def chosen(features_KBP) -> list[list[int]]:
         adam_BP, sgd_BP = (unit(rows).astype(np.float32) for rows in features_KBP)

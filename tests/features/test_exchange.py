@@ -13,10 +13,10 @@ import pytest
 from etils import epath
 
 from experiments import exchange_features
-from experiments.launch import parse_flags
 from g2is_jax.features import exchange
 from g2is_jax.features.exchange import Summary, export_features, import_features
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
+from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors, to_bytes
 

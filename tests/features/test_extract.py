@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from random_llama import (
+
+from g2is_jax.data.batches import Plan
+from g2is_jax.features import extract as extraction
+from g2is_jax.features.extract import MOST_TOKENS, Microbatches, extract, fitting_tokens
+from g2is_jax.features.gradients import FeatureBatch, feature_function
+from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
+from g2is_jax.runs.errors import InputError
+from tests.support.random_llama import (
     CONFIG,
     NONE,
     directions,
@@ -16,13 +23,6 @@ from random_llama import (
     unit,
     without_supervision,
 )
-
-from g2is_jax.data.batches import Plan
-from g2is_jax.features import extract as extraction
-from g2is_jax.features.extract import MOST_TOKENS, Microbatches, extract, fitting_tokens
-from g2is_jax.features.gradients import FeatureBatch, feature_function
-from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
-from g2is_jax.runs.errors import InputError
 
 KINDS = ("sgd", "adam")
 UNUSED = CONFIG.vocab_size - 1  # a token of no example

@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from random_llama import (
+from test_projection import documented_matrix
+
+from g2is_jax.data.batches import pad_batch
+from g2is_jax.data.chat import Encoded
+from g2is_jax.features import gradients, projection
+from g2is_jax.features.gradients import KINDS, feature_function
+from g2is_jax.features.projection import ProjectionConfig, project
+from g2is_jax.model.lora import LoraConfig
+from g2is_jax.runs.errors import InputError
+from g2is_jax.training import loss
+from g2is_jax.training.loss import batch_loss
+from tests.support.random_llama import (
     B1,
     B2,
     CONFIG,
@@ -24,18 +35,7 @@ from random_llama import (
     unit,
     without_supervision,
 )
-from test_projection import documented_matrix
-from tiny_models import config_of
-
-from g2is_jax.data.batches import pad_batch
-from g2is_jax.data.chat import Encoded
-from g2is_jax.features import gradients, projection
-from g2is_jax.features.gradients import KINDS, feature_function
-from g2is_jax.features.projection import ProjectionConfig, project
-from g2is_jax.model.lora import LoraConfig
-from g2is_jax.runs.errors import InputError
-from g2is_jax.training import loss
-from g2is_jax.training.loss import batch_loss
+from tests.support.tiny_models import config_of
 
 # Leaves hold 36 to 72 values: a part of a block of 41, or one and a part.
 DENSE = ProjectionConfig("rademacher", 41, repetitions=1)

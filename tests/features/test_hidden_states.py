@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from random_llama import LORA, random_examples, random_model
-from tiny_models import QUICK, both, random_tokens
 
 from g2is_jax.data.batches import Plan
 from g2is_jax.data.chat import Encoded
@@ -17,6 +15,8 @@ from g2is_jax.features import extract
 from g2is_jax.features.hidden_states import extract_hidden, hidden_function
 from g2is_jax.features.store import Features, StoreConfig, StoreWriter, read_store
 from g2is_jax.model.build import Model
+from tests.support.random_llama import LORA, random_examples, random_model
+from tests.support.tiny_models import QUICK, both, random_tokens
 
 LENGTHS = (9, 16, 14, 8, 6, 15, 7, 1)  # the last row is one token
 PLANS = [

@@ -5,12 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from small_store import CHUNKS, OTHER_CHUNKS, ROWS, WIDTH, contents, features, write
 
 from g2is_jax.features import store_chunk
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes
+from tests.support.small_store import CHUNKS, OTHER_CHUNKS, ROWS, WIDTH, contents, features, write
 
 pytestmark = pytest.mark.usefixtures("_no_thread_is_left")
 

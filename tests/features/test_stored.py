@@ -6,9 +6,9 @@ from etils import epath
 
 from g2is_jax.features.exchange import export_features
 from g2is_jax.features.given import read_given
+from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.features.store_chunk import DTYPES
-from g2is_jax.selection.rows import Rows
 
 ROWS, WIDTH = np.array([2, 3, 5, 7, 11, 13]), 37
 CHUNKS = [np.array([4, 0]), np.array([1, 5, 3]), np.array([2])]

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from g2is_jax.model.adapters import read_adapter, read_lora_config, write_adapter
+from g2is_jax.model.build import build_model
+from g2is_jax.model.lora import LoraConfig, linear_layers
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.tensors import read_tensors, to_bytes
+from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
     both,
@@ -19,12 +25,6 @@ from tiny_models import (
     random_leaves,
     random_tokens,
 )
-
-from g2is_jax.model.adapters import read_adapter, read_lora_config, write_adapter
-from g2is_jax.model.build import build_model
-from g2is_jax.model.lora import LoraConfig, linear_layers
-from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.tensors import read_tensors, to_bytes
 
 # peft 0.21 asks transformers 5.23 for a property that it has deprecated.
 pytestmark = pytest.mark.filterwarnings(

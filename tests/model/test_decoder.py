@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from g2is_jax.model.attention import Attention, positions_in, rotary_frequencies, rotary_tables
+from g2is_jax.model.build import load_model
+from g2is_jax.model.decoder import Block, Mlp
+from g2is_jax.model.norm import RmsNorm
+from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
     LLAMA_3_ROPE,
@@ -23,12 +29,6 @@ from tiny_models import (
     ours,
     random_tokens,
 )
-
-from g2is_jax.model.attention import Attention, positions_in, rotary_frequencies, rotary_tables
-from g2is_jax.model.build import load_model
-from g2is_jax.model.decoder import Block, Mlp
-from g2is_jax.model.norm import RmsNorm
-from g2is_jax.runs.errors import InputError
 
 T = 512
 SHORT = 112  # one width, so that each family is compiled once for several tests

@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from g2is_jax.model.build import build_model
+from g2is_jax.model.config import BlockNorms, LayerConfig, RopeConfig
+from g2is_jax.model.config_file import NO_EFFECT
+from g2is_jax.model.families import FAMILIES, decoder_config, read_config
+from g2is_jax.planning.base_models import BASE_MODELS
+from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import (
     FLOAT32,
     FULL,
     LLAMA_3_ROPE,
@@ -21,13 +28,6 @@ from tiny_models import (
     random_tokens,
     raw_of,
 )
-
-from configs.base_models import BASE_MODELS
-from g2is_jax.model.build import build_model
-from g2is_jax.model.config import BlockNorms, LayerConfig, RopeConfig
-from g2is_jax.model.config_file import NO_EFFECT
-from g2is_jax.model.families import FAMILIES, decoder_config, read_config
-from g2is_jax.runs.errors import InputError
 
 FILE = "config.json"
 

@@ -7,16 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
-    FLOAT32,
-    NO_LORA,
-    RAW,
-    both,
-    config_of,
-    lora_config,
-    random_leaves,
-    random_tokens,
-)
 
 from g2is_jax.model.build import build_model, load_model
 from g2is_jax.model.generate import (
@@ -30,6 +20,16 @@ from g2is_jax.model.generate import (
 )
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import (
+    FLOAT32,
+    NO_LORA,
+    RAW,
+    both,
+    config_of,
+    lora_config,
+    random_leaves,
+    random_tokens,
+)
 
 NEVER = Stops((), ())
 LENGTHS = (5, 1, 19, 11)

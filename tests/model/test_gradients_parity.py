@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.build import Model, build_model
+from g2is_jax.model.families import FAMILIES, read_config
+from g2is_jax.model.lora import Leaves, checkpoint_path
+from g2is_jax.model.weights import read_weights
+from g2is_jax.skills.world import BASE_FOLDER
+from g2is_jax.training.loss import example_loss
+from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
     QUICK,
@@ -19,14 +27,6 @@ from tiny_models import (
     random_leaves,
     random_tokens,
 )
-
-from g2is_jax.data.skills import BASE_FOLDER
-from g2is_jax.model.adapters import write_adapter
-from g2is_jax.model.build import Model, build_model
-from g2is_jax.model.families import FAMILIES, read_config
-from g2is_jax.model.lora import Leaves, checkpoint_path
-from g2is_jax.model.weights import read_weights
-from g2is_jax.training.loss import example_loss
 
 # peft 0.21 asks transformers 5.23 for a property that it has deprecated.
 pytestmark = pytest.mark.filterwarnings(

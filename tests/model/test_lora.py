@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import (
+
+from g2is_jax.model.build import build_model
+from g2is_jax.model.lora import Linear, LoraConfig, linear_layers, match_report
+from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import (
     BFLOAT16,
     NO_LORA,
     SIZES,
@@ -14,10 +18,6 @@ from tiny_models import (
     ours,
     random_tokens,
 )
-
-from g2is_jax.model.build import build_model
-from g2is_jax.model.lora import Linear, LoraConfig, linear_layers, match_report
-from g2is_jax.runs.errors import InputError
 
 THREE_LAYERS = config_of("llama", num_hidden_layers=3)
 

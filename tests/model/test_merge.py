@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from experiments.merge_adapter import run
+from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.build import load_model
+from g2is_jax.model.merge import write_merged
+from g2is_jax.model.weights import write_checkpoint
+from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import (
     BFLOAT16,
     NO_LORA,
     both,
@@ -19,13 +26,6 @@ from tiny_models import (
     random_tokens,
     raw_of,
 )
-
-from experiments.merge_adapter import run
-from g2is_jax.model.adapters import write_adapter
-from g2is_jax.model.build import load_model
-from g2is_jax.model.merge import write_merged
-from g2is_jax.model.weights import write_checkpoint
-from g2is_jax.runs.errors import InputError
 
 # peft 0.21 asks transformers 5.23 for a property that it has deprecated.
 pytestmark = pytest.mark.filterwarnings(

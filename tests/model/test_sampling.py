@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import NO_LORA, ours, random_tokens
 
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.sampling import GenerateConfig, choose, nucleus, row_keys
 from g2is_jax.runs.errors import InputError
+from tests.support.tiny_models import NO_LORA, ours, random_tokens
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.1, 0.9, -4.0, 1.6], np.float32)
 DRAWS = 40_000

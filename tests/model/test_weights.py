@@ -12,7 +12,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import (
+
+from g2is_jax.model import weights
+from g2is_jax.model.build import load_model
+from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.tensors import from_bytes, to_bytes
+from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
     NO_LORA,
@@ -23,12 +29,6 @@ from tiny_models import (
     ours,
     random_tokens,
 )
-
-from g2is_jax.model import weights
-from g2is_jax.model.build import load_model
-from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
-from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.tensors import from_bytes, to_bytes
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 from etils import epath
-from object_store import CUT, MUTE, object_store, without_waits
 
 from g2is_jax.runs import lock, manifest
 from g2is_jax.runs.errors import InputError, StoreLost
@@ -21,6 +20,7 @@ from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.runs.stopping import STOPPED, Stopped, sigterm_heeded
 from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 from g2is_jax.runs.tensors import read_tensors, write_tensors
+from tests.support.object_store import CUT, MUTE, object_store, without_waits
 
 WORK = """
 import sys

@@ -1,6 +1,6 @@
 import pytest
 
-from g2is_jax.selection import coverage, influence
+from g2is_jax.selection.rivals import coverage, influence
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.selection import (
+from g2is_jax.selection.budget import (
     BudgetConfig,
     Limits,
     everything,

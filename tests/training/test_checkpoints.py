@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import random_leaves
-from tiny_training import ADAMW
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.optimizer import adam_direction, read_moments
+from tests.support.tiny_models import random_leaves
+from tests.support.tiny_training import ADAMW
 
 # A read that fails leaves orbax's other reads to end in an event loop that is closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

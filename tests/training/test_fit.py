@@ -8,8 +8,6 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import random_leaves
-from tiny_training import ADAMW, log_of, random_rows, shapes_of, tiny_model
 
 from g2is_jax.data.batches import TrainingShapes, epoch_order, training_batches
 from g2is_jax.runs.errors import InputError
@@ -17,6 +15,8 @@ from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.runs.stopping import Stopped, sigterm_heeded
 from g2is_jax.training import fit as loop
 from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean_rates
+from tests.support.tiny_models import random_leaves
+from tests.support.tiny_training import ADAMW, log_of, random_rows, shapes_of, tiny_model
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16)
 CONFIG = FitConfig(

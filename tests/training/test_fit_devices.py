@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
+
+from tests.support.eight_devices import run_on_eight_devices
 
 RUNS = {  # devices, shard_base, packed
     "one": (1, False, False),
@@ -33,13 +34,13 @@ def main(folder: Path) -> None:
 
     import jax
     from etils import epath
-    from tiny_models import FLOAT32, config_of, lora_config, random_leaves
-    from tiny_training import ADAMW, log_of, random_rows
 
     from g2is_jax.data.batches import training_shapes
     from g2is_jax.model.build import build_model
     from g2is_jax.runs.mesh import data_mesh
     from g2is_jax.training.fit import FitConfig, fit
+    from tests.support.tiny_models import FLOAT32, config_of, lora_config, random_leaves
+    from tests.support.tiny_training import ADAMW, log_of, random_rows
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_disable_most_optimizations", True)

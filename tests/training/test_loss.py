@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import QUICK, lora_config, ours, random_leaves
-from tiny_training import VOCABULARY, random_rows, tiny_model
 
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.training import loss as of_loss
 from g2is_jax.training.loss import batch_loss, example_loss
+from tests.support.tiny_models import QUICK, lora_config, ours, random_leaves
+from tests.support.tiny_training import VOCABULARY, random_rows, tiny_model
 
 LENGTHS = (13, 6, 16, 9, 2)
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_models import random_leaves
-from tiny_training import ADAMW
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.fit import update_function
 from g2is_jax.training.optimizer import adam_direction, learning_rates, read_moments
+from tests.support.tiny_models import random_leaves
+from tests.support.tiny_training import ADAMW
 
 SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.000.a.lora_B": (7, 3)}
 

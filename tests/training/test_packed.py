@@ -5,11 +5,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny_models import random_leaves
-from tiny_training import random_rows, tiny_model
 
 from g2is_jax.data.batches import TrainingShapes, training_batches
 from g2is_jax.training.fit import accumulate
+from tests.support.tiny_models import random_leaves
+from tests.support.tiny_training import random_rows, tiny_model
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16, 1)
 PADDED, PACKED = TrainingShapes((16,), 64), TrainingShapes((32,), 64, packed=True)

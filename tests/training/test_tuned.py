@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tiny_models import BFLOAT16, both, lora_config, oracle_logits, random_leaves
-from tiny_models import logits as logits_of
-from tiny_training import ADAMW, log_of, random_rows, tiny_model
 
 from g2is_jax.data.batches import TrainingShapes
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.build import build_model
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.training.fit import FitConfig, fit
+from tests.support.tiny_models import BFLOAT16, both, lora_config, oracle_logits, random_leaves
+from tests.support.tiny_models import logits as logits_of
+from tests.support.tiny_training import ADAMW, log_of, random_rows, tiny_model
 
 ROWS = random_rows((13, 6, 16, 9, 2, 14, 8, 11, 16))
 IDS = [str(row) for row in range(len(ROWS))]

@@ -1,0 +1,240 @@
+"""What the bench scripts of features measure on: models with an adapter, and rows.
+
+A script imports this once its cores are pinned, as it starts jax.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from g2is_jax.data.batches import length_batches, pad_batch
+from g2is_jax.data.chat import Encoded
+from g2is_jax.features.extract import Microbatches
+from g2is_jax.features.gradients import (
+    DirectionConfig,
+    Inputs,
+    direction,
+    feature_function,
+    shared_inputs,
+)
+from g2is_jax.features.projection import Bits, ProjectionConfig, add_leaf, empty_sum, finished
+from g2is_jax.model.build import Model, ModelConfig, build_model, load_model
+from g2is_jax.model.config_file import read_raw_config
+from g2is_jax.model.families import decoder_config
+from g2is_jax.model.lora import Leaves, LoraConfig
+from g2is_jax.skills.world import BASE_FOLDER
+from g2is_jax.training.loss import batch_loss, example_loss
+from g2is_jax.training.optimizer import Moments
+
+RANDOM = {  # about 25 million parameters
+    "model_type": "llama",
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+B1, B2, EPS = 0.9, 0.999, 1e-8
+GRADIENT = 1e-3  # about what a gradient's values come to, for the moments
+SHORTEST = 8  # tokens
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in float32 with an adapter whose B is not zero, and Adam's moments."""
+
+    name: str
+    raw: dict  # config.json
+    model: Model
+    adapter: Leaves
+    base: Leaves
+    moments: Moments
+
+    @property
+    def values(self) -> int:
+        """G, of a flattened gradient."""
+        return sum(map(math.prod, self.model.adapter_shapes.values()))
+
+    @property
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in self.base.values())
+
+
+def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
+    """`skills` (the built-in base), `random`, or a Hugging Face folder."""
+    lora = LoraConfig(rank, 2.0 * rank, dropout=0.0, targets=TARGETS, rslora=False)
+    settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False)
+    if name == "random":
+        return make_subject(name, RANDOM, lora, settings)
+    folder = BASE_FOLDER if name == "skills" else epath.Path(name)
+    model, base = load_model(folder, lora, settings)
+    raw = read_raw_config(folder)
+    return Subject(folder.name, raw, model, _adapter(model), base, _moments(model))
+
+
+def make_subject(name: str, raw: dict, lora: LoraConfig, settings: ModelConfig) -> Subject:
+    """A model of this `config.json` with random weights."""
+    model = build_model(decoder_config(raw, "config.json"), lora, settings)
+    draws = np.random.default_rng(0)
+    base = {
+        path: jnp.asarray(draws.normal(0, shape[-1] ** -0.5, shape), "float32")
+        if len(shape) > 1
+        else jnp.ones(shape)
+        for path, shape in sorted(model.base_shapes.items())
+    }
+    return Subject(name, raw, model, _adapter(model), base, _moments(model))
+
+
+def _adapter(model: Model) -> Leaves:
+    draws = np.random.default_rng(1)
+    return {
+        path: jnp.asarray(
+            draws.normal(0, (0.1 if path.endswith("lora_B") else 1) * shape[1] ** -0.5, shape),
+            "float32",
+        )
+        for path, shape in sorted(model.adapter_shapes.items())
+    }
+
+
+def _moments(model: Model) -> Moments:
+    draws, shapes = np.random.default_rng(2), sorted(model.adapter_shapes.items())
+    first = {path: GRADIENT * draws.normal(size=shape) for path, shape in shapes}
+    second = {path: (GRADIENT * draws.lognormal(size=shape)) ** 2 for path, shape in shapes}
+    parts = [{path: jnp.asarray(x, "float32") for path, x in part.items()}
+             for part in (first, second)]  # fmt: skip
+    return Moments(100, *parts)
+
+
+def adam(kind: str) -> DirectionConfig:
+    return DirectionConfig(kind, B1, B2, EPS)
+
+
+def features_of(
+    subject: Subject, kind: str, projection: ProjectionConfig, mesh: Mesh | None = None
+) -> tuple[Callable, Inputs]:
+    """The jitted pass over a batch, and its first argument."""
+    shared = (subject.model, subject.adapter, subject.base, subject.moments)
+    inputs = shared_inputs(*shared, projection, 0, mesh)
+    return feature_function(subject.model, (adam(kind),), projection, mesh), inputs
+
+
+def pass_over(
+    subject: Subject, kind: str, projection: ProjectionConfig, rows: Sequence[Encoded], tokens: int
+) -> Callable[[], np.ndarray]:
+    """() -> features (N, P) on the host, in batches by length of about so many tokens."""
+    function, inputs = features_of(subject, kind, projection)
+    microbatches = Microbatches(lambda b: function(inputs, b.tokens_BT, b.supervised_BT), rows)
+
+    def features() -> np.ndarray:
+        plans = length_batches(rows, tokens)
+        found = [part.features_KBP[0] for plan in plans for part in microbatches.run(plan)]
+        order = np.concatenate([plan.rows for plan in plans])
+        return np.concatenate(found)[np.argsort(order)]
+
+    return features
+
+
+def plain_gradient(subject: Subject) -> Callable:
+    """Jitted (inputs, tokens_BT, supervised_BT) -> the gradient of training, summed over rows."""
+
+    def plain(inputs: Inputs, tokens_BT, supervised_BT):
+        def loss(adapter: Leaves):
+            return batch_loss(subject.model, adapter, inputs.base, tokens_BT, supervised_BT)
+
+        return jax.grad(loss, has_aux=True)(inputs.adapter)
+
+    return jax.jit(plain)
+
+
+def kept_whole(subject: Subject, kind: str, projection: ProjectionConfig | None) -> Callable:
+    """Jitted (inputs, tokens_BT, supervised_BT) -> features by way of all gradients of the batch.
+
+    Also their squares. Without a projection: the squares of the directions in place of features, so
+    that all of these are computed and read once.
+    """
+
+    def mean_loss(adapter: Leaves, base: Leaves, tokens_T, supervised_T):
+        total, count = example_loss(subject.model, adapter, base, tokens_T, supervised_T)
+        return total / jnp.maximum(count, 1)
+
+    def one(inputs: Inputs, tokens_T, supervised_T):
+        return jax.grad(mean_loss)(inputs.adapter, inputs.base, tokens_T, supervised_T)
+
+    def turned(inputs: Inputs, path: str, g):
+        m, v = inputs.first[path], inputs.second[path]
+        return direction(adam(kind), g, m, v, inputs.step)
+
+    def features(inputs: Inputs, tokens_BT, supervised_BT):
+        gradients = jax.vmap(one, in_axes=(None, 0, 0))(inputs, tokens_BT, supervised_BT)
+        rows = {
+            path: jax.vmap(functools.partial(turned, inputs, path))(g)
+            for path, g in gradients.items()
+        }
+        if projection is None:
+            return squares(rows), squares(gradients)
+        return project_with(projection, inputs.bits, rows), squares(gradients)
+
+    return jax.jit(features)
+
+
+def squares(leaves: Leaves) -> jax.Array:
+    """Of each row's leaves (B, ...), added up: (B,)."""
+    each = [jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1) for leaf in leaves.values()]
+    return jnp.sum(jnp.stack(each), axis=0)
+
+
+def project_with(config: ProjectionConfig, bits: Bits, leaves: Leaves) -> jax.Array:
+    """Features (B, P) of leaves (B, ...), from bits that are there already."""
+    shapes = {path: leaf.shape[1:] for path, leaf in leaves.items()}
+
+    def one(leaves: Leaves) -> jax.Array:
+        total = empty_sum(config, shapes)
+        for path, leaf in sorted(leaves.items()):
+            total = add_leaf(config, shapes, path)(bits[path], leaf.reshape(-1), total)
+        return finished(config, total)
+
+    return jax.vmap(one)(leaves)
+
+
+def cosines(x_NG: np.ndarray) -> np.ndarray:
+    """Of all pairs of rows (N, N), in float64."""
+    x_NG = x_NG.astype(np.float64)
+    unit_NG = x_NG / np.linalg.norm(x_NG, axis=1, keepdims=True)
+    return unit_NG @ unit_NG.T
+
+
+def random_rows(lengths: Sequence[int], vocabulary: int) -> list[Encoded]:
+    """A row of random tokens of each length, supervised from its first third on."""
+    draws = np.random.default_rng(3)
+    rows = []
+    for length in lengths:
+        tokens_T = draws.integers(vocabulary, size=length).astype(np.int32)
+        rows.append(Encoded(tokens_T, np.arange(length) >= max(length // 3, 1), False))
+    return rows
+
+
+def full_batch(subject: Subject, rows: int, tokens: int) -> tuple[jax.Array, jax.Array]:
+    """Rows of the same length, on the device."""
+    encoded = random_rows([tokens] * rows, subject.model.config.vocab_size)
+    batch = pad_batch(encoded, range(rows), rows, tokens)
+    return jax.device_put((batch.tokens_BT, batch.supervised_BT))
+
+
+def lognormal_lengths(count: int, longest: int) -> list[int]:
+    """As of instructions: the median a third of the longest, which is where the tail is cut."""
+    drawn = np.random.default_rng(4).lognormal(math.log(longest / 3), 0.6, count)
+    return [int(length) for length in np.clip(np.rint(drawn), min(SHORTEST, longest), longest)]

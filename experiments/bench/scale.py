@@ -1,0 +1,133 @@
+"""A selection from more rows than anyone has at hand: seconds and memory of the command itself.
+
+    python -m experiments.bench_scale --rows=1000000 --width=1024 --budget=0.005
+
+Random rows are written into a store, chunk by chunk; then `select_subset` chooses from it, in a
+process of its own whose time and peak memory are told, from its start to its end: reading and
+checking the store, compiling, the walk, and writing the selection.
+"""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from etils import epath
+
+from experiments.bench.timing import check_settings, heading, launch, measured, timed
+from experiments.bench.walk import CASES, VALIDATION, drawn
+from g2is_jax.runs.errors import InputError
+
+GB = 1e9
+CHUNK_ROWS = 8192
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """case: of `bench_walk`; dtype: of the store; rows, width: N and P; budget: share of the rows
+    to choose; methods: by commas; threads: cores; folder: for the store, a temporary one if
+    empty."""
+
+    case: str
+    dtype: str
+    rows: int
+    width: int
+    budget: float
+    methods: str
+    threads: int
+    folder: str
+
+    def __post_init__(self):
+        check_settings(self, ("write", "select"), ("rows", "width", "threads"))
+        if self.case not in CASES:
+            raise InputError(f"--case: {self.case!r} is none of {', '.join(CASES)}")
+
+    @property
+    def parts(self) -> str:
+        return "write,select"
+
+
+def run(config: BenchConfig) -> dict:
+    """Seconds and bytes of each part, with the machine and the versions they were made on."""
+    with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
+        placed = dataclasses.replace(config, folder=folder)
+        return measured(placed, {"write": write, "select": select}, ("jax", "numpy"))
+
+
+def write(config: BenchConfig) -> dict:
+    """The store of the pool, and the validation rows."""
+    import numpy as np
+
+    from experiments.bench.store import write_chunks
+
+    folder, rng = Path(config.folder), np.random.default_rng(0)
+    np.save(folder / "validation.npy", drawn(config.case, config.width, rng, VALIDATION))
+    store = epath.Path(folder / "store")
+
+    def compute(place: slice) -> np.ndarray:
+        return drawn(config.case, config.width, rng, place.stop - place.start)
+
+    seconds, _ = timed(lambda: write_chunks(store, config.rows, config.dtype, CHUNK_ROWS, compute))
+    size = sum(file.stat().st_size for file in (folder / "store").iterdir())
+    return {"seconds": seconds, "bytes": size}
+
+
+def select(config: BenchConfig) -> dict:
+    """The command's own seconds and peak memory, and what its stages say of each method."""
+    folder = Path(config.folder)
+    flags = {
+        "config": "configs/default.py",
+        "workdir": folder / "out",
+        "train_features": folder / "store",
+        "validation_features": folder / "validation.npy",
+        "config.run.methods": config.methods,
+        "config.selection.budget": config.budget,
+        "config.selection.unit": "fraction",
+    }
+    command = [sys.executable, "-m", "experiments.select_subset"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    seconds, _ = timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[2]))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    manifests = [json.loads(f.read_text()) for f in (folder / "out/stages").glob("*/manifest.json")]
+    return {"seconds": seconds, "peak": peak, "methods": dict(map(of_method, manifests))}
+
+
+def of_method(manifest: dict) -> tuple[str, dict]:
+    """What a selection's stage says: its seconds, and those of compiling among them."""
+    told = {name: manifest[name] for name in ("seconds", "compile_seconds")}
+    told |= {name: manifest["counts"].get(name) for name in ("rows", "passes")}
+    return manifest["settings"]["method"], told
+
+
+def table(result: dict) -> str:
+    """A line for the store, one for the command, and one for each method."""
+    s, written, selected = result["settings"], result["write"], result["select"]
+    features = s["rows"] * s["width"] * ITEMSIZE[s["dtype"]]
+    lines = [
+        heading(result),
+        f"{s['case']}: {s['rows']:,} {s['dtype']} rows of {s['width']:,}, {features / GB:.2f} GB",
+        f"written in {written['seconds']:.0f} s ({written['bytes'] / GB:.2f} GB on disk)",
+        f"select_subset: {selected['seconds']:.0f} s, peak memory {selected['peak'] / GB:.2f} GB, "
+        f"{selected['peak'] / features:.2f} of the features'",
+    ]
+    for method, found in selected["methods"].items():
+        reads = f" in {found['passes']} reads of the features" if found["passes"] else ""
+        lines.append(
+            f"  {method}: {found['rows']:,} rows{reads}, {found['seconds']:.0f} s, of which "
+            f"{found['compile_seconds']:.0f} s compiling"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    defaults = BenchConfig("conflict", "float32", 1_000_000, 1_024, 0.005, "g2is", 2, "")
+    launch(run, defaults, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Weak scaling over virtual devices: as many rows more as devices, on the same cores.
+
+    python -m experiments.bench_scaling --parts=pass,walk
+
+Virtual devices share the cores, so n of them with n times the rows take n times as long at best.
+What is told is that over what it takes: 1 where the devices cost nothing, less for what they lose
+to each other, more where several of them use a core better than one. Rounds go in turns over the
+numbers of devices; compilation is in no time.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.bench.timing import (
+    alternate,
+    check_settings,
+    heading,
+    launch,
+    measured,
+    paired_ratio,
+    ranged,
+)
+
+PARTS = ("pass", "walk")
+SPLIT = "--xla_force_host_platform_device_count="
+DIRECTIONS = 16
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """parts: as above; model: `skills`, `random` or a folder; rank: of its adapter; batch, tokens:
+    rows of the pass on each device, and their length; rows, width: of the walk on each device;
+    chosen: rows that the walk takes; devices: the most of them, from 1 on by doubling; threads:
+    cores; repeats: rounds."""
+
+    parts: str
+    model: str
+    rank: int
+    batch: int
+    tokens: int
+    rows: int
+    width: int
+    chosen: int
+    devices: int
+    threads: int
+    repeats: int
+
+    def __post_init__(self):
+        positive = ("rank", "batch", "tokens", "rows", "width", "chosen", "devices", "threads")
+        check_settings(self, PARTS, (*positive, "repeats"))
+
+    @property
+    def counts(self) -> list[int]:
+        """Of devices."""
+        return [2**power for power in range(self.devices.bit_length())]
+
+
+def run(config: BenchConfig) -> dict:
+    """The parts' measurements, with the machine and the versions they were made on."""
+    wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{config.counts[-1]}"
+    os.environ["XLA_FLAGS"] = wanted.strip()  # jax has not begun
+    parts: dict[str, Callable] = {"pass": of_pass, "walk": of_walk}
+    return measured(config, parts, ("jax", "numpy"))
+
+
+def of_pass(config: BenchConfig) -> dict:
+    """A batch of the gradient pass."""
+    import jax
+
+    from experiments.bench.models import features_of, full_batch, read_subject
+    from g2is_jax.features.projection import ProjectionConfig
+
+    subject = read_subject(config.model, config.rank)
+    projection = ProjectionConfig("sketch", config.width, repetitions=1)
+
+    def on(count: int) -> Callable[[], object]:
+        function, inputs = features_of(subject, "rms", projection, first_devices(count))
+        batch = full_batch(subject, config.batch * count, config.tokens)
+        return lambda: jax.block_until_ready(function(inputs, *batch))
+
+    return efficiency(on, config)
+
+
+def of_walk(config: BenchConfig) -> dict:
+    """The default walk, towards all directions at once."""
+    import numpy as np
+
+    from configs import default
+    from g2is_jax.pipeline.methods import read_choosing
+    from g2is_jax.selection.budget import BudgetConfig, limits
+    from g2is_jax.selection.core import core_knowledge
+    from g2is_jax.selection.walk.select import gradient_walk
+
+    settings = read_choosing(default.get_config()).walks["g2is"]
+    draws = np.random.default_rng(0)
+    core = core_knowledge(units(draws, DIRECTIONS, config.width), settings.knowledge)
+
+    def on(count: int) -> Callable[[], object]:
+        rows_NP = units(draws, config.rows * count, config.width)
+        ones_N = np.ones(len(rows_NP), int)
+        budget = limits(BudgetConfig(config.chosen, "rows", 1.0), ones_N, 0 * ones_N)
+        walk = functools.partial(gradient_walk, mesh=first_devices(count))
+        return lambda: walk(rows_NP, core, budget, settings.walk)
+
+    return efficiency(on, config)
+
+
+def units(draws, count: int, width: int):
+    """Random unit rows."""
+    import numpy as np
+
+    rows_NP = draws.standard_normal((count, width), dtype=np.float32)
+    return rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True)
+
+
+def first_devices(count: int):
+    """A mesh of so many devices."""
+    import jax
+    from jax.sharding import AxisType
+
+    from g2is_jax.runs.mesh import DATA
+
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -> dict:
+    """n times the seconds of one device over those of n, by n."""
+    calls = {count: on(count) for count in config.counts}
+    for call in calls.values():
+        call()
+    seconds = alternate(calls, config.repeats)
+    return {
+        "seconds": seconds,
+        "efficiency": {
+            count: paired_ratio([count * one for one in seconds[1]], seconds[count])
+            for count in config.counts[1:]
+        },
+    }
+
+
+def table(result: dict) -> str:
+    """A line a part and number of devices."""
+    s = result["settings"]
+    told = {
+        "pass": f"gradient pass, {s['batch']} rows of {s['tokens']} tokens a device",
+        "walk": f"walk, {s['rows']:,} rows of {s['width']:,} a device, {s['chosen']} chosen",
+    }
+    lines = [heading(result)]
+    for part in s["parts"].split(","):
+        lines += ["", told[part]]
+        lines += [
+            f"  {count} devices: {ranged(ratio, 2)}"
+            for count, ratio in result[part]["efficiency"].items()
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 20_000, 2_048, 50, 8, 1, 5)
+    launch(run, defaults, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The mixed gradient graph to look at, count and export."""

@@ -1,0 +1,1 @@
+"""A config at work: its settings, its inputs, and one file for each stage."""

@@ -1,0 +1,82 @@
+"""Flags of a command, parsed so that a mistake is explained by what there is."""
+
+import difflib
+import os
+import re
+import runpy
+import traceback
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.runs.errors import InputError
+
+
+def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
+    """Parse the flags of a script without a config; a mistake names the flags that there are."""
+    try:
+        left = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise InputError(f"{_one_line(error)}; the flags are {usage}") from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; the flags are {usage}")
+    return left
+
+
+def parse_config(argv: Sequence[str]) -> list[str]:
+    """Parse the flags of a script with a config; a mistake is explained by what the config has."""
+    config = _written_config(argv)
+    try:
+        left = flags.FLAGS(list(argv))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(_explain(argv, config, error)) from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]!r} is not a flag; flags look like --config.walk.delta=0.7")
+    return left
+
+
+def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -> str:
+    """One line about a flag that could not be parsed; an unknown field gets its nearest name."""
+    for argument in argv[1:]:
+        name = re.split("=", argument.lstrip("-"), maxsplit=1)[0]
+        if config is None or not name.startswith("config."):
+            continue
+        field, fields = name.removeprefix("config."), list(flat_fields(config))
+        if field not in fields:
+            near = difflib.get_close_matches(field, fields, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"see {', '.join(config)}"
+            return f"--{name}: there is no such config field; {hint}"
+    return f"{_one_line(error)}; see configs/default.py for the fields and their types"
+
+
+def _written_config(argv: Sequence[str]) -> ConfigDict | None:
+    """The config that the command names (file, or file:argument), without its overrides; None if
+    it names none."""
+    named = re.search("(?:^|\n)--?config[=\n]([^:\n]+)(?::(.*))?", "\n".join(argv[1:]))
+    if named is None:
+        return None
+    file, argument = named.groups()
+    if not os.path.isfile(file):
+        raise InputError(f"{file}: no such config file; start from configs/default.py")
+    try:
+        get_config = runpy.run_path(file)["get_config"]
+        return get_config() if argument is None else get_config(argument)
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        place = f"{file}:{lines[-1]}" if lines else file
+        raise InputError(
+            f"{place}: {type(error).__name__}: {_one_line(error)}; "
+            "see configs/default.py for the fields and their types"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message, without the line breaks and the quotes that KeyError puts around it."""
+    text = str(error).strip()
+    if text[:1] in ("'", '"') and text[:1] == text[-1:]:
+        text = text[1:-1].replace("\\'", "'").replace("\\n", "\n")
+    return " ".join(text.split())

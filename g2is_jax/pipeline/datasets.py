@@ -1,0 +1,110 @@
+"""What a job reads of its files: usable rows, and a task's rows of validation and test."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.data.chat import ChatFormat, Encoded
+from g2is_jax.data.files import Record, read_records
+from g2is_jax.pipeline.settings import BUILT_IN, paths
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import file_hash
+from g2is_jax.skills.world import WorldConfig
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The usable rows of one file: those with at least one supervised token."""
+
+    path: epath.Path
+    digest: str
+    records: list[Record]
+    encoded: list[Encoded]
+    dropped: int
+    truncated: int
+
+    def without(self, rows: Collection[int]) -> "Dataset":
+        """The dataset without these of its rows; a content of its own if there are any."""
+        if not rows:
+            return self
+        left = [row for row in range(len(self.records)) if row not in rows]
+        taken = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+        return dataclasses.replace(
+            self,
+            digest=f"{self.digest} without {taken}",
+            records=[self.records[row] for row in left],
+            encoded=[self.encoded[row] for row in left],
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the file, without its suffixes."""
+        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+    @property
+    def tokens_N(self) -> np.ndarray:
+        """Supervised tokens of each row."""
+        return np.array([int(example.supervised_T.sum()) for example in self.encoded])
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task: the few examples that describe it, and the rows that measure it."""
+
+    name: str
+    validation: Dataset
+    test: epath.Path
+    test_records: list[Record]
+    test_digest: str
+
+
+def usable_rows(
+    path: epath.Path, records: list[Record], chat: ChatFormat, max_length: int
+) -> Dataset:
+    """The rows of a file that have a supervised token; InputError if none has."""
+    encoded = chat.encode_all(records, max_length)
+    kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
+    if not kept:
+        raise InputError(
+            f"{path}: no row has a supervised token within {max_length} "
+            "tokens; raise model.max_length or check the assistant messages"
+        )
+    return Dataset(
+        path,
+        file_hash(path),
+        [records[i] for i in kept],
+        [encoded[i] for i in kept],
+        dropped=len(records) - len(kept),
+        truncated=sum(example.truncated for example in encoded),
+    )
+
+
+def read_target(
+    name: str, validation: epath.Path, test: epath.Path, chat: ChatFormat, max_length: int
+) -> Target:
+    """A task's two files; its test rows have an answer, and not all of them are cut off."""
+    records = read_records(test, need_answer=True)
+    usable_rows(test, records, chat, max_length)
+    shown = usable_rows(validation, read_records(validation), chat, max_length)
+    return Target(name, shown, test, records, file_hash(test))
+
+
+def target_files(
+    data: ConfigDict, settings: WorldConfig, world: Callable[[], epath.Path]
+) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
+    """The pool's file, and those of validation and of test, one of each for each target; `world`
+    gives the folder of the built-in one."""
+    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
+    if data.pool == BUILT_IN and not data.validation and not data.test:
+        named = [
+            [pool.parent / f"{part}_{name}.jsonl" for name in settings.target_names]
+            for part in ("val", "test")
+        ]
+        return pool, named[0], named[1]
+    return pool, paths(data.validation), paths(data.test)

@@ -1,0 +1,55 @@
+"""What the model and the selectors ask of the rows, checked before any long work."""
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from g2is_jax.features.projection import features_width
+from g2is_jax.model.build import Model
+from g2is_jax.pipeline.datasets import Dataset, Target
+from g2is_jax.pipeline.methods import SECTIONS, WalkSettings
+from g2is_jax.pipeline.settings import Settings
+from g2is_jax.runs.errors import InputError
+
+
+def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
+    """Every token has one of the embedding's rows: a lookup beyond it would not fail by itself."""
+    for dataset in files:
+        largest = max(int(example.tokens_T.max()) for example in dataset.encoded)
+        if largest >= rows:
+            raise InputError(
+                f"{checkpoint}: the tokenizer gives token {largest} for {dataset.path}, "
+                f"the model has {rows}; use the tokenizer that belongs to the model"
+            )
+
+
+def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequence[Target]) -> None:
+    """The features can be folded as often as is asked, and each walk finds enough rows."""
+    width = features_width(settings.projection, model.adapter_shapes)
+    if width % 2**settings.folds:
+        raise InputError(
+            f"grads.folds = {settings.folds}: rows of {width} values cannot be halved so "
+            "often; lower it, or change projection.width"
+        )
+    for method, walk in settings.choosing.walks.items():
+        if method in settings.choosing.methods:
+            _check_walk(SECTIONS[method], walk, len(pool.records), targets)
+
+
+def _check_walk(
+    section: str, walk: WalkSettings, pool_rows: int, targets: Sequence[Target]
+) -> None:
+    graph, knowledge = walk.graph, walk.knowledge
+    if graph.kind == "knn" and graph.neighbours >= pool_rows:
+        raise InputError(
+            f"{section}graph.neighbours: {graph.neighbours} asked, a pool of {pool_rows} "
+            f"rows has at most {pool_rows - 1} for each"
+        )
+    for target in targets:
+        most = len(target.validation.records) - knowledge.center
+        if most < (knowledge.keep_value if knowledge.keep == "count" else 1):
+            raise InputError(
+                f"{section}knowledge asks for more components than the {most} that "
+                f"{target.validation.path} can give; give more validation rows, or "
+                f"change {section}knowledge.center or {section}knowledge.keep_value"
+            )

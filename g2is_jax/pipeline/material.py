@@ -1,0 +1,121 @@
+"""What each method of a job looks at: the stages that make it, and the rows read from them."""
+
+import dataclasses
+
+import numpy as np
+from etils import epath
+
+from g2is_jax.data.files import Record
+from g2is_jax.features.rows import Rows
+from g2is_jax.pipeline import features_stage, warmup_stage
+from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, Material
+from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.selection.budget import without
+
+Folders = dict[str, epath.Path]
+
+
+def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
+    """The finished stages that a method reads, made now unless they were made before."""
+    found: Folders = {}
+    datasets = {"features": job.pool, "validation": target.validation}
+    needs = METHODS[method].needs
+    if needs == HIDDEN:
+        return {name: features_stage.hidden_stage(job, of) for name, of in datasets.items()}
+    if needs == FEATURES:
+        found["warmup"] = warmup_stage.stage(job, seed)
+        for name, dataset in datasets.items():
+            folders = features_stage.stages(job, dataset, job.kind(dataset, method), seed)
+            found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
+    return found
+
+
+def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
+    """Stages behind those above: the passes that folded features come from."""
+    if METHODS[method].needs != FEATURES or not job.settings.folds:
+        return []
+    return [
+        folder
+        for dataset in (job.pool, target.validation)
+        for folder in features_stage.pass_stages(job, dataset, job.kind(dataset, method), seed)
+    ]
+
+
+def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str, str]:
+    """Content hashes of everything that a method's selection depends on, beside its settings."""
+    found = {name: stage_hash(folder) for name, folder in folders.items()}
+    found |= {"pool": job.pool.digest} if folders else _text_inputs(job)
+    if METHODS[method].needs == TEXTS:
+        found["validation"] = target.validation.digest
+    return found
+
+
+def _text_inputs(job: Job) -> dict[str, str]:
+    """What the usable rows and their token counts depend on, where no features do."""
+    text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
+    small = {n: d for n, d in job.checkpoint_digest.items() if not n.endswith(".safetensors")}
+    return {"pool": job.pool.digest, **text, **small}
+
+
+def gather(job: Job, method: str, target: Target, seed: int) -> Material:
+    """Read what a method looks at; pool rows that are not finite may not be chosen."""
+    needs = METHODS[method].needs
+    bare = Material(job.settings.choosing, job.limits, seed, job.pool.tokens_N, job.mesh)
+    if needs == NOTHING:
+        return bare
+    if needs == TEXTS:
+        records, own = job.pool.records, target.validation.records
+        return dataclasses.replace(
+            bare,
+            pool_prompts=[prompt(record) for record in records],
+            pool_texts=[whole(record) for record in records],
+            validation_prompts=[prompt(record) for record in own],
+            validation_texts=[whole(record) for record in own],
+        )
+    pool_NP, finite_N = pool_rows(job, method, seed)
+    validation = _validation(job, method, target, seed)
+    finite_M = features_stage.finite(validation)
+    subtasks_M = np.array([record.subtask for record in target.validation.records])
+    return dataclasses.replace(
+        bare,
+        limits=without(job.limits, ~finite_N),
+        pool_NP=pool_NP,
+        validation_MP=features_stage.units(validation)[finite_M],
+        unnormalised_MP=features_stage.unnormalised(validation)[finite_M],
+        subtasks_M=subtasks_M[finite_M],
+    )
+
+
+def pool_rows(job: Job, method: str, seed: int) -> tuple[Rows | np.ndarray, np.ndarray]:
+    """The pool's features or hidden states, and which rows are finite.
+
+    Of one checkpoint they stay in the dtype they are stored in; several are put side by side.
+    """
+    if METHODS[method].needs == HIDDEN:
+        return features_stage.read_rows(features_stage.hidden_stage(job, job.pool))
+    kind = job.kind(job.pool, method)
+    folders = features_stage.stages(job, job.pool, kind, seed)
+    if len(folders) == 1:
+        return features_stage.read_rows(folders[0])
+    weighted = features_stage.load(job, job.pool, kind, seed)
+    return features_stage.units(weighted), features_stage.finite(weighted)
+
+
+def _validation(job: Job, method: str, target: Target, seed: int) -> features_stage.Weighted:
+    dataset = target.validation
+    if METHODS[method].needs == HIDDEN:
+        return [(1.0, features_stage.read(features_stage.hidden_stage(job, dataset)))]
+    return features_stage.load(job, dataset, job.kind(dataset, method), seed)
+
+
+def prompt(record: Record) -> str:
+    """All that comes before the last reply."""
+    last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
+    return "\n".join(message.content for message in record.messages[:last])
+
+
+def whole(record: Record) -> str:
+    """Every message of a row."""
+    return "\n".join(message.content for message in record.messages)

@@ -1,0 +1,205 @@
+"""Selection from feature matrices that were made elsewhere: no model, no checkpoint, no stages but
+its selections.
+
+Pool rows (N, P) and validation rows (M, P) are .npy, .safetensors or .pt files, or stores. Rows
+that lie in a file of instructions are written out as well when that file is given.
+"""
+
+import functools
+import hashlib
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.data.files import Record, read_records
+from g2is_jax.features.given import Given, read_given
+from g2is_jax.features.rows import Rows
+from g2is_jax.pipeline.methods import (
+    FEATURES,
+    METHODS,
+    Choosing,
+    Material,
+    identity,
+    needing,
+    read_choosing,
+)
+from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import claim_workdir, file_hash, run_stage
+from g2is_jax.selection.budget import Limits, limits, without
+
+ONLY_SEED = 0  # methods that look at features alone draw nothing
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The matrices, and the records of the pool's rows where its file was given."""
+
+    pool: Given
+    validation: Given
+    records: list[Record] | None
+
+    @property
+    def rows_N(self) -> np.ndarray:
+        """The number of each pool row in its file."""
+        known_N = self.pool.rows_N
+        return np.arange(len(self.pool.values_NP)) if known_N is None else known_N
+
+    def known(self, row: int) -> dict:
+        """What is written of a pool row beside the reasons for it."""
+        told: dict = {"row": int(self.rows_N[row])}
+        if self.records is not None:
+            told |= {"id": self.records[row].id, "source": self.records[row].source}
+        return told
+
+
+def run(
+    config: ConfigDict,
+    workdir: epath.Path,
+    train_features: epath.Path,
+    validation_features: epath.Path,
+    pool: epath.Path | None = None,
+) -> list[epath.Path]:
+    """Choose by each method of the config; returns the folders of `selection.jsonl`.
+
+    That is `workdir` for one method, and `workdir/METHOD` for several. With `pool` the chosen lines
+    of that file are in `selected.jsonl` beside it.
+    """
+    choosing = read_choosing(config)
+    _check_methods(choosing.methods)
+    inputs = _read(train_features, validation_features, pool)
+    allowed = _limits(choosing, inputs, pool)
+    digests = {"train_features": _digest(train_features)}
+    digests |= {"validation_features": _digest(validation_features)}
+    digests |= {"pool": file_hash(pool)} if pool else {}
+    begun = any((workdir / "stages").glob("*"))
+    replace = config.run.replace or not begun
+    claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
+    several = len(choosing.methods) > 1
+    _clear(workdir, set(METHODS) - set(choosing.methods) if several else set(METHODS))
+    if several:
+        _clear(workdir, {""})
+    places = []
+    for method in choosing.methods:
+        build = functools.partial(_choose, method, choosing, inputs, allowed)
+        settings = identity(method, choosing, ONLY_SEED)
+        folder = run_stage(workdir, "selection", settings, digests, build)
+        places.append(workdir / method if several else workdir)
+        show(folder, places[-1])
+        print(f"selection {method}: {places[-1] / WHY}", flush=True)
+    return places
+
+
+def _clear(workdir: epath.Path, methods: set[str]) -> None:
+    """Removes what an earlier command showed of these methods."""
+    for method, name in itertools.product(methods, (WHY, LINES)):
+        (workdir / method / name).unlink(missing_ok=True)
+
+
+def _choose(
+    method: str, choosing: Choosing, inputs: Inputs, allowed: Limits, folder: epath.Path
+) -> dict:
+    """Write the selection of one method."""
+    choose = METHODS[method].choose
+    assert choose is not None, f"{method} chooses no row"
+    selection = choose(_material(choosing, inputs, allowed))
+    write_why(folder, selection, inputs.known)
+    if inputs.records is not None:
+        write_lines(folder, selection, inputs.records)
+    return {"rows": len(selection.picks), **selection.summary}
+
+
+def _material(choosing: Choosing, inputs: Inputs, allowed: Limits) -> Material:
+    """Validation rows are of one subtask, as nothing says otherwise."""
+    finite_M = inputs.validation.finite_N
+    return Material(
+        choosing=choosing,
+        limits=without(allowed, ~inputs.pool.finite_N),
+        seed=ONLY_SEED,
+        tokens_N=allowed.costs_N,
+        pool_NP=Rows(inputs.pool.values_NP, inputs.pool.scales_N),
+        validation_MP=inputs.validation.features_NP[finite_M],
+        unnormalised_MP=inputs.validation.unnormalised_NP[finite_M],
+        subtasks_M=np.zeros(int(finite_M.sum()), int),
+    )
+
+
+def _check_methods(methods: list[str]) -> None:
+    able = needing(methods, FEATURES)
+    others = [method for method in methods if method not in able]
+    if others:
+        every = needing(list(METHODS), FEATURES)
+        raise InputError(
+            f"run.methods: {', '.join(others)} cannot choose by features alone; with "
+            f"--train_features set --config.run.methods={','.join(able or ['g2is'])}, or others "
+            f"of {', '.join(every)}"
+        )
+
+
+def _read(
+    train_features: epath.Path, validation_features: epath.Path, pool: epath.Path | None
+) -> Inputs:
+    """The inputs, once their shapes and counts are known to agree."""
+    given, validation = read_given(train_features), read_given(validation_features)
+    if given.values_NP.shape[1] != validation.values_NP.shape[1]:
+        raise InputError(
+            f"{train_features} is of shape {given.values_NP.shape}, {validation_features} of "
+            f"{validation.values_NP.shape}; both must have the same width: make them with the "
+            "same projection"
+        )
+    if not validation.finite_N.any():
+        raise InputError(f"{validation_features}: no row is finite; make the features again")
+    records = _records(given, pool) if pool else None
+    return Inputs(given, validation, records)
+
+
+def _records(given: Given, pool: epath.Path) -> list[Record]:
+    """The record of each feature row."""
+    records = read_records(pool)
+    rows, rows_N = len(given.values_NP), given.rows_N
+    if rows_N is None:
+        if rows != len(records):
+            raise InputError(
+                f"{given.source} has {rows} rows, {pool} has {len(records)}; give one feature row "
+                "for each row of the pool, in its order"
+            )
+        return records
+    if not 0 <= rows_N.min() <= rows_N.max() < len(records):
+        raise InputError(
+            f"{given.source} numbers its rows from {rows_N.min()} to {rows_N.max()}, {pool} has "
+            f"{len(records)}; give the pool that the features were made of"
+        )
+    return [records[row] for row in rows_N.tolist()]
+
+
+def _limits(choosing: Choosing, inputs: Inputs, pool: epath.Path | None) -> Limits:
+    """The budget and caps, where what they count is known."""
+    budget, rows = choosing.budget, len(inputs.pool.values_NP)
+    if budget.source_cap < 1 and pool is None:
+        raise InputError(
+            f"selection.source_cap = {budget.source_cap}: the sources are not known; give the "
+            "pool's file by --pool, or set selection.source_cap to 1"
+        )
+    tokens_N = inputs.pool.tokens_N
+    if budget.unit == "tokens" and (tokens_N is None or (tokens_N < 1).any()):
+        raise InputError(
+            f"selection.unit = tokens: {inputs.pool.source} does not say how many supervised "
+            "tokens each row has; give a store, or a .safetensors file with `tokens`, or set "
+            "selection.unit to rows or fraction"
+        )
+    known_N = np.ones(rows, int) if tokens_N is None else tokens_N
+    sources = [""] * rows if inputs.records is None else [r.source for r in inputs.records]
+    return limits(budget, known_N, sources)
+
+
+def _digest(source: epath.Path) -> str:
+    """Content hash of a file, or of a store: that of its layout and of its chunks' hashes."""
+    if not source.is_dir():
+        return file_hash(source)
+    digest = hashlib.sha256()
+    for file in (source / "store.json", *sorted(source.glob("chunk-*.done"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""The page of a finished run, `report/report.html`, and the same in Markdown, `report/report.md`.
+
+    python -m experiments.report --config=configs/tiny.py --workdir=runs/demo
+
+Reads what run_all left in the work folder and computes nothing that takes long; an unfinished stage
+is an error.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.pipeline import (
+    evaluate_stage,
+    features_stage,
+    finetune_stage,
+    material,
+    selection_stage,
+)
+from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.methods import core_of
+from g2is_jax.pipeline.selection_files import WHY, read_why
+from g2is_jax.report.composition import composition
+from g2is_jax.report.page import (
+    directions,
+    learning_curves,
+    overview,
+    reasons,
+    results,
+    similarities,
+    sources,
+    stage_bills,
+    walk_map,
+)
+from g2is_jax.report.page.blocks import Page
+from g2is_jax.report.page.markdown import markdown
+from g2is_jax.report.page.reasons import shortened
+from g2is_jax.report.page.walked import Walk
+from g2is_jax.report.page.write import html
+from g2is_jax.report.published import published
+from g2is_jax.report.results_table import SUBJECT
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import read_manifest, stage_hash
+from g2is_jax.runs.storage import make_folder, write_atomic
+from g2is_jax.selection.core import Core
+
+SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map
+MOST_SOURCES = 12  # named in the first section
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
+    """Write the page and say where it is."""
+    if not (workdir / "stages").exists():
+        raise InputError(
+            f"{workdir}: no run is here; run experiments.run_all with this --workdir first"
+        )
+    job = Job(config, workdir, builds=False)
+    file = write(job, evaluate_stage.scores(job))
+    print(f"report: {file}")
+    return file
+
+
+def write(job: Job, scores: list[dict]) -> epath.Path:
+    """Write both files from the finished stages of a job; returns the HTML's path."""
+    walks = list(_walks(job))
+    told = composition(selection_stage.entries(job), [record.source for record in job.pool.records])
+    tunes = list(_tunes(job))
+    stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in job.used]
+    sections = [
+        overview.section(_facts(job)),
+        results.section(scores, _published(job)),
+        stage_bills.section([bill for bill, _ in tunes], stages),
+        learning_curves.section([curve for _, curve in tunes]),
+        directions.section(walks),
+        similarities.section(walks),
+        sources.section(told),
+        walk_map.section(walks),
+        reasons.section(walks),
+    ]
+    names = ", ".join(target.name for target in job.targets)
+    page = Page(f"Selection for {names}", [section for section in sections if section])
+    folder = job.workdir / "report"
+    make_folder(folder)
+    write_atomic(folder / "report.html", html(page))
+    write_atomic(folder / "report.md", markdown(page))
+    return folder / "report.html"
+
+
+def _published(job: Job) -> dict[str, Mapping[str, float]]:
+    """By target, what others published for the same setting."""
+    config = job.config
+    share = config.selection.budget if config.selection.unit == "fraction" else None
+    return {
+        target.name: published(config.model.checkpoint, config.data.pool, share, task.name)
+        for target, task in zip(job.targets, job.settings.tasks, strict=True)
+    }
+
+
+def _facts(job: Job) -> dict[str, str]:
+    """What was run, in words."""
+    config, pool = job.config, job.pool
+    counts = Counter(record.source for record in pool.records).most_common()
+    named = ", ".join(f"{source} ({count:,})" for source, count in counts[:MOST_SOURCES])
+    more = f" and {len(counts) - MOST_SOURCES} more" if len(counts) > MOST_SOURCES else ""
+    tune = config.finetune
+    targets = [
+        f"{target.name} ({len(target.validation.records):,} validation rows, "
+        f"{len(target.test_records):,} test rows)"
+        for target in job.targets
+    ]
+    manifests = [read_manifest(folder) for folder in job.used]
+    return {
+        "checkpoint": f"{config.model.checkpoint} {config.model.revision}".strip(),
+        "pool": f"{pool.path}: {len(pool.records):,} usable rows, {pool.dropped:,} dropped without "
+        f"a supervised token, {pool.truncated:,} cut at {config.model.max_length:,} tokens",
+        "sources": f"{len(counts)}: {named}{more}",
+        "targets": "; ".join(targets),
+        "budget": f"{job.limits.budget:,} {job.cost_unit}",
+        "methods": ", ".join(job.methods),
+        "seeds": ", ".join(map(str, job.seeds)),
+        "fine-tune": f"{tune.epochs} epochs, batch {tune.batch_size}, learning rate "
+        f"{tune.learning_rate:g}, LoRA r={config.lora.rank}, alpha={config.lora.alpha:g}",
+        "versions": _all_of([manifest["versions"] for manifest in manifests]),
+        "commit": _all_of([{"": manifest["commit"]} for manifest in manifests]),
+        "finished": max((manifest["finished"] for manifest in manifests), default=""),
+    }
+
+
+def _all_of(told: list[dict]) -> str:
+    """Every value that the stages name, once: `jax 0.10.2 and 0.11.0, numpy 2.4`."""
+    found: dict[str, dict[str, None]] = {}
+    for one in told:
+        for name, value in one.items():
+            found.setdefault(name, {})[value or "not recorded"] = None
+    return ", ".join(f"{name} {' and '.join(values)}".strip() for name, values in found.items())
+
+
+def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]:
+    """What each fine-tune cost with all that stands behind it, and how its loss fell."""
+    measured = validation_curves(job.workdir)
+    for method, target, seed in selection_stage.each(job):
+        chosen = selection_stage.stage(job, method, target, seed)
+        tuned = finetune_stage.stage(job, chosen, f"{method} {target.name}", seed)
+        behind = [
+            *material.stages(job, method, target, seed).values(),
+            *material.sources(job, method, target, seed),
+            *(chosen.folder, tuned),
+        ]
+        stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in behind]
+        steps = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+        losses, tokens = ([step[name] for step in steps] for name in ("loss", "tokens"))
+        validation = measured.get((stage_hash(tuned), target.validation.digest), [])
+        epochs = job.settings.finetune.epochs
+        yield (
+            stage_bills.Bill(method, len(chosen.rows), chosen.tokens, stages),
+            learning_curves.Curve(method, target.name, epochs, losses, tokens, validation),
+        )
+
+
+def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """What stages named curve-* measured, by the fine-tune and by the validation rows."""
+    found = {}
+    for file in (workdir / "stages").glob("curve-*/curve.json"):
+        if file.parent.suffix == ".part":  # not finished
+            continue
+        inputs = read_manifest(file.parent)["inputs"]
+        points = [(p["epoch"], p["validation_loss"]) for p in json.loads(file.read_text())]
+        found[inputs["adapter"], inputs["validation"]] = points
+    return found
+
+
+def _walks(job: Job) -> Iterator[Walk]:
+    """The walk of g2is, or of another method if g2is is not there, at the first seed."""
+    walking = [method for method in job.methods if method in job.settings.choosing.walks]
+    if not walking:
+        return
+    method = SUBJECT if SUBJECT in walking else walking[0]
+    for target in job.targets:
+        yield _walk(job, method, target, job.seeds[0])
+
+
+def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
+    """Read a finished walk, the rows it chose, and some of those it chose from."""
+    settings = job.settings.choosing.walks[method]
+    found = material.gather(job, method, target, seed)
+    core = core_of(settings.knowledge, found)
+    picks = read_why(selection_stage.stage(job, method, target, seed).folder)
+    rows = [pick["position"] for pick in picks]
+    draws = np.random.default_rng(SAMPLE_SEED)
+    count = len(job.pool.records)
+    sample_S = np.sort(draws.choice(count, min(count, SAMPLE_ROWS), replace=False))
+    sample_SP = _units(found.pool_NP[sample_S])
+    place = selection_stage.shown_at(job, method, target, seed)
+    return Walk(
+        method,
+        target.name,
+        seed,
+        settings.walk,
+        core=core,
+        picks=picks,
+        prompts_K=[material.prompt(job.pool.records[row]) for row in rows],
+        directions_C=_directions(job, method, target, seed, core),
+        chosen_KP=_units(found.pool_NP[np.array(rows[: walk_map.MOST_POINTS], int)]),
+        sample_SP=sample_SP[sample_SP.any(axis=1)],  # rows that are not finite are stored as zeros
+        validation_MP=_units(found.validation_MP),
+        listing=str((place / WHY).relative_to(job.workdir)),
+    )
+
+
+def _directions(job: Job, method: str, target: Target, seed: int, core: Core) -> list[str]:
+    """What each core direction is: a component with its weight, or a validation row."""
+    if job.settings.choosing.walks[method].knowledge.anchors == "components":
+        return [f"{weight:.1%} of the weight" for weight in core.weights_C]
+    dataset = target.validation
+    features = features_stage.load(job, dataset, job.kind(dataset, method), seed)
+    usable = np.flatnonzero(features_stage.finite(features))
+    records = [dataset.records[row] for row in usable]
+    return [f"validation row {one.id}: {shortened(material.prompt(one))}" for one in records]
+
+
+def _units(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero row stays zero."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)

@@ -1,0 +1,46 @@
+"""The two files of a selection: why each row was chosen, and the rows as they stand in the pool."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from etils import epath
+
+from g2is_jax.data.files import Record
+from g2is_jax.runs.storage import make_folder, write_atomic
+from g2is_jax.selection.budget import Selection
+
+WHY, LINES = "selection.jsonl", "selected.jsonl"
+
+
+def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], dict]) -> None:
+    """An object a chosen row, in order: what is known of it, then how it was chosen.
+
+    `row` counts the rows of the pool's file from 0; `position` counts the rows to choose from.
+    """
+    lines = []
+    for pick in selection.picks:
+        told = {"position": pick.row}
+        told |= {key: value for key, value in vars(pick).items() if key != "row"}
+        lines.append(json.dumps(known(pick.row) | told) + "\n")
+    write_atomic(folder / WHY, "".join(lines))
+
+
+def write_lines(folder: epath.Path, selection: Selection, records: Sequence[Record]) -> None:
+    """The chosen ones of these rows, each as it stands in the pool's file."""
+    rows = [records[pick.row].line + "\n" for pick in selection.picks]
+    write_atomic(folder / LINES, "".join(rows))
+
+
+def read_why(folder: epath.Path) -> list[dict]:
+    """What `write_why` wrote."""
+    return [json.loads(line) for line in (folder / WHY).read_text().splitlines()]
+
+
+def show(folder: epath.Path, place: epath.Path) -> None:
+    """Copy a selection's files to where people look for them, in place of an earlier one's."""
+    make_folder(place)
+    for name in (WHY, LINES):
+        if (folder / name).exists():
+            write_atomic(place / name, (folder / name).read_bytes())
+        else:
+            (place / name).unlink(missing_ok=True)

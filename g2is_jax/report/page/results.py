@@ -1,0 +1,168 @@
+"""Who is best on each target, whether the seeds can tell, and the tables behind that."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from g2is_jax.evaluation.tasks.reply_metrics import LOSS, title
+from g2is_jax.report.against import AGAINST, against, against_table
+from g2is_jax.report.page.blocks import Block, Picture, Pictures, Section, Table, Text
+from g2is_jax.report.page.svg import ACCENT, GREY, draw
+from g2is_jax.report.published import THEIRS, published_table
+from g2is_jax.report.results_table import (
+    PERCENT,
+    SUBJECT,
+    VERSUS,
+    Cell,
+    Difference,
+    aggregate,
+    differences,
+    spread,
+    tables,
+    versus_table,
+)
+
+FIXED_COLUMNS = 4  # method, rows, tokens, seconds
+GAIN = "Mean over seeds ± standard error; gain: paired difference to random, more is better."
+ONE_SEED = (
+    "The difference at the one seed, more is better (seeds on which it is ahead).",
+    "One seed has no standard error and no interval: what differs here may be chance.",
+)
+CAUTION = (
+    "An interval covers what other seeds of warm-up, projection and fine-tune would change, not "
+    "other test rows, and is not corrected for the number of comparisons."
+)
+
+
+def section(scores: Sequence[dict], theirs: Mapping[str, Mapping[str, float]]) -> Section:
+    """A part for each target, then g2is against every other method.
+
+    theirs: published scores in percent, by target and method.
+    """
+    cells = aggregate(scores)
+    parts: list[Block] = [
+        Section(
+            target,
+            _of_target(target, table, cells, scores)
+            + _published(theirs.get(target, {}), target, cells),
+        )
+        for target, table in tables(cells).items()
+    ]
+    found = differences(scores)
+    if found:
+        name = f"{SUBJECT} against each method"
+        notes = (f"{VERSUS}.", CAUTION) if any(d.low is not None for d in found) else ONE_SEED
+        parts.append(Section(name, [Text(notes[0]), versus_table(found), Text(notes[1])]))
+    sampled = against(scores)
+    if sampled:
+        parts.append(Section("Random and less", [Text(f"{AGAINST}."), against_table(sampled)]))
+    return Section("Results", parts)
+
+
+def _of_target(
+    target: str, table: Table, cells: Sequence[Cell], scores: Sequence[dict]
+) -> list[Block]:
+    metrics = list(dict.fromkeys(cell.metric for cell in cells if cell.target == target))
+    ahead = [lead(scores, target, metric) for metric in metrics]
+    told = [
+        Text(verdict(scores, target, metric, by_method))
+        for metric, by_method in zip(metrics, ahead, strict=True)
+    ]
+    pictures = [
+        _drawn([cell for cell in cells if (cell.target, cell.metric) == (target, metric)])
+        for metric in metrics
+    ]
+    return [*told, Text(GAIN), _marked(table, ahead), Pictures(pictures)]
+
+
+def _published(theirs: Mapping[str, float], target: str, cells: Sequence[Cell]) -> list[Block]:
+    """Beside them, this run's score by the metric after the answer loss: the task's main one."""
+    if not theirs:
+        return []
+    own = [cell for cell in cells if cell.target == target and cell.metric != LOSS]
+    ours = {cell.method: cell.mean for cell in own if cell.metric == own[0].metric}
+    return [Text(THEIRS), published_table(theirs, ours)]
+
+
+def lead(scores: Sequence[dict], target: str, metric: str) -> dict[str, float]:
+    """How far each method is ahead of the first one, more being better."""
+    own = [s for s in scores if s["target"] == target and metric in s["metrics"]]
+    first = own[0]["method"]
+    against = differences(own, subject=first)
+    return {first: 0.0} | {d.rival: -d.mean for d in against if d.metric == metric}
+
+
+def _best(ahead: dict[str, float]) -> list[str]:
+    return [method for method, by in ahead.items() if by == max(ahead.values())]
+
+
+def _marked(table: Table, ahead: Sequence[dict[str, float]]) -> Table:
+    """The best method's mean and gain marked, for each metric; nobody where all are equal."""
+    best = {
+        (line, column)
+        for number, by_method in enumerate(ahead)
+        for line, cells in enumerate(table.body)
+        for column in range(FIXED_COLUMNS + 2 * number, FIXED_COLUMNS + 2 * number + 2)
+        if cells[0] in _best(by_method) and cells[column]
+        if len(_best(by_method)) < len(by_method)
+    }
+    return dataclasses.replace(table, best=frozenset(best))
+
+
+def verdict(scores: Sequence[dict], target: str, metric: str, ahead: dict[str, float]) -> str:
+    """Who is best, and whether the difference to g2is, or of g2is to the next, could be chance."""
+    name, best = _capital(title(metric)), _best(ahead)
+    if len(best) == len(ahead) > 1:
+        return f"{name}: all methods are equal."
+    cells = {(cell.method, cell.target, cell.metric): cell for cell in aggregate(scores)}
+    own = cells[best[0], target, metric]
+    value = spread(own.mean, own.stderr)
+    if len(best) > 1:
+        told = f"{name}: {', '.join(best[:-1])} and {best[-1]} are best, equal at {value}."
+    else:
+        told = f"{name}: {best[0]} is best at {value}."
+    others = {method: by for method, by in ahead.items() if method not in best}
+    if not others:
+        return told
+    leader = SUBJECT if SUBJECT in best else best[0]
+    behind = max(others, key=others.__getitem__)
+    if SUBJECT in others:
+        behind = SUBJECT
+    wanted = (target, metric, behind)
+    gaps = differences(scores, leader)
+    (gap,) = (d for d in gaps if (d.target, d.metric, d.rival) == wanted)
+    which = "loses to it" if behind == SUBJECT else "is the next, behind it"
+    if len(best) > 1:
+        which = which.replace("it", "them")
+    return f"{told} {behind} {which} by {gap.mean:.3f}{_chance(gap)}"
+
+
+def _capital(name: str) -> str:
+    return f"{name[:1].upper()}{name[1:]}"
+
+
+def _chance(gap: Difference) -> str:
+    """What the interval of a difference says, as the end of a sentence."""
+    if gap.low is None or gap.high is None:
+        return "; with one seed there is no interval, so this may be chance."
+    interval = f" ({PERCENT} interval {gap.low:+.3f} to {gap.high:+.3f}, {gap.seeds} seeds)"
+    if gap.low <= 0:  # the mean is not below zero, so the other end is above it
+        return f"{interval}: the interval includes zero, so this may be chance."
+    return f"{interval}: the interval excludes zero."
+
+
+def _drawn(cells: Sequence[Cell]) -> Picture:
+    """A point a method, with a bar of two standard errors."""
+    name = title(cells[0].metric)
+    bars = " with two standard errors" if any(cell.stderr for cell in cells) else ""
+
+    def paint(axis) -> None:
+        shown = cells[::-1]
+        for height, cell in enumerate(shown):
+            colour = ACCENT if cell.method == SUBJECT else GREY
+            error = 2 * (cell.stderr or 0.0) or None
+            axis.errorbar(cell.mean, height, xerr=error, fmt="o", color=colour, capsize=3)
+        axis.set_yticks(range(len(shown)), [cell.method for cell in shown])
+        axis.set_xlabel(name)
+        axis.grid(axis="x", alpha=0.25)
+
+    return draw(paint, f"{_capital(name)}, {cells[0].target}: mean{bars}.", 0.9 + 0.24 * len(cells))

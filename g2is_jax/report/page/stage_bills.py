@@ -1,0 +1,114 @@
+"""What it cost: by method, as if it were run alone, and by kind of stage, each stage once.
+
+Sums are exact (fsum): a page that is written again meets the stages in another order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from g2is_jax.report.page.blocks import Block, Section, Table, Text
+
+NOT_RECORDED = "not recorded"
+KINDS = ("warmup", "features", "folded", "hidden", "selection", "finetune", "curve", "evaluate")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage; None where its manifest does not say.
+
+    folder: its name, by which a stage that several methods share is known.
+    """
+
+    folder: str
+    kind: str
+    seconds: float
+    peak_bytes: int | None
+    devices: int | None
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What stands behind one method's adapter, for one target and seed."""
+
+    method: str
+    rows: int
+    tokens: int
+    stages: Sequence[Stage]
+
+
+def stage(folder: str, manifest: dict) -> Stage:
+    """The part of a stage's manifest that tells what it cost."""
+    devices = manifest["counts"].get("devices")
+    peak = manifest.get("peak_memory_bytes")
+    return Stage(folder, manifest["name"], manifest["seconds"], peak, devices)
+
+
+def section(bills: Sequence[Bill], stages: Sequence[Stage]) -> Section:
+    """bills: of every method, target and seed. stages: all that the run used."""
+    by_method = (
+        "By method, mean over targets and seeds, of all that stands behind one adapter: stages "
+        "that several methods share count for each of them. Times are wall-clock seconds. Peak "
+        "memory is the largest that the process had in the memory of the host, in any of the "
+        "stages."
+    )
+    by_kind = (
+        "By kind of stage, each one once. Device-hours are hours times the devices that the "
+        "process had."
+    )
+    used = list({stage.folder: stage for stage in stages}.values())
+    blocks: list[Block] = [Text(by_method), _by_method(bills), Text(by_kind), _by_kind(used)]
+    return Section("Cost", blocks if bills else blocks[2:])
+
+
+def _by_method(bills: Sequence[Bill]) -> Table:
+    kinds = _kinds([stage for bill in bills for stage in bill.stages])
+    head = ["method", "examples", "supervised tokens", *(f"{kind} (s)" for kind in kinds)]
+    head += ["together (s)", "device-hours", "peak memory (GB)"]
+    lines = []
+    for method in dict.fromkeys(bill.method for bill in bills):
+        own = [bill for bill in bills if bill.method == method]
+        stages = [stage for bill in own for stage in bill.stages]
+        sums = [[s.seconds for s in stages if s.kind == kind] for kind in kinds]
+        lines.append(
+            [
+                method,
+                f"{sum(bill.rows for bill in own) / len(own):,.0f}",
+                f"{sum(bill.tokens for bill in own) / len(own):,.0f}",
+                *(f"{fsum(some) / len(own):,.1f}" if some else "" for some in sums),
+                f"{fsum(s.seconds for s in stages) / len(own):,.1f}",
+                _device_hours(stages, len(own)),
+                _peak(stages),
+            ]
+        )
+    return Table(head, lines)
+
+
+def _by_kind(stages: Sequence[Stage]) -> Table:
+    head = ["stage", "number", "seconds", "devices", "device-hours", "peak memory (GB)"]
+    lines = []
+    for kind in _kinds(stages):
+        own = [stage for stage in stages if stage.kind == kind]
+        devices = sorted({stage.devices for stage in own if stage.devices is not None})
+        seconds = f"{fsum(stage.seconds for stage in own):,.1f}"
+        named = ", ".join(map(str, devices)) or NOT_RECORDED
+        lines.append([kind, f"{len(own)}", seconds, named, _device_hours(own, 1), _peak(own)])
+    total = f"{fsum(stage.seconds for stage in stages):,.1f}"
+    lines.append(["all", f"{len(stages)}", total, "", _device_hours(stages, 1), _peak(stages)])
+    return Table(head, lines)
+
+
+def _kinds(stages: Sequence[Stage]) -> list[str]:
+    """In the order of the work; others behind them."""
+    found = dict.fromkeys(stage.kind for stage in stages)
+    return sorted(found, key=lambda kind: KINDS.index(kind) if kind in KINDS else len(KINDS))
+
+
+def _device_hours(stages: Sequence[Stage], shares: int) -> str:
+    known = [one.seconds * one.devices / 3600 for one in stages if one.devices is not None]
+    return f"{fsum(known) / shares:,.4g}" if len(known) == len(stages) else NOT_RECORDED
+
+
+def _peak(stages: Sequence[Stage]) -> str:
+    peaks = [stage.peak_bytes for stage in stages if stage.peak_bytes is not None]
+    return f"{max(peaks) / 1e9:,.2f}" if peaks else NOT_RECORDED

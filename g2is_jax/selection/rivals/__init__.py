@@ -1,0 +1,1 @@
+"""The selectors that the walk is compared with, one file for each family."""

@@ -1,0 +1,1 @@
+"""The gradient walk: its equations and the ways to walk."""

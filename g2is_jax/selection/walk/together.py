@@ -1,0 +1,133 @@
+"""One walk towards all directions together, each weighted by how little it is served so far.
+
+S is what has been chosen, and direction d is served so far by
+
+    served_d = sum over s in S of max(0, cos(s, k_d)).
+
+What a row j would add is the marginal gain of an alpha-fair utility (Mo and Walrand 2000):
+
+    aim(j) = sum over d of need_d max(0, cos(j, k_d)),  need_d = weight_d (1 + served_d / c)^-alpha,
+
+the needs normalised to sum 1, c being what the best row gives a direction, on average. alpha 0 is
+the mean influence (LESS's ranking without subtasks), 1/2 nearly the greedy step of `coverage`; the
+larger it is, the more the least served direction decides. The walk is that of step.py with aim(j)
+in place of cos(j, k): S' is all of S, and rule 6 measures against the mean of the directions.
+
+Differs from the paper, which walks component by component and gives each rows by its weight,
+whether other rows serve it or not. Cost: one read of the features for each row, and 4 bytes beside
+them for each row and direction.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from g2is_jax.features.rows import cosines_to_directions, cosines_to_rows, unit_rows
+from g2is_jax.selection.walk.equations import (
+    SHORTEST_SUM,
+    Choice,
+    State,
+    WalkPool,
+    WalkRules,
+    WalkTrace,
+    advance,
+    choose,
+    empty,
+    no_trace,
+    record,
+)
+
+COLUMNS = 16  # directions whose cosines are computed at a time
+
+
+class Together(NamedTuple):
+    """The trace, the direction that gained most by each row, and the closest decision."""
+
+    trace: WalkTrace
+    direction_N: jax.Array
+    closest: jax.Array
+
+
+class Target(NamedTuple):
+    """served_DN: what each row would add to each direction. mean_N: cosines to the mean."""
+
+    core_DP: jax.Array
+    weights_D: jax.Array
+    served_DN: jax.Array
+    mean_N: jax.Array
+    best: jax.Array  # c
+    fairness: jax.Array  # alpha
+
+
+@jax.jit
+def walk_together(
+    pool: WalkPool, rules: WalkRules, core_DP, weights_D, fairness, used_N, spent_S, budget
+) -> Together:
+    """Walks until the budget is spent or no row can be taken.
+
+    core_DP are unit directions, weights_D their shares (0: does not count), fairness is alpha.
+    """
+    target = target_of(pool, core_DP, weights_D, fairness)
+    state = empty(used_N, spent_S, budget, target.mean_N)
+    trace = no_trace(target.mean_N)
+    served_D = jnp.zeros_like(weights_D)
+
+    def look(state: State, served_D) -> tuple[Choice, jax.Array]:
+        need_D = needs(target, served_D)
+        aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
+        choice = choose(pool, rules, target.mean_N, state, aim_N)
+        return seen_by(pool, target, need_D, choice)
+
+    def step(carry):
+        state, served_D, trace, direction_N, closest, (choice, direction) = carry
+        trace = record(trace, state.taken, choice)
+        direction_N = direction_N.at[choice.row].set(direction)
+        previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
+        mean = target.mean_N[choice.row]
+        state = advance(pool, state, choice.row, choice.reason, mean, previous_N)
+        served_D = served_D + column(target, choice.row)
+        following = look(state, served_D)
+        closest = jnp.minimum(closest, following[0].closest)
+        return state, served_D, trace, direction_N, closest, following
+
+    first = look(state, served_D)
+    carry = state, served_D, trace, trace.order_N, first[0].closest, first
+    carry = lax.while_loop(lambda carry: carry[-1][0].row >= 0, step, carry)
+    return Together(*carry[2:5])
+
+
+def target_of(pool: WalkPool, core_DP, weights_D, fairness) -> Target:
+    weights_D = weights_D / weights_D.sum()
+    mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
+    length = jnp.linalg.norm(mean_P)
+    served, mean_N = [], jnp.zeros_like(pool.rows.inverse_length_N)
+    for start in range(0, len(core_DP), COLUMNS):
+        block = slice(start, start + COLUMNS)
+        cosines_BN = cosines_to_directions(pool.rows, core_DP[block])
+        mean_N += jnp.matmul(weights_D[block], cosines_BN, precision=lax.Precision.HIGHEST)
+        served.append(jnp.maximum(cosines_BN, 0))
+    served_DN = jnp.concatenate(served)
+    mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
+    best = jnp.vdot(weights_D, served_DN.max(axis=1))
+    return Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
+
+
+def seen_by(pool: WalkPool, target: Target, need_D, choice: Choice) -> tuple[Choice, jax.Array]:
+    """The choice with its cosine to the direction that gains most by it, and that direction."""
+    gains_D = need_D * column(target, choice.row)
+    direction = jnp.argmax(gains_D).astype(jnp.int32)
+    core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], target.core_DP[direction])
+    return choice._replace(core=core), direction
+
+
+def column(target: Target, row) -> jax.Array:
+    """What a row would add to each direction; a plain index would gather all on each device."""
+    return jnp.take(target.served_DN, row[None], axis=1, mode="clip")[:, 0]
+
+
+def needs(target: Target, served_D) -> jax.Array:
+    """By logarithms, as the power of a large alpha would be 0 for every direction."""
+    logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
+    return jax.nn.softmax(logs_D)

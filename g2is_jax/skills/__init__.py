@@ -1,0 +1,1 @@
+"""The built-in world of procedural instructions, and its small base model."""

@@ -1,0 +1,96 @@
+"""Every field of the config is read by something, and every config has the same fields."""
+
+import ast
+import runpy
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from g2is_jax.pipeline.settings import check_settings, flat_fields, read_settings
+from g2is_jax.report.published import PERCENT_BY_TASK, published
+from tests.support.small import ROOT
+
+# Of other scripts, with fields of their own, or tables that configs and scripts read.
+OTHERS = {"skills_base", "sweeps", "reported", "base_models"}
+CONFIGS = sorted(
+    file.stem
+    for file in (ROOT / "configs").glob("*.py")
+    if not file.stem.startswith("_") and file.stem not in OTHERS
+)
+SOURCES = [*(ROOT / "experiments").glob("*.py"), *(ROOT / "g2is_jax").glob("*/*.py")]
+
+
+def load(name: str) -> ConfigDict:
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+
+
+def names_in(files: list[Path]) -> set[str]:
+    """Attributes that are read and fields of dataclasses, by their bare names."""
+    names = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+    return names
+
+
+def unread(config: ConfigDict, names: set[str]) -> list[str]:
+    return [field for field in flat_fields(config) if field.rpartition(".")[2] not in names]
+
+
+def test_every_field_is_read_by_something():
+    names = names_in(SOURCES)
+    assert unread(default.get_config(), names) == []
+
+
+def test_an_unread_field_would_be_found():
+    config = default.get_config()
+    with config.unlocked():
+        config.walk.dleta = 0.5
+    assert unread(config, names_in(SOURCES)) == ["walk.dleta"]
+
+
+def test_sections_are_read_as_wholes_or_field_by_field():
+    """A section that a room owns has just that room's fields, so `**section` leaves none out."""
+    config = default.get_config()
+    config.model.checkpoint = config.data.pool = "skills"
+    read_settings(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_has_the_fields_and_types_of_the_default(name):
+    expected, found = flat_fields(default.get_config()), flat_fields(load(name))
+    assert list(found) == list(expected)
+    assert {f: type(v) for f, v in found.items()} == {f: type(v) for f, v in expected.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_is_valid(name):
+    check_settings(load(name))
+
+
+@pytest.mark.parametrize("task", PERCENT_BY_TASK)
+def test_the_expected_figure_is_the_published_one(task):
+    """Of a config's story, and of the page of its run."""
+    config, text = load(f"llama31_8b_{task}"), (ROOT / f"configs/llama31_8b_{task}.py").read_text()
+    setting = (config.model.checkpoint, config.data.pool, config.selection.budget, task)
+    theirs = published(*setting)
+    for name, method in {"G2IS": "g2is_paper", "LESS": "less", "full data": "full"}.items():
+        assert f"{name} {theirs[method]:.2f}" in text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_cannot_gain_a_field_by_a_slip_of_the_pen(name):
+    config = load(name)
+    with pytest.raises(AttributeError, match="Did you mean"):
+        config.grads.chunk_row = 3
+
+
+def test_tiny_and_study_exist_and_get_configs_do_not_share_state():
+    assert {"default", "tiny"} <= set(CONFIGS)
+    first = default.get_config()
+    first.walk.delta = 0.1
+    assert default.get_config().walk.delta == 0.8
+    assert first.paper.walk.delta == 0.8

@@ -1,0 +1,106 @@
+"""Random problems for the selectors without a graph, and what a budget allows, plainly."""
+
+import numpy as np
+
+from g2is_jax.selection.budget import BudgetConfig, Limits, Selection, limits
+from g2is_jax.selection.rivals.coverage import coverage, pursuit
+
+GREEDY = {
+    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
+    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
+    "pursuit": pursuit,
+}
+CASES = [(seed, unit, cap) for seed in range(6) for unit, cap in (("rows", 1.0), ("tokens", 0.4))]
+
+
+class Compressed:
+    """Rows that can be counted and sliced, and no more; a slice is not yet an array."""
+
+    def __init__(self, rows_NP):
+        self._rows_NP = rows_NP
+        self.shape = rows_NP.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice) -> "Slice":
+        assert isinstance(chosen, slice)
+        return Slice(self._rows_NP[chosen])
+
+
+class Slice:
+    """Becomes an array of any type when NumPy asks."""
+
+    def __init__(self, rows_BP):
+        self._rows_BP = rows_BP
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._rows_BP, dtype)
+
+
+def problem(seed: int, unit="rows", cap=1.0) -> tuple[np.ndarray, np.ndarray, Limits]:
+    """Pool rows, some equal and one zero, and up to 8 validation rows."""
+    rng = np.random.default_rng(seed)
+    N, M, P = int(rng.integers(8, 40)), int(rng.integers(1, 9)), 7
+    features_NP = rng.normal(size=(N, P)).astype(np.float32)
+    features_NP[rng.integers(N, size=3)] = features_NP[rng.integers(N, size=3)]
+    features_NP[rng.integers(N)] = 0
+    made = random_limits(rng, N, unit, cap)
+    return features_NP, rng.normal(size=(M, P)).astype(np.float32), made
+
+
+def labels(validation_MP) -> list[str]:
+    """Subtasks of the validation rows, of three in turn."""
+    return [("b", "a", "c")[m % 3] for m in range(len(validation_MP))]
+
+
+def random_limits(rng, rows: int, unit: str, cap: float) -> Limits:
+    """Limits over two sources, from two fifths of the pool to all of it."""
+    tokens_N, sources_N = rng.integers(4, 30, size=rows), rng.integers(2, size=rows)
+    whole = int(tokens_N.sum()) if unit == "tokens" else rows
+    budget = int(whole * rng.choice([0.4, 0.7, 1.0]))
+    return limits(BudgetConfig(budget, unit, cap), tokens_N, sources_N)
+
+
+def cosine(a, b) -> float:
+    """To 7 digits, so that equal rows tie; 0 with a zero row."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    lengths = max(np.linalg.norm(a), 1e-10) * max(np.linalg.norm(b), 1e-10)
+    return round(float(a @ b / lengths), 7)
+
+
+def accept(ranking, made: Limits) -> list[int]:
+    """Greedy acceptance, once more and plainly."""
+    chosen: list[int] = []
+    for row in ranking:
+        if fits(row, chosen, made):
+            chosen.append(row)
+    return chosen
+
+
+def fits(row, chosen, made: Limits) -> bool:
+    """Whether a row is unused and within budget and cap."""
+    same = [other for other in chosen if made.sources_N[other] == made.sources_N[row]]
+    cost = made.costs_N[row]
+    within = made.costs_N[chosen].sum() + cost <= made.budget
+    return row not in chosen and within and made.costs_N[same].sum() + cost <= made.cap
+
+
+def fitting(chosen, made: Limits) -> list[int]:
+    """The rows that are unused and fit, ascending."""
+    return [row for row in range(len(made.costs_N)) if fits(row, chosen, made)]
+
+
+def check_limits(selection: Selection, made: Limits) -> None:
+    """No row twice, budget and caps kept, and not one more row would fit."""
+    rows = selection.rows
+    assert len(set(rows)) == len(rows)
+    assert [pick.order for pick in selection.picks] == list(range(len(rows)))
+    spent = int(made.costs_N[rows].sum())
+    assert selection.summary["budget"] == made.budget
+    assert selection.summary["spent"] == spent <= made.budget
+    by_source = np.bincount(made.sources_N[rows], made.costs_N[rows], minlength=2)
+    assert by_source.max(initial=0) <= made.cap
+    assert not fitting(rows, made)
+    if (made.costs_N == 1).all() and made.cap == made.budget:
+        assert len(rows) == made.budget

@@ -1,0 +1,61 @@
+"""A random model of one layer and a few rows to train it on; everything compiles in seconds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from g2is_jax.data.batches import TrainingShapes, training_shapes
+from g2is_jax.data.chat import Encoded
+from g2is_jax.model.build import Model, build_model
+from g2is_jax.training.optimizer import OptimizerConfig
+from tests.support.tiny_models import FLOAT32, config_of, lora_config
+
+VOCABULARY = 37
+ADAMW = OptimizerConfig(
+    learning_rate=0.02,
+    schedule="cosine",
+    warmup=0.2,
+    weight_decay=0.1,
+    b1=0.9,
+    b2=0.99,
+    eps=1e-6,
+)
+
+
+def tiny_model(dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj")) -> Model:
+    config = config_of(
+        "llama",
+        vocab_size=VOCABULARY,
+        hidden_size=14,
+        intermediate_size=19,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=6,
+        tie_word_embeddings=True,
+    )
+    return build_model(config, lora_config(*targets, dropout=dropout), FLOAT32)
+
+
+def random_rows(lengths: Sequence[int], seed: int = 0) -> list[Encoded]:
+    """Random tokens, of which the later half is supervised."""
+    rng = np.random.default_rng(seed)
+    return [
+        Encoded(
+            rng.integers(0, VOCABULARY, length).astype(np.int32),
+            np.arange(length) >= max(length // 2, 1),
+            False,
+        )
+        for length in lengths
+    ]
+
+
+def shapes_of(encoded: Sequence[Encoded], batch_size: int, tokens: int = 64) -> TrainingShapes:
+    return training_shapes([len(e.tokens_T) for e in encoded], batch_size, tokens, most_widths=2)
+
+
+def log_of(folder: Path) -> list[dict]:
+    """The lines that a fit left there."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
