@@ -211,7 +211,7 @@ def calls(job: "Job", stage: str) -> tuple[Callable, Callable]:
         selection_stage,
         warmup_stage,
     )
-    from g2is_jax.pipeline.methods import SECTIONS
+    from g2is_jax.selection.methods import SECTIONS
 
     def warm() -> None:
         for seed in job.seeds:

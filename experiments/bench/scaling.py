@@ -88,12 +88,12 @@ def of_walk(config: BenchConfig) -> dict:
     import numpy as np
 
     from configs import default
-    from g2is_jax.pipeline.methods import read_choosing
+    from g2is_jax.pipeline.selection_settings import read_selection
     from g2is_jax.selection.budget import BudgetConfig, limits
     from g2is_jax.selection.core import core_knowledge
     from g2is_jax.selection.walk.select import gradient_walk
 
-    settings = read_choosing(default.get_config()).walks["g2is"]
+    settings = read_selection(default.get_config()).walks["g2is"]
     draws = np.random.default_rng(0)
     core = core_knowledge(units(draws, DIRECTIONS, config.width), settings.knowledge)
 

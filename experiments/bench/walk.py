@@ -210,12 +210,12 @@ def status(field: str) -> int:
 def front(config: BenchConfig) -> dict:
     """Both sides choose the same rows, or the run stops."""
     from configs import default
-    from g2is_jax.pipeline.methods import read_choosing
+    from g2is_jax.pipeline.selection_settings import read_selection
     from g2is_jax.selection.budget import BudgetConfig, limits
     from g2is_jax.selection.core import core_knowledge
     from g2is_jax.selection.walk import select
 
-    settings = read_choosing(default.get_config()).walks["g2is"]
+    settings = read_selection(default.get_config()).walks["g2is"]
     given = problem(config)
     validation_MP = drawn(config.case, config.width, np.random.default_rng(2), VALIDATION)
     core = core_knowledge(validation_MP, settings.knowledge)

@@ -12,11 +12,11 @@ from g2is_jax.pipeline import finetune_stage, selection_stage
 from g2is_jax.pipeline.adapter_training import ADAPTER
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import choosers
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.storage import write_atomic
+from g2is_jax.selection.methods import choosers
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:

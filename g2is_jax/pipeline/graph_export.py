@@ -24,12 +24,12 @@ from g2is_jax.graph.mixed_graph import (
 from g2is_jax.pipeline import material
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import core_of
 from g2is_jax.report import graph_page
 from g2is_jax.report.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.core import Core
+from g2is_jax.selection.methods import core_of
 
 GRAPHML = ("graph.graphml",)
 ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")
@@ -38,9 +38,9 @@ ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """One folder for each walk among the methods, each target and seed, under `graphs/`."""
     job = Job(config, workdir)
-    walks = [method for method in job.methods if method in job.settings.choosing.walks]
+    walks = [method for method in job.methods if method in job.settings.selection.walks]
     if not walks:
-        known = ", ".join(job.settings.choosing.walks)
+        known = ", ".join(job.settings.selection.walks)
         raise InputError(f"run.methods names none that walks a graph; add one of {known}")
     job.check()
     return [
@@ -58,7 +58,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     records = job.pool.records
     nodes = Nodes([r.id for r in records], [r.source for r in records], core.weights_C)
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
-    E = min(job.settings.choosing.walks[method].graph.neighbours, len(records) - 1)
+    E = min(job.settings.selection.walks[method].graph.neighbours, len(records) - 1)
     graph = mixed_graph(pool_NP, core.core_CP, E, nodes)
     folder = place(job, method, target, seed)
     write_npz(graph, folder / "graph.npz")
@@ -85,7 +85,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
 def directions(job: Job, method: str, target: Target, seed: int) -> Core:
     """The core directions that the method's walk follows."""
     found = material.gather(job, method, target, seed)
-    return core_of(job.settings.choosing.walks[method].knowledge, found)
+    return core_of(job.settings.selection.walks[method].knowledge, found)
 
 
 def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:

@@ -7,9 +7,9 @@ from etils import epath
 from g2is_jax.features.projection import features_width
 from g2is_jax.model.build import Model
 from g2is_jax.pipeline.datasets import Dataset, Target
-from g2is_jax.pipeline.methods import SECTIONS, WalkSettings
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.methods import SECTIONS, WalkSettings
 
 
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
@@ -31,8 +31,8 @@ def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequen
             f"grads.folds = {settings.folds}: rows of {width} values cannot be halved so "
             "often; lower it, or change projection.width"
         )
-    for method, walk in settings.choosing.walks.items():
-        if method in settings.choosing.methods:
+    for method, walk in settings.selection.walks.items():
+        if method in settings.selection.methods:
             _check_walk(SECTIONS[method], walk, len(pool.records), targets)
 
 

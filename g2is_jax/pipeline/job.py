@@ -25,7 +25,6 @@ from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
-from g2is_jax.pipeline.methods import FEATURES, METHODS, needing
 from g2is_jax.pipeline.settings import BUILT_IN, read_settings, target_name
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import (
@@ -39,6 +38,7 @@ from g2is_jax.runs.manifest import (
 from g2is_jax.runs.mesh import data_mesh, training_mesh
 from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.selection.budget import Limits, limits
+from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, write_world
 from g2is_jax.training.fit import FitConfig
 
@@ -78,7 +78,7 @@ class Job:
     ):
         self.config = config
         self.settings = read_settings(config)
-        self.methods, self.seeds = self.settings.choosing.methods, self.settings.seeds
+        self.methods, self.seeds = self.settings.selection.methods, self.settings.seeds
         self.workdir, self.builds = workdir, builds
         self.is_variant = variant_of is not None
         self.told: set[epath.Path] = variant_of.told if variant_of else set()
@@ -219,7 +219,7 @@ class Job:
     def limits(self) -> Limits:
         """The budget, in rows or supervised tokens of the usable pool."""
         sources = [record.source for record in self.pool.records]
-        return limits(self.settings.choosing.budget, self.pool.tokens_N, sources)
+        return limits(self.settings.selection.budget, self.pool.tokens_N, sources)
 
     @property
     def devices(self) -> int:
@@ -273,7 +273,7 @@ class Job:
         kind = METHODS[method].kind
         if dataset is not self.pool or kind is None:
             return self.config.grads.validation_kind
-        return kind(self.config)
+        return kind(self.settings.selection.kinds)
 
     def kinds(self, dataset: Dataset) -> list[str]:
         """All kinds that the methods of this job take of a file's rows."""

@@ -10,9 +10,9 @@ from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline import features_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, Material
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.selection.budget import without
+from g2is_jax.selection.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, Material
 
 Folders = dict[str, epath.Path]
 
@@ -62,7 +62,7 @@ def _text_inputs(job: Job) -> dict[str, str]:
 def gather(job: Job, method: str, target: Target, seed: int) -> Material:
     """Read what a method looks at; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
-    bare = Material(job.settings.choosing, job.limits, seed, job.pool.tokens_N, job.mesh)
+    bare = Material(job.settings.selection, job.limits, seed, job.pool.tokens_N, job.mesh)
     if needs == NOTHING:
         return bare
     if needs == TEXTS:

@@ -8,6 +8,7 @@ that lie in a file of instructions are written out as well when that file is giv
 import functools
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +18,19 @@ from ml_collections import ConfigDict
 from g2is_jax.data.files import Record, read_records
 from g2is_jax.features.given import Given, read_given
 from g2is_jax.features.rows import Rows
-from g2is_jax.pipeline.methods import (
-    FEATURES,
-    METHODS,
-    Choosing,
-    Material,
-    identity,
-    needing,
-    read_choosing,
-)
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
+from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import claim_workdir, file_hash, run_stage
 from g2is_jax.selection.budget import Limits, limits, without
+from g2is_jax.selection.methods import (
+    FEATURES,
+    METHODS,
+    Material,
+    SelectionSettings,
+    identity,
+    needing,
+)
 
 ONLY_SEED = 0  # methods that look at features alone draw nothing
 
@@ -68,7 +69,7 @@ def run(
     That is `workdir` for one method, and `workdir/METHOD` for several. With `pool` the chosen lines
     of that file are in `selected.jsonl` beside it.
     """
-    choosing = read_choosing(config)
+    choosing = read_selection(config)
     _check_methods(choosing.methods)
     inputs = _read(train_features, validation_features, pool)
     allowed = _limits(choosing, inputs, pool)
@@ -100,7 +101,7 @@ def _clear(workdir: epath.Path, methods: set[str]) -> None:
 
 
 def _choose(
-    method: str, choosing: Choosing, inputs: Inputs, allowed: Limits, folder: epath.Path
+    method: str, choosing: SelectionSettings, inputs: Inputs, allowed: Limits, folder: epath.Path
 ) -> dict:
     """Write the selection of one method."""
     choose = METHODS[method].choose
@@ -112,11 +113,11 @@ def _choose(
     return {"rows": len(selection.picks), **selection.summary}
 
 
-def _material(choosing: Choosing, inputs: Inputs, allowed: Limits) -> Material:
+def _material(choosing: SelectionSettings, inputs: Inputs, allowed: Limits) -> Material:
     """Validation rows are of one subtask, as nothing says otherwise."""
     finite_M = inputs.validation.finite_N
     return Material(
-        choosing=choosing,
+        settings=choosing,
         limits=without(allowed, ~inputs.pool.finite_N),
         seed=ONLY_SEED,
         tokens_N=allowed.costs_N,
@@ -127,7 +128,7 @@ def _material(choosing: Choosing, inputs: Inputs, allowed: Limits) -> Material:
     )
 
 
-def _check_methods(methods: list[str]) -> None:
+def _check_methods(methods: Sequence[str]) -> None:
     able = needing(methods, FEATURES)
     others = [method for method in methods if method not in able]
     if others:
@@ -175,7 +176,7 @@ def _records(given: Given, pool: epath.Path) -> list[Record]:
     return [records[row] for row in rows_N.tolist()]
 
 
-def _limits(choosing: Choosing, inputs: Inputs, pool: epath.Path | None) -> Limits:
+def _limits(choosing: SelectionSettings, inputs: Inputs, pool: epath.Path | None) -> Limits:
     """The budget and caps, where what they count is known."""
     budget, rows = choosing.budget, len(inputs.pool.values_NP)
     if budget.source_cap < 1 and pool is None:

@@ -23,7 +23,6 @@ from g2is_jax.pipeline import (
 )
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import core_of
 from g2is_jax.pipeline.selection_files import WHY, read_why
 from g2is_jax.report.composition import composition
 from g2is_jax.report.page import (
@@ -48,6 +47,7 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.core import Core
+from g2is_jax.selection.methods import core_of
 
 SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map
 MOST_SOURCES = 12  # named in the first section
@@ -176,7 +176,7 @@ def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[i
 
 def _walks(job: Job) -> Iterator[Walk]:
     """The walk of g2is, or of another method if g2is is not there, at the first seed."""
-    walking = [method for method in job.methods if method in job.settings.choosing.walks]
+    walking = [method for method in job.methods if method in job.settings.selection.walks]
     if not walking:
         return
     method = SUBJECT if SUBJECT in walking else walking[0]
@@ -186,7 +186,7 @@ def _walks(job: Job) -> Iterator[Walk]:
 
 def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
     """Read a finished walk, the rows it chose, and some of those it chose from."""
-    settings = job.settings.choosing.walks[method]
+    settings = job.settings.selection.walks[method]
     found = material.gather(job, method, target, seed)
     core = core_of(settings.knowledge, found)
     picks = read_why(selection_stage.stage(job, method, target, seed).folder)
@@ -214,7 +214,7 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
 
 def _directions(job: Job, method: str, target: Target, seed: int, core: Core) -> list[str]:
     """What each core direction is: a component with its weight, or a validation row."""
-    if job.settings.choosing.walks[method].knowledge.anchors == "components":
+    if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
     features = features_stage.load(job, dataset, job.kind(dataset, method), seed)

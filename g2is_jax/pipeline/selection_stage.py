@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline.methods import METHODS, NOTHING, choosers, identity
 from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.processes import alone, is_first
+from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
 
 if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
     from g2is_jax.pipeline.datasets import Target
@@ -89,7 +89,7 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
         write_lines(folder, selection, job.pool.records)
         return {"rows": len(selection.picks), **selection.summary}
 
-    settings = identity(method, job.settings.choosing, seed)
+    settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:
         settings["checkpoints"] = job.settings.checkpoints
     inputs = material.inputs(job, method, target, folders)

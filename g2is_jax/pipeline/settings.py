@@ -16,8 +16,9 @@ from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.fields import flat_fields, listed, owned
-from g2is_jax.pipeline.methods import Choosing, read_choosing
+from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.methods import SelectionSettings
 from g2is_jax.skills.world import WorldConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
@@ -54,7 +55,7 @@ ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
 class Settings:
     """What each room and each method is to do."""
 
-    choosing: Choosing
+    selection: SelectionSettings
     seeds: list[int]
     model: ModelConfig
     lora: LoraConfig
@@ -94,7 +95,7 @@ def check_settings(config: ConfigDict) -> Settings:
     tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
     shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
     return Settings(
-        choosing=read_choosing(config),
+        selection=read_selection(config),
         seeds=_seeds(config.run.seeds),
         model=owned(ModelConfig, model, "model"),
         lora=owned(LoraConfig, lora, "lora"),

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from g2is_jax.pipeline import evaluate_stage, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import AFTER_CHOOSING, choosers, read_choosing, reads
+from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.report.sweep_table import write_sweep
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.methods import AFTER_CHOOSING, choosers, reads
 
 Sweeps = Mapping[str, dict[str, tuple] | list[dict]]  # name -> a grid, or its settings
 
@@ -29,7 +30,7 @@ def run(
     began = time.monotonic()
     settings = expand(sweeps, sweep)
     _check_fields(sweep, settings, config)
-    methods = _methods(read_choosing(config).methods, settings, finetune)
+    methods = _methods(read_selection(config).methods, settings, finetune)
     job = Job(config, workdir)
     job.check()
     labels = [_label(overrides, settings) for overrides in settings]

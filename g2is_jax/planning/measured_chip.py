@@ -30,7 +30,6 @@ from g2is_jax.model.build import DTYPES, Model, build_model
 from g2is_jax.model.generate import decoding_functions
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import row_keys
-from g2is_jax.pipeline.methods import FEATURES, METHODS, SECTIONS, Material, needing
 from g2is_jax.planning.chips import Chip, Work
 from g2is_jax.planning.layouts import Layout, one_pass, training
 from g2is_jax.planning.machines import Machine
@@ -55,6 +54,7 @@ from g2is_jax.planning.stage_costs import (
 from g2is_jax.runs.manifest import run_stage
 from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.selection.budget import BudgetConfig, limits
+from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, Material, needing
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.fit import all_finite, gradient_function, update_function
 from g2is_jax.training.optimizer import Moments, adam_direction, learning_rates
@@ -87,7 +87,7 @@ def measured(plan: Plan, text_seconds: float, clock: Clock = time.perf_counter) 
 def _shares(plan: Plan, chip: Chip, clock: Clock) -> tuple[dict[str, float], float]:
     """Of full speed, what each kind of the plan's work reaches; and bytes that the process holds
     once programs for training and for reading are compiled."""
-    few, methods = _few_layers(plan.model), plan.settings.choosing.methods
+    few, methods = _few_layers(plan.model), plan.settings.selection.methods
     base, adapter = _random(few.base_shapes, few.dtype), _random(few.adapter_shapes, jnp.float32)
     found = {
         TRAINING: _training(plan, few, adapter, base, clock),
@@ -234,7 +234,7 @@ def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -
 
 def _walk(plan: Plan, clock: Clock) -> Done:
     """Some rows of each walk, on random features."""
-    choosing = plan.settings.choosing
+    choosing = plan.settings.selection
     width = features_width(plan.settings.projection, plan.model.adapter_shapes)
     count = min(plan.rows.pool.count, max(WALKED // width, MOST_NEIGHBOURS))
     picks = max(min(round(plan.chosen), PICKS), 1)

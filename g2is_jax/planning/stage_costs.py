@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from g2is_jax.features.projection import features_width
 from g2is_jax.features.rows import DTYPES
 from g2is_jax.model.build import Model
-from g2is_jax.pipeline.methods import FEATURES, METHODS, NOTHING, SECTIONS, WalkSettings, needing
 from g2is_jax.pipeline.settings import Settings, paths
 from g2is_jax.planning.chips import Work
 from g2is_jax.planning.layouts import Layout, Rows, one_pass, training, training_steps
@@ -29,6 +28,7 @@ from g2is_jax.planning.model_costs import (
     size,
 )
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.methods import FEATURES, METHODS, NOTHING, SECTIONS, WalkSettings, needing
 from g2is_jax.selection.walk.select import WAITING, goes_on_a_front
 from g2is_jax.training.fit import FitConfig
 
@@ -116,7 +116,7 @@ class Plan:
     @property
     def chosen(self) -> float:
         """Rows that a method chooses."""
-        budget, pool = self.settings.choosing.budget, self.rows.pool
+        budget, pool = self.settings.selection.budget, self.rows.pool
         if budget.unit == "fraction":
             return budget.budget * pool.count
         return budget.budget / (pool.supervised if budget.unit == "tokens" else 1)
@@ -155,7 +155,7 @@ def layout_share(rows: Rows, layout: Layout) -> float:
 
 def stages(plan: Plan) -> list[Stage]:
     """In the order of a run; those that no method asks for are left out."""
-    methods = needing(plan.settings.choosing.methods, FEATURES)
+    methods = needing(plan.settings.selection.methods, FEATURES)
     found = []
     if methods:
         kinds = pool_kinds(plan)
@@ -171,7 +171,7 @@ def stages(plan: Plan) -> list[Stage]:
 
 def pool_kinds(plan: Plan) -> list[str]:
     """Of the features of the pool's rows."""
-    methods = needing(plan.settings.choosing.methods, FEATURES)
+    methods = needing(plan.settings.selection.methods, FEATURES)
     return sorted({_kind(plan.config, method) for method in methods})
 
 
@@ -188,7 +188,7 @@ def _warmup(plan: Plan) -> Stage:
 def _finetune(plan: Plan) -> Stage:
     """A method that looks at no target is trained once for all of them."""
     runs = {plan.chosen: 0, float(plan.rows.pool.count): 0}
-    for method in plan.settings.choosing.methods:
+    for method in plan.settings.selection.methods:
         if METHODS[method].choose is not None:
             count = float(plan.rows.pool.count) if method == "full" else plan.chosen
             runs[count] += plan.seeds * (1 if METHODS[method].needs == NOTHING else plan.targets)
@@ -260,11 +260,11 @@ def _walk(plan: Plan) -> Stage:
     rows = plan.rows.pool.count
     itemsize = DTYPES[dtype].itemsize
     features = float(rows * width * itemsize)
-    walks = [name for name in plan.settings.choosing.methods if name in SECTIONS]
+    walks = [name for name in plan.settings.selection.methods if name in SECTIONS]
     selections = plan.targets * plan.seeds
     work = Work(0.0)
     for name in walks:
-        of_row = walk_work(plan.settings.choosing.walks[name], rows, width, itemsize)
+        of_row = walk_work(plan.settings.selection.walks[name], rows, width, itemsize)
         work += of_row.times(plan.chosen * selections)
     served = FLOAT32 * rows * plan.rows.validation.count / plan.targets
     memory = {"features": features / plan.devices, "served": served / plan.devices}
@@ -283,7 +283,7 @@ def _evaluate(plan: Plan) -> Stage:
     as long as the longest of the test rows' own or, where none was read, as it may be."""
     model, config, tasks = plan.model, plan.settings.evaluate, plan.settings.tasks
     test, prompts = plan.rows.test, plan.rows.prompts
-    times = len(plan.settings.choosing.methods) * plan.seeds
+    times = len(plan.settings.selection.methods) * plan.seeds
     head = head_operations(model)
 
     def read(rows: Rows, head: float) -> float:

@@ -67,7 +67,7 @@ def test_rows_are_valid_on_every_pool(row):
     model = next(name for name in MODELS if row.startswith(name))
     for pool, file in POOLS.items():
         config = module(row)["get_config"](pool)
-        assert check_settings(config).choosing.budget.budget == 0.01
+        assert check_settings(config).selection.budget.budget == 0.01
         assert (config.data.pool, config.model.checkpoint) == (file, MODELS[model])
         assert config.data.test == f"data/test_{row.removeprefix(model + '_')}.jsonl"
     assert module(row)["get_config"]() == module(row)["get_config"]("infinity")

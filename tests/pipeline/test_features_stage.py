@@ -17,8 +17,8 @@ from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import read_store
 from g2is_jax.pipeline import features_stage, material, selection_stage, warmup_stage
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import METHODS
 from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.selection.methods import METHODS
 from tests.support.small import ROOT
 from tests.support.small_job import changed
 

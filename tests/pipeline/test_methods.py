@@ -13,10 +13,11 @@ from g2is_jax.features.store import read_store
 from g2is_jax.pipeline import features_stage, material, own_features, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import Job
-from g2is_jax.pipeline.methods import METHODS, Material, core_of, identity, read_choosing, reads
+from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.core import KnowledgeConfig
+from g2is_jax.selection.methods import METHODS, Material, core_of, identity, reads
 from g2is_jax.selection.rivals.coverage import coverage, pursuit
 from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, rds_plus
 from g2is_jax.selection.rivals.lexical import bm25, dsir
@@ -221,7 +222,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
         if field == "selection.unit":
             changes["selection.budget"] = 1.0
         over = changed(config, **{name.replace(".", "__"): v for name, v in changes.items()})
-        before, after = read_choosing(config), read_choosing(over)
+        before, after = read_selection(config), read_selection(over)
         for method in METHODS:
             differs = identity(method, before, 0) != identity(method, after, 0)
             assert differs == (reads(method, field) and method != "full"), (method, field)
@@ -240,7 +241,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
 def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader, readers):
     for value, differs in readers.items():
         of = [
-            read_choosing(changed(default.get_config(), **{reader: value, field: one}))
+            read_selection(changed(default.get_config(), **{reader: value, field: one}))
             for one in values
         ]
         assert (identity("g2is", of[0], 0) != identity("g2is", of[1], 0)) == differs
@@ -254,7 +255,7 @@ def test_several_checkpoints_count_by_their_weights_not_by_their_gradients_lengt
         [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1
     )
     own_MP = np.concatenate([50 * units_MP[:, :4], units_MP[:, 4:]], axis=1)
-    choosing = read_choosing(default.get_config())
+    choosing = read_selection(default.get_config())
     m = Material(choosing, None, 0, None, None, validation_MP=units_MP, unnormalised_MP=own_MP)
     knowledge = KnowledgeConfig(False, "svd", "count", 3, True, "components")
     shares = {}
@@ -275,7 +276,7 @@ def test_features_and_later_stages():
 
 
 def test_seeds_are_part_of_what_is_drawn():
-    choosing = read_choosing(default.get_config())
+    choosing = read_selection(default.get_config())
     seeded = {m for m in METHODS if identity(m, choosing, 0) != identity(m, choosing, 1)}
     assert seeded == {"random", "dsir"}
 

@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from g2is_jax.pipeline.fields import listed, owned
-from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import (
     BudgetConfig,
     Limits,
@@ -60,10 +57,20 @@ class WalkSettings:
 
 
 @dataclass(frozen=True)
-class Choosing:
-    """The part of a config that says what to choose, and by which methods."""
+class FeatureKinds:
+    """The kind of the pool's features, by who takes it (see `features.gradients.KINDS`)."""
 
-    methods: list[str]
+    own: str
+    less: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """The methods that choose, the budget, and what else each of them reads."""
+
+    methods: tuple[str, ...]
+    kinds: FeatureKinds
     budget: BudgetConfig
     walks: dict[str, WalkSettings]
     gist_rank: int
@@ -79,7 +86,7 @@ class Material:
     of it.
     """
 
-    choosing: Choosing
+    settings: SelectionSettings
     limits: Limits
     seed: int
     tokens_N: np.ndarray
@@ -98,25 +105,25 @@ class Material:
 class Method:
     """needs: what it looks at beside tokens. choose: None chooses no row, and has no stage.
 
-    kind: of the pool's features, from the config. seeded: another seed gives another selection.
+    kind: of the pool's features. seeded: another seed gives another selection.
     reads: the settings of its own that decide what it chooses; sections: where they stand in the
     config, which no other method reads.
     """
 
     needs: str
     choose: Callable[[Material], Selection] | None
-    kind: Callable[[ConfigDict], str] | None = None
+    kind: Callable[[FeatureKinds], str] | None = None
     seeded: bool = False
-    reads: Callable[[Choosing], dict] = lambda choosing: {}
+    reads: Callable[[SelectionSettings], dict] = lambda settings: {}
     sections: tuple[str, ...] = ()
 
 
-def _walk(name: str, kind: Callable[[ConfigDict], str], sections: tuple[str, ...]) -> Method:
+def _walk(name: str, kind: Callable[[FeatureKinds], str], sections: tuple[str, ...]) -> Method:
     return Method(
         FEATURES,
         functools.partial(_walked, name),
         kind,
-        reads=lambda choosing: choosing.walks[name].identity,
+        reads=lambda settings: settings.walks[name].identity,
         sections=sections,
     )
 
@@ -129,19 +136,19 @@ def core_of(knowledge: KnowledgeConfig, m: Material) -> Core:
 
 
 def _walked(name: str, m: Material) -> Selection:
-    settings = m.choosing.walks[name]
+    settings = m.settings.walks[name]
     core = core_of(settings.knowledge, m)
     stored, count = settings.graph.kind == "knn", settings.graph.neighbours
     near_NE = neighbours(m.pool_NP, count, m.mesh)[0] if stored else None
     return gradient_walk(m.pool_NP, core, m.limits, settings.walk, near_NE, mesh=m.mesh)
 
 
-def _own_kind(config: ConfigDict) -> str:
-    return config.grads.kind
+def _own_kind(kinds: FeatureKinds) -> str:
+    return kinds.own
 
 
-def _less_kind(config: ConfigDict) -> str:
-    return config.grads.less_kind
+def _less_kind(kinds: FeatureKinds) -> str:
+    return kinds.less
 
 
 METHODS: dict[str, Method] = {
@@ -164,9 +171,9 @@ METHODS: dict[str, Method] = {
     ),
     "gist": Method(
         FEATURES,
-        lambda m: gist(m.pool_NP, m.unnormalised_MP, m.subtasks_M, m.choosing.gist_rank, m.limits),
-        lambda config: "sgd",  # whatever the others take: the method's own rule
-        reads=lambda choosing: {"rank": choosing.gist_rank},
+        lambda m: gist(m.pool_NP, m.unnormalised_MP, m.subtasks_M, m.settings.gist_rank, m.limits),
+        lambda kinds: "sgd",  # whatever the others take: the method's own rule
+        reads=lambda settings: {"rank": settings.gist_rank},
         sections=("gist",),
     ),
     "knn_uniform": Method(
@@ -178,51 +185,18 @@ METHODS: dict[str, Method] = {
         _own_kind,
     ),
     "pursuit": Method(FEATURES, lambda m: pursuit(m.pool_NP, m.validation_MP, m.limits), _own_kind),
-    "g2is_paper": _walk("g2is_paper", lambda config: config.paper.kind, ("paper",)),
+    "g2is_paper": _walk("g2is_paper", lambda kinds: kinds.paper, ("paper",)),
     "g2is": _walk("g2is", _own_kind, ("knowledge", "graph", "walk")),
 }
 
 
-def read_choosing(config: ConfigDict) -> Choosing:
-    """The methods and their settings; InputError names a field that is wrong."""
-    if config.gist.rank < 1:
-        raise InputError(f"gist.rank = {config.gist.rank}; it must be at least 1")
-    return Choosing(
-        methods=_methods(config.run.methods),
-        budget=owned(BudgetConfig, config.selection, "selection"),
-        walks={
-            "g2is": _walk_settings(config, SECTIONS["g2is"]),
-            "g2is_paper": _walk_settings(config.paper, SECTIONS["g2is_paper"]),
-        },
-        gist_rank=config.gist.rank,
-    )
-
-
-def _walk_settings(section: ConfigDict, name: str) -> WalkSettings:
-    return WalkSettings(
-        owned(KnowledgeConfig, section.knowledge, f"{name}knowledge"),
-        owned(GraphConfig, section.graph, f"{name}graph"),
-        owned(WalkConfig, section.walk, f"{name}walk"),
-    )
-
-
-def _methods(text: str) -> list[str]:
-    methods = listed(text, "run.methods")
-    for method in methods:
-        if method not in METHODS:
-            raise InputError(
-                f"run.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
-            )
-    return methods
-
-
-def identity(method: str, choosing: Choosing, seed: int) -> dict:
+def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
     """The settings that decide what a method chooses, and no others."""
-    own = {"method": method, **METHODS[method].reads(choosing)}
+    own = {"method": method, **METHODS[method].reads(settings)}
     if method == "full":  # it takes the whole pool, whatever the budget
         return own
     seeded = {"seed": seed} if METHODS[method].seeded else {}
-    return own | {"budget": dataclasses.asdict(choosing.budget)} | seeded
+    return own | {"budget": dataclasses.asdict(settings.budget)} | seeded
 
 
 def reads(method: str, field: str) -> bool:
