@@ -11,13 +11,15 @@ measures the rows.
 """
 
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments.launch import run_or_tell
 from g2is_jax.data.files import read_records
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.command_line import parse_config
-from g2is_jax.pipeline.settings import BUILT_IN, check_settings, paths
+from g2is_jax.pipeline.fields import parts
+from g2is_jax.pipeline.settings import BUILT_IN, check_settings
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.dry_run import decoder
 from g2is_jax.planning.machines import ALL, UTILISATION, by_chip, published, table
@@ -30,7 +32,7 @@ def run(
 ) -> str:
     """The table; `given`: fields of `Sizes`, None for those to be read from the config."""
     settings = check_settings(config)
-    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.model)
+    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
     sizes = _sizes(config, given)
     plan = Plan(config, settings, model, sizes.rows(), devices)
     tokens = f"{sizes.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
@@ -54,7 +56,7 @@ def _sizes(config: ConfigDict, given: dict[str, int | None]) -> Sizes:
 
 
 def _rows(named: str, field: str) -> int:
-    files = [] if named == BUILT_IN else paths(named)
+    files = [] if named == BUILT_IN else list(map(epath.Path, parts(named)))
     missing = [file for file in files if not file.exists()]
     if missing or not files:
         what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"

@@ -4,7 +4,7 @@ python -m experiments.evaluate --config=configs/tiny.py --workdir=runs/demo
 """
 
 from experiments.launch import launch
-from g2is_jax.pipeline.evaluate_stage import run
+from g2is_jax.pipeline.scoring import run
 
 if __name__ == "__main__":
     launch(run)

@@ -37,6 +37,9 @@ class LoraConfig:
         return self.rank > 0 and any(matches(target, path) for target in self.targets)
 
 
+NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
+
+
 def matches(target: str, path: str) -> bool:
     """Whether a target names the linear layer of this path, such as `layers.3.mlp.up_proj`."""
     names = (path, path.rpartition(".")[2])

@@ -1,13 +1,20 @@
-"""What warm-up and fine-tune have in common: an adapter trained on rows of the pool."""
+"""Training an adapter on rows of the pool, for the warm-up and for the fine-tune."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from g2is_jax.data.batches import TrainingShapes, row_lengths, training_padding
+from g2is_jax.data.batches import (
+    TrainingShapes,
+    row_lengths,
+    training_padding,
+    training_shapes,
+)
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
+from g2is_jax.pipeline.datasets import Dataset
+from g2is_jax.pipeline.inputs import training_mesh
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.processes import is_first
 from g2is_jax.training.fit import FitConfig, fit
@@ -24,23 +31,31 @@ def train(
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, dict]:
     """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
-    encoded = [job.pool.encoded[row] for row in rows]
-    ids = [job.pool.records[row].id for row in rows]
-    shapes, mesh = job.training_shapes(config, config.packing), job.training_mesh
+    pool, mesh = job.data.pool, training_mesh()
+    devices = mesh.size if mesh else 1
+    encoded = [pool.encoded[row] for row in rows]
+    ids = [pool.records[row].id for row in rows]
+    shapes = _shapes(pool, config, devices, config.packing)
     adapter, moments = fit(
-        job.model, job.base, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
+        job.model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
     if is_first():
-        write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint))
+        write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint.folder))
 
     def padding(shapes: TrainingShapes) -> float:
         steps = (row_lengths(encoded), config.batch_size, seed, config.epochs)
-        return round(training_padding(*steps, shapes, job.devices), 4)
+        return round(training_padding(*steps, shapes, devices), 4)
 
     counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
     if config.packing:
-        counts["padding_unpacked"] = padding(job.training_shapes(config, packed=False))
+        counts["padding_unpacked"] = padding(_shapes(pool, config, devices, packed=False))
     return adapter, counts
+
+
+def _shapes(pool: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
+    """The shapes of the pool's rows, so that all selections share their compiled programs."""
+    lengths, tokens = row_lengths(pool.encoded), config.microbatch_tokens * devices
+    return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)
 
 
 def fit_identity(config: FitConfig) -> dict:

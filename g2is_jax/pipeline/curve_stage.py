@@ -9,11 +9,11 @@ from g2is_jax.evaluation.evaluate import answer_losses
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline import finetune_stage, selection_stage
-from g2is_jax.pipeline.adapter_training import ADAPTER
 from g2is_jax.pipeline.datasets import Target
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.finetune_stage import Tuned
+from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.runs.manifest import Stage, stage_hash
 from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import choosers
@@ -21,13 +21,12 @@ from g2is_jax.selection.methods import choosers
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The curve of each method, target and seed; returns the stages' folders."""
-    job = Job(config, workdir)
-    job.check()
+    job = open_checked_job(config, workdir)
     return [
         stage(job, finetune_stage.stage(job, chosen, label, seed), target, f"{label} seed {seed}")
-        for seed in job.seeds
-        for method in choosers(job.methods)
-        for target in job.targets
+        for seed in job.settings.seeds
+        for method in choosers(job.settings.selection.methods)
+        for target in job.data.targets
         for label in (f"{method} {target.name}",)
         for chosen in (selection_stage.stage(job, method, target, seed),)
     ]
@@ -40,19 +39,19 @@ def stage(job: Job, tuned: epath.Path, target: Target, label: str) -> epath.Path
     """
 
     def build(folder: epath.Path) -> dict:
-        rows, tokens = target.validation.encoded, job.settings.evaluate.batch_tokens
+        rows, tokens = target.validation.encoded, job.settings.evaluation.evaluate.batch_tokens
         curve = []
-        for epoch in range(job.settings.finetune.epochs + 1):
+        for epoch in range(job.settings.finetune.fit.epochs + 1):
             adapter = _adapter(job, tuned, epoch)
-            losses_M = answer_losses(job.model, adapter, job.base, rows, tokens)
+            losses_M = answer_losses(job.model, adapter, job.weights, rows, tokens)
             curve.append({"epoch": epoch, "validation_loss": float(losses_M.mean())})
         if is_first():
             write_atomic(folder / "curve.json", json.dumps(curve, indent=2) + "\n")
         return {"rows": len(rows), "best_epoch": best_epoch(curve)}
 
     inputs = {"validation": target.validation.digest, "adapter": stage_hash(tuned)}
-    inputs |= job.checkpoint_digest
-    return job.run_stage("curve", label, job.model_identity, inputs, build, shared=True)
+    inputs |= job.checkpoint.digest
+    return job.stages.run(Stage("curve", job.model_identity, inputs), label, build, shared=True)
 
 
 def _adapter(job: Job, tuned: epath.Path, epoch: int) -> Leaves:
@@ -68,16 +67,16 @@ def _adapter(job: Job, tuned: epath.Path, epoch: int) -> Leaves:
 
 
 def best_epoch(curve: list[dict]) -> int:
-    """Of the trained ones, that of the least validation loss; the earliest of equals."""
+    """The trained epoch of the least validation loss; the earliest of equals."""
     return min(curve[1:], key=lambda point: point["validation_loss"])["epoch"]
 
 
-def adapter_to_evaluate(job: Job, tuned: epath.Path, target: Target, label: str) -> str:
-    """Its folder within the fine-tune's stage; makes the curve where that is asked for."""
-    best = job.config.evaluate.adapter == "best"
-    if not best and not job.config.evaluate.curves:
-        return ADAPTER
+def adapter_to_evaluate(job: Job, tuned: epath.Path, target: Target, label: str) -> Tuned:
+    """The fine-tune's last adapter, or its best; makes the curve where that is asked for."""
+    best = job.settings.evaluation.adapter == "best"
+    if not best and not job.settings.evaluation.curves:
+        return Tuned(tuned)
     folder = stage(job, tuned, target, label)
     epoch = best_epoch(json.loads((folder / "curve.json").read_text()))
-    of_last = epoch == job.settings.finetune.epochs
-    return finetune_stage.of_epoch(epoch) if best and not of_last else ADAPTER
+    of_last = epoch == job.settings.finetune.fit.epochs
+    return Tuned(tuned, finetune_stage.of_epoch(epoch)) if best and not of_last else Tuned(tuned)

@@ -1,4 +1,4 @@
-"""What a job reads of its files: usable rows, and a task's rows of validation and test."""
+"""The rows of a file that can be used, and a target's rows of validation and test."""
 
 import dataclasses
 import hashlib
@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.files import Record, read_records
-from g2is_jax.pipeline.settings import BUILT_IN, paths
+from g2is_jax.pipeline.settings import BUILT_IN, DataSettings
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import file_hash
-from g2is_jax.skills.world import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,18 @@ def read_target(
 
 
 def target_files(
-    data: ConfigDict, settings: WorldConfig, world: Callable[[], epath.Path]
+    data: DataSettings, world: Callable[[], epath.Path]
 ) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
-    """The pool's file, and those of validation and of test, one of each for each target; `world`
-    gives the folder of the built-in one."""
-    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
-    if data.pool == BUILT_IN and not data.validation and not data.test:
-        named = [
-            [pool.parent / f"{part}_{name}.jsonl" for name in settings.target_names]
+    """The pool's file, and those of validation and of test, one of each for each target.
+
+    world: makes the built-in world, and returns its folder; called where the pool is that one.
+    """
+    built_in = data.pool == BUILT_IN
+    pool = world() / "pool.jsonl" if built_in else epath.Path(data.pool)
+    if built_in and not data.validation and not data.test:
+        validation, test = (
+            [pool.parent / f"{part}_{name}.jsonl" for name in data.world.target_names]
             for part in ("val", "test")
-        ]
-        return pool, named[0], named[1]
-    return pool, paths(data.validation), paths(data.test)
+        )
+        return pool, validation, test
+    return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))

@@ -16,6 +16,7 @@ from g2is_jax.features.diagnostics import diagnose, lines
 from g2is_jax.features.extract import extract, fitting_tokens
 from g2is_jax.features.gradients import (
     WITH_MOMENTUM,
+    DirectionConfig,
     FeatureBatch,
     feature_function,
     shared_inputs,
@@ -26,11 +27,13 @@ from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
 from g2is_jax.pipeline import warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
-from g2is_jax.pipeline.job import Job
-from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.pipeline.inputs import device_mesh
+from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.runs.manifest import Stage, stage_hash
 from g2is_jax.runs.mesh import free_memory
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.runs.storage import write_atomic
+from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.training.optimizer import Moments
 
 Weighted = list[tuple[float, Features]]  # features of each checkpoint, under its weight
@@ -38,83 +41,106 @@ Weighted = list[tuple[float, Features]]  # features of each checkpoint, under it
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The features that the methods need, of each seed; returns the stages' folders."""
-    job = Job(config, workdir)
-    job.check()
-    datasets = [job.pool, *(target.validation for target in job.targets)]
+    job = open_checked_job(config, workdir)
+    datasets = [job.data.pool, *(target.validation for target in job.data.targets)]
     folders = []
-    for seed in job.seeds:
+    for seed in job.settings.seeds:
         for dataset in datasets:
-            for kind in job.kinds(dataset):
+            for kind in kinds_of(job, dataset):
                 folders += stages(job, dataset, kind, seed)
-    if config.grads.hidden_states:
+    if job.settings.features.hidden_states:
         folders += [hidden_stage(job, dataset) for dataset in datasets]
     return folders
 
 
+def kind_of(job: Job, dataset: Dataset, method: str) -> str:
+    """The kind of features that a method takes of a file's rows."""
+    kind = METHODS[method].kind
+    if dataset is not job.data.pool or kind is None:
+        return job.settings.features.validation_kind
+    return kind(job.settings.selection.kinds)
+
+
+def kinds_of(job: Job, dataset: Dataset) -> list[str]:
+    """All kinds that the methods of a job take of a file's rows, in order."""
+    methods = needing(job.settings.selection.methods, FEATURES) or ["g2is"]
+    return sorted({kind_of(job, dataset, method) for method in methods})
+
+
 def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
-    """One feature row for each usable row of a file: a folder for each checkpoint, folded where
-    that is asked."""
+    """The stages of one feature row for each usable row of a file: one a checkpoint, oldest first.
+
+    Folded where that is asked.
+    """
     passes = pass_stages(job, dataset, kind, seed)
-    if not job.settings.folds:
+    if not job.settings.features.folds:
         return passes
     return [_folded(job, source, f"{dataset.name} {kind}", seed) for source in passes]
 
 
 def pass_stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
-    """The same as the gradient passes leave it.
+    """The same stages as the gradient passes leave them.
 
-    Kinds that other methods need of the same rows are made in the same pass.
+    All kinds that the job's methods take of these rows come from one pass.
     """
-    others = [other for other in job.kinds(dataset) if other != kind]
     return [
-        _stage(job, dataset, [kind, *others], seed, number, [])
-        for number in range(job.settings.checkpoints)
+        _pass_stages(job, dataset, sorted({kind, *kinds_of(job, dataset)}), seed, number)[kind]
+        for number in range(job.settings.features.checkpoints)
     ]
 
 
-def _stage(
-    job: Job,
-    dataset: Dataset,
-    kinds: Sequence[str],
-    seed: int,
-    number: int,
-    begun: list[tuple[str, epath.Path]],
-) -> epath.Path:
-    """The stage of the first kind. While it is open, those of the other kinds are opened too, and
-    the innermost runs the pass for all of them.
+def _pass_stages(
+    job: Job, dataset: Dataset, kinds: Sequence[str], seed: int, number: int
+) -> dict[str, epath.Path]:
+    """The stages of all kinds at one checkpoint; those that are not finished share a pass."""
+    labels = {kind: _label(job, dataset, kind, seed, number) for kind in kinds}
 
-    begun: kinds and folders of the stages around this one; emptied when they are filled.
-    """
-    kind, *others = kinds
-    direction = job.direction(kind)
-
-    def build(folder: epath.Path) -> dict:
-        begun.append((kind, folder))
-        if others:
-            _stage(job, dataset, others, seed, number, begun)
-        work = _pass(job, dataset, seed, number, begun) if begun else {}
-        begun.clear()
-        momentum = None
-        if kind in WITH_MOMENTUM:
-            momentum = _norm(warmup_stage.load(job, seed)[number].moments)
-        wait_for_all(f"{kind} features of {dataset.name}")
+    def build(folders: dict[str, epath.Path]) -> dict[str, dict]:
+        stores = {kind: folders[label] for kind, label in labels.items() if label in folders}
+        work = _pass(job, dataset, seed, number, kinds, stores)
+        wait_for_all(f"{', '.join(stores)} features of {dataset.name}")
         if not is_first():
-            return {}
-        return _counts(dataset, folder, momentum, direction.b1) | work
+            return {labels[kind]: {} for kind in stores}
+        moments = warmup_stage.load(job, seed)[number].moments
+        return {
+            labels[kind]: _counts(
+                dataset, folder, _momentum(kind, moments), _direction(job, kind).b1
+            )
+            | work
+            for kind, folder in stores.items()
+        }
 
-    identity = {
-        "direction": dataclasses.asdict(direction),
-        "projection": dataclasses.asdict(job.settings.projection)
-        | {"seed": seed + job.settings.projection_seed},
-        "rows_dtype": job.settings.store.dtype,
-        "checkpoint": number - job.settings.checkpoints,  # -1 is the newest
+    warm_up = warmup_stage.stage(job, seed)
+    inputs = {"rows": dataset.digest, "warmup": stage_hash(warm_up), **job.checkpoint.digest}
+    identities = {
+        label: Stage("features", _identity(job, kind, seed, number), inputs)
+        for kind, label in labels.items()
+    }
+    found = job.stages.run_together(identities, build, shared=True)
+    return {kind: found[label] for kind, label in labels.items()}
+
+
+def _label(job: Job, dataset: Dataset, kind: str, seed: int, number: int) -> str:
+    which = f" checkpoint {number + 1}" if job.settings.features.checkpoints > 1 else ""
+    return f"{dataset.name} {kind} seed {seed}{which}"
+
+
+def _identity(job: Job, kind: str, seed: int, number: int) -> dict:
+    settings = job.settings.features
+    projection = dataclasses.asdict(settings.projection)
+    return {
+        "direction": dataclasses.asdict(_direction(job, kind)),
+        "projection": projection | {"seed": seed + settings.projection_seed},
+        "rows_dtype": settings.store.dtype,
+        "checkpoint": number - settings.checkpoints,  # -1 is the newest
         **job.model_identity,
     }
-    warm = warmup_stage.stage(job, seed)
-    inputs = {"rows": dataset.digest, "warmup": stage_hash(warm), **job.checkpoint_digest}
-    which = f" checkpoint {number + 1}" if job.settings.checkpoints > 1 else ""
-    label = f"{dataset.name} {kind} seed {seed}{which}"
-    return job.run_stage("features", label, identity, inputs, build, shared=True)
+
+
+def _direction(job: Job, kind: str) -> DirectionConfig:
+    """A kind of feature, with the constants of the Adam that left the moments."""
+    adam = job.settings.warmup.fit.optimizer
+    return DirectionConfig(kind, adam.b1, adam.b2, adam.eps)
 
 
 def _pass(
@@ -122,23 +148,23 @@ def _pass(
     dataset: Dataset,
     seed: int,
     number: int,
-    begun: Sequence[tuple[str, epath.Path]],
+    kinds: Sequence[str],
+    folders: dict[str, epath.Path],
 ) -> dict:
-    """One pass over the rows, for all kinds that were begun.
+    """One pass over the rows, which fills the stores of these kinds.
 
-    The program makes those that are finished already, too: without them it would be another
-    program, which rounds differently.
+    The program makes all `kinds`, also those whose stores are finished: without them it would be
+    another program, which rounds differently.
     """
-    checkpoint = warmup_stage.load(job, seed)[number]
-    projection, own_seed = job.settings.projection, seed + job.settings.projection_seed
+    checkpoint, mesh = warmup_stage.load(job, seed)[number], device_mesh()
+    settings = job.settings.features
+    projection, own_seed = settings.projection, seed + settings.projection_seed
     inputs = shared_inputs(
-        job.model, checkpoint.adapter, job.base, checkpoint.moments, projection, own_seed, job.mesh
+        job.model, checkpoint.adapter, job.weights, checkpoint.moments, projection, own_seed, mesh
     )
-    kinds = sorted({*job.kinds(dataset), *(kind for kind, _ in begun)})
-    directions = tuple(job.direction(kind) for kind in kinds)
-    function = feature_function(job.model, directions, projection, job.mesh)
-    begun = sorted(begun)
-    wanted = [kinds.index(kind) for kind, _ in begun]
+    directions = tuple(_direction(job, kind) for kind in kinds)
+    function = feature_function(job.model, directions, projection, mesh)
+    wanted = [kinds.index(kind) for kind in folders]
 
     def compute(batch: Batch) -> FeatureBatch:
         found = function(inputs, batch.tokens_BT, batch.supervised_BT)
@@ -146,15 +172,15 @@ def _pass(
             return found
         return found._replace(features_KBP=np.asarray(found.features_KBP)[wanted])
 
-    devices = job.mesh.size if job.mesh else 1
-    batch_tokens = job.config.grads.batch_tokens or _measured(dataset, function, inputs, devices)
+    devices = mesh.size if mesh else 1
+    batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)
     rows = [record.row for record in dataset.records]
     with contextlib.ExitStack() as stack:
         writers = [
-            stack.enter_context(StoreWriter(folder, rows, job.settings.store))
-            for _, folder in begun
+            stack.enter_context(StoreWriter(folder, rows, settings.store))
+            for folder in folders.values()
         ]
-        label = f"gradients ({', '.join(kind for kind, _ in begun)})"
+        label = f"gradients ({', '.join(folders)})"
         return extract(
             compute, dataset.encoded, writers, batch_tokens, label, devices, process_share()
         )
@@ -190,18 +216,20 @@ def _counts(dataset: Dataset, folder: epath.Path, momentum: float | None, b1: fl
     return {"rows": len(ids), "dropped": dataset.dropped, "truncated": dataset.truncated}
 
 
-def _norm(moments: Moments) -> float:
-    """|m|, over all leaves."""
+def _momentum(kind: str, moments: Moments) -> float | None:
+    """|m| over all leaves, where the kind has a momentum term."""
+    if kind not in WITH_MOMENTUM:
+        return None
     return float(np.sqrt(sum(float(np.sum(np.square(m))) for m in moments.first.values())))
 
 
 def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
     """The rows of another store, folded to a narrower projection: no gradient is computed again."""
-    folds, own_seed = job.settings.folds, seed + job.settings.projection_seed
+    folds, own_seed = job.settings.features.folds, seed + job.settings.features.projection_seed
 
     def build(folder: epath.Path) -> dict:
         store = open_store(source)
-        with StoreWriter(folder, store.rows_N, job.settings.store) as writer:
+        with StoreWriter(folder, store.rows_N, job.settings.features.store) as writer:
             done = writer.start(store.positions)
             for index, (positions_B, rows_BP) in enumerate(store.blocks()):
                 if done[index]:
@@ -214,9 +242,9 @@ def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
                 writer.write(index, rows_BP, store.gradient_norms_N[positions_B], tokens_B)
         return {"rows": len(store.rows_N), "width": store.width // 2**folds}
 
-    identity = {"folds": folds, "seed": own_seed, "rows_dtype": job.settings.store.dtype}
+    identity = {"folds": folds, "seed": own_seed, "rows_dtype": job.settings.features.store.dtype}
     label = f"{label} seed {seed} folded {folds}x"
-    return job.run_stage("folded", label, identity, {"features": stage_hash(source)}, build)
+    return job.stages.run(Stage("folded", identity, {"features": stage_hash(source)}), label, build)
 
 
 def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
@@ -224,16 +252,16 @@ def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
     rows = [record.row for record in dataset.records]
 
     def build(folder: epath.Path) -> dict:
-        tokens = job.config.evaluate.batch_tokens  # of forward passes alone
-        with StoreWriter(folder, rows, job.settings.store) as writer:
-            work = extract_hidden(job.model, job.base, dataset.encoded, tokens, writer)
+        tokens = job.settings.evaluation.evaluate.batch_tokens  # of forward passes alone
+        with StoreWriter(folder, rows, job.settings.features.store) as writer:
+            work = extract_hidden(job.model, job.weights, dataset.encoded, tokens, writer)
         wait_for_all(f"hidden states of {dataset.name}")
         return _counts(dataset, folder, None, 0.0) | work if is_first() else {}
 
     model = {key: value for key, value in job.model_identity.items() if key != "lora"}
-    identity = {"rows_dtype": job.settings.store.dtype, **model}
-    inputs = {"rows": dataset.digest, **job.checkpoint_digest}
-    return job.run_stage("hidden", dataset.name, identity, inputs, build, shared=True)
+    identity = {"rows_dtype": job.settings.features.store.dtype, **model}
+    inputs = {"rows": dataset.digest, **job.checkpoint.digest}
+    return job.stages.run(Stage("hidden", identity, inputs), dataset.name, build, shared=True)
 
 
 def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Weighted:

@@ -37,11 +37,22 @@ def owned(kind: Callable[..., Owned], section, name: str) -> Owned:
         raise InputError(f"{name}.{bare}") from error
 
 
-def listed(text: str, field: str) -> list[str]:
-    """The parts of a field that names some by commas; at least one, none of them twice."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
+def part_of(kind: type[Owned], section: ConfigDict, name: str) -> Owned:
+    """`owned`, of a section that has fields for others too."""
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every settings class is one
+    return owned(kind, {field: section[field] for field in fields}, name)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """The parts of a field that names some by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def listed(text: str, field: str) -> tuple[str, ...]:
+    """The parts of such a field, of which there is at least one and none twice."""
+    named = parts(text)
+    if not named:
         raise InputError(f"{field} is empty; give at least one, separated by commas")
-    if len(set(parts)) < len(parts):
+    if len(set(named)) < len(named):
         raise InputError(f"{field} = {text!r} names one twice; name each once")
-    return parts
+    return named

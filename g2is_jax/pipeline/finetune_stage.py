@@ -1,57 +1,86 @@
 """Fine-tuning of a fresh adapter on a selection."""
 
+from dataclasses import dataclass
+
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.adapters import read_adapter, write_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.merge import write_merged
 from g2is_jax.pipeline import selection_stage
-from g2is_jax.pipeline.adapter_training import fit_identity, train
-from g2is_jax.pipeline.job import Job
-from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.pipeline.adapter_training import ADAPTER, fit_identity, train
+from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.runs.manifest import Stage, stage_hash
 from g2is_jax.runs.processes import is_first
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tune's stage, and the folder of one of its adapters there."""
+
+    stage: epath.Path
+    adapter: str = ADAPTER
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The fine-tune of each method, target and seed; returns the stages' folders."""
-    job = Job(config, workdir)
-    job.check()
+    job = open_checked_job(config, workdir)
     return [
         stage(
             job, selection_stage.stage(job, method, target, seed), f"{method} {target.name}", seed
         )
-        for seed in job.seeds
-        for method in job.methods
+        for seed in job.settings.seeds
+        for method in job.settings.selection.methods
         if method != "none"
-        for target in job.targets
+        for target in job.data.targets
     ]
 
 
 def stage(job: Job, chosen: selection_stage.Chosen, label: str, seed: int) -> epath.Path:
-    """Train on the chosen rows; adapters in PEFT's files: the last under `adapter/`, where asked
-    for that of each epoch under `epochs/`, and base and last adapter in one under `merged/`."""
-    config, files = job.settings.finetune, job.config.finetune
+    """Train on the chosen rows, and write the last adapter in PEFT's files under `adapter/`.
+
+    Where asked for, that of each epoch under `epochs/`, and base and adapter in one under
+    `merged/`.
+    """
+    settings = job.settings.finetune
 
     def build(folder: epath.Path) -> dict:
         def keep(epoch: int, adapter: Leaves) -> None:
-            if files.keep_epochs:
-                write_adapter(folder / of_epoch(epoch), adapter, job.model, str(job.checkpoint))
+            if settings.keep_epochs:
+                write_adapter(folder / of_epoch(epoch), adapter, job.model, str(base))
 
-        adapter, counts = train(job, chosen.rows, config, seed, folder, keep)
-        if files.merge and is_first():
-            write_merged(folder / "merged", job.checkpoint, job.model, adapter, job.base)
+        base = job.checkpoint.folder
+        adapter, counts = train(job, chosen.rows, settings.fit, seed, folder, keep)
+        if settings.merge and is_first():
+            write_merged(folder / "merged", base, job.model, adapter, job.weights)
         return counts
 
-    identity = {"fit": fit_identity(config), "seed": seed, **job.model_identity}
-    if files.merge:
+    identity = {"fit": fit_identity(settings.fit), "seed": seed, **job.model_identity}
+    if settings.merge:
         identity["merge"] = True
-    if not files.keep_epochs:
+    if not settings.keep_epochs:
         identity["keep_epochs"] = False
-    inputs = {"selection": stage_hash(chosen.folder), **job.checkpoint_digest}
-    return job.run_stage("finetune", f"{label} seed {seed}", identity, inputs, build, shared=True)
+    inputs = {"selection": stage_hash(chosen.folder), **job.checkpoint.digest}
+    label = f"{label} seed {seed}"
+    return job.stages.run(Stage("finetune", identity, inputs), label, build, shared=True)
 
 
 def of_epoch(epoch: int) -> str:
     """Folder, within the stage, of the adapter after so many epochs."""
     return f"epochs/{epoch}"
+
+
+def adapter_leaves(job: Job, tuned: Tuned | None) -> Leaves:
+    """The adapter; without a fine-tune one of zeros, which leaves the base as it is."""
+    if tuned is None:
+        return job.model.zero_adapter()
+    return read_adapter(tuned.stage / tuned.adapter, job.model)
+
+
+def adapter_hash(tuned: Tuned | None) -> dict[str, str]:
+    """The adapter's content hash, as an input of a stage that measures it."""
+    if tuned is None:
+        return {}
+    which = {} if tuned.adapter == ADAPTER else {"which": tuned.adapter}
+    return {"adapter": stage_hash(tuned.stage), **which}

@@ -23,7 +23,7 @@ from g2is_jax.graph.mixed_graph import (
 )
 from g2is_jax.pipeline import material
 from g2is_jax.pipeline.datasets import Target
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.report import graph_page
 from g2is_jax.report.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
@@ -37,17 +37,21 @@ ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """One folder for each walk among the methods, each target and seed, under `graphs/`."""
-    job = Job(config, workdir)
-    walks = [method for method in job.methods if method in job.settings.selection.walks]
+    job = open_job(config, workdir)
+    walks = [
+        method
+        for method in job.settings.selection.methods
+        if method in job.settings.selection.walks
+    ]
     if not walks:
         known = ", ".join(job.settings.selection.walks)
         raise InputError(f"run.methods names none that walks a graph; add one of {known}")
     job.check()
     return [
         export(job, method, target, seed)
-        for seed in job.seeds
+        for seed in job.settings.seeds
         for method in walks
-        for target in job.targets
+        for target in job.data.targets
     ]
 
 
@@ -55,7 +59,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     """Write all of one graph, and say where; returns `graphs/METHOD-SEED[/TARGET]/`."""
     pool_NP, finite_N = material.pool_rows(job, method, seed)
     core = directions(job, method, target, seed)
-    records = job.pool.records
+    records = job.data.pool.records
     nodes = Nodes([r.id for r in records], [r.source for r in records], core.weights_C)
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
     E = min(job.settings.selection.walks[method].graph.neighbours, len(records) - 1)
@@ -90,8 +94,8 @@ def directions(job: Job, method: str, target: Target, seed: int) -> Core:
 
 def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     """As under `selections/`: a folder of its own for each target only where there are several."""
-    folder = job.workdir / "graphs" / f"{method}-{seed}"
-    folder = folder / target.name if len(job.targets) > 1 else folder
+    folder = job.stages.workdir / "graphs" / f"{method}-{seed}"
+    folder = folder / target.name if len(job.data.targets) > 1 else folder
     make_folder(folder)
     return folder
 

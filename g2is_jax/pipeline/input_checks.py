@@ -25,10 +25,10 @@ def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path
 
 def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequence[Target]) -> None:
     """The features can be folded as often as is asked, and each walk finds enough rows."""
-    width = features_width(settings.projection, model.adapter_shapes)
-    if width % 2**settings.folds:
+    width = features_width(settings.features.projection, model.adapter_shapes)
+    if width % 2**settings.features.folds:
         raise InputError(
-            f"grads.folds = {settings.folds}: rows of {width} values cannot be halved so "
+            f"grads.folds = {settings.features.folds}: rows of {width} values cannot be halved so "
             "often; lower it, or change projection.width"
         )
     for method, walk in settings.selection.walks.items():

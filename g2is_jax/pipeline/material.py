@@ -9,6 +9,7 @@ from g2is_jax.data.files import Record
 from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline import features_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.selection.budget import without
@@ -20,33 +21,37 @@ Folders = dict[str, epath.Path]
 def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     """The finished stages that a method reads, made now unless they were made before."""
     found: Folders = {}
-    datasets = {"features": job.pool, "validation": target.validation}
+    datasets = {"features": job.data.pool, "validation": target.validation}
     needs = METHODS[method].needs
     if needs == HIDDEN:
         return {name: features_stage.hidden_stage(job, of) for name, of in datasets.items()}
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
-            folders = features_stage.stages(job, dataset, job.kind(dataset, method), seed)
+            folders = features_stage.stages(
+                job, dataset, features_stage.kind_of(job, dataset, method), seed
+            )
             found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
     return found
 
 
 def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
     """Stages behind those above: the passes that folded features come from."""
-    if METHODS[method].needs != FEATURES or not job.settings.folds:
+    if METHODS[method].needs != FEATURES or not job.settings.features.folds:
         return []
     return [
         folder
-        for dataset in (job.pool, target.validation)
-        for folder in features_stage.pass_stages(job, dataset, job.kind(dataset, method), seed)
+        for dataset in (job.data.pool, target.validation)
+        for folder in features_stage.pass_stages(
+            job, dataset, features_stage.kind_of(job, dataset, method), seed
+        )
     ]
 
 
 def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str, str]:
     """Content hashes of everything that a method's selection depends on, beside its settings."""
     found = {name: stage_hash(folder) for name, folder in folders.items()}
-    found |= {"pool": job.pool.digest} if folders else _text_inputs(job)
+    found |= {"pool": job.data.pool.digest} if folders else _text_inputs(job)
     if METHODS[method].needs == TEXTS:
         found["validation"] = target.validation.digest
     return found
@@ -55,18 +60,18 @@ def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str,
 def _text_inputs(job: Job) -> dict[str, str]:
     """What the usable rows and their token counts depend on, where no features do."""
     text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
-    small = {n: d for n, d in job.checkpoint_digest.items() if not n.endswith(".safetensors")}
-    return {"pool": job.pool.digest, **text, **small}
+    small = {n: d for n, d in job.checkpoint.digest.items() if not n.endswith(".safetensors")}
+    return {"pool": job.data.pool.digest, **text, **small}
 
 
 def gather(job: Job, method: str, target: Target, seed: int) -> Material:
     """Read what a method looks at; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
-    bare = Material(job.settings.selection, job.limits, seed, job.pool.tokens_N, job.mesh)
+    bare = Material(job.settings.selection, job.limits, seed, job.data.pool.tokens_N, device_mesh())
     if needs == NOTHING:
         return bare
     if needs == TEXTS:
-        records, own = job.pool.records, target.validation.records
+        records, own = job.data.pool.records, target.validation.records
         return dataclasses.replace(
             bare,
             pool_prompts=[prompt(record) for record in records],
@@ -94,12 +99,12 @@ def pool_rows(job: Job, method: str, seed: int) -> tuple[Rows | np.ndarray, np.n
     Of one checkpoint they stay in the dtype they are stored in; several are put side by side.
     """
     if METHODS[method].needs == HIDDEN:
-        return features_stage.read_rows(features_stage.hidden_stage(job, job.pool))
-    kind = job.kind(job.pool, method)
-    folders = features_stage.stages(job, job.pool, kind, seed)
+        return features_stage.read_rows(features_stage.hidden_stage(job, job.data.pool))
+    kind = features_stage.kind_of(job, job.data.pool, method)
+    folders = features_stage.stages(job, job.data.pool, kind, seed)
     if len(folders) == 1:
         return features_stage.read_rows(folders[0])
-    weighted = features_stage.load(job, job.pool, kind, seed)
+    weighted = features_stage.load(job, job.data.pool, kind, seed)
     return features_stage.units(weighted), features_stage.finite(weighted)
 
 
@@ -107,7 +112,7 @@ def _validation(job: Job, method: str, target: Target, seed: int) -> features_st
     dataset = target.validation
     if METHODS[method].needs == HIDDEN:
         return [(1.0, features_stage.read(features_stage.hidden_stage(job, dataset)))]
-    return features_stage.load(job, dataset, job.kind(dataset, method), seed)
+    return features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
 
 
 def prompt(record: Record) -> str:

@@ -15,14 +15,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.pipeline import (
-    evaluate_stage,
     features_stage,
     finetune_stage,
     material,
+    scoring,
     selection_stage,
 )
 from g2is_jax.pipeline.datasets import Target
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_files import WHY, read_why
 from g2is_jax.report.composition import composition
 from g2is_jax.report.page import (
@@ -59,8 +59,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
         raise InputError(
             f"{workdir}: no run is here; run experiments.run_all with this --workdir first"
         )
-    job = Job(config, workdir, builds=False)
-    file = write(job, evaluate_stage.scores(job))
+    job = open_job(config, workdir, builds=False)
+    file = write(job, scoring.score_all(job))
     print(f"report: {file}")
     return file
 
@@ -68,9 +68,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
 def write(job: Job, scores: list[dict]) -> epath.Path:
     """Write both files from the finished stages of a job; returns the HTML's path."""
     walks = list(_walks(job))
-    told = composition(selection_stage.entries(job), [record.source for record in job.pool.records])
+    told = composition(
+        selection_stage.entries(job), [record.source for record in job.data.pool.records]
+    )
     tunes = list(_tunes(job))
-    stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in job.used]
+    stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in job.stages.used]
     sections = [
         overview.section(_facts(job)),
         results.section(scores, _published(job)),
@@ -82,9 +84,9 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
         walk_map.section(walks),
         reasons.section(walks),
     ]
-    names = ", ".join(target.name for target in job.targets)
+    names = ", ".join(target.name for target in job.data.targets)
     page = Page(f"Selection for {names}", [section for section in sections if section])
-    folder = job.workdir / "report"
+    folder = job.stages.workdir / "report"
     make_folder(folder)
     write_atomic(folder / "report.html", html(page))
     write_atomic(folder / "report.md", markdown(page))
@@ -97,13 +99,13 @@ def _published(job: Job) -> dict[str, Mapping[str, float]]:
     share = config.selection.budget if config.selection.unit == "fraction" else None
     return {
         target.name: published(config.model.checkpoint, config.data.pool, share, task.name)
-        for target, task in zip(job.targets, job.settings.tasks, strict=True)
+        for target, task in zip(job.data.targets, job.settings.evaluation.tasks, strict=True)
     }
 
 
 def _facts(job: Job) -> dict[str, str]:
     """What was run, in words."""
-    config, pool = job.config, job.pool
+    config, pool = job.config, job.data.pool
     counts = Counter(record.source for record in pool.records).most_common()
     named = ", ".join(f"{source} ({count:,})" for source, count in counts[:MOST_SOURCES])
     more = f" and {len(counts) - MOST_SOURCES} more" if len(counts) > MOST_SOURCES else ""
@@ -111,9 +113,9 @@ def _facts(job: Job) -> dict[str, str]:
     targets = [
         f"{target.name} ({len(target.validation.records):,} validation rows, "
         f"{len(target.test_records):,} test rows)"
-        for target in job.targets
+        for target in job.data.targets
     ]
-    manifests = [read_manifest(folder) for folder in job.used]
+    manifests = [read_manifest(folder) for folder in job.stages.used]
     return {
         "checkpoint": f"{config.model.checkpoint} {config.model.revision}".strip(),
         "pool": f"{pool.path}: {len(pool.records):,} usable rows, {pool.dropped:,} dropped without "
@@ -121,8 +123,8 @@ def _facts(job: Job) -> dict[str, str]:
         "sources": f"{len(counts)}: {named}{more}",
         "targets": "; ".join(targets),
         "budget": f"{job.limits.budget:,} {job.cost_unit}",
-        "methods": ", ".join(job.methods),
-        "seeds": ", ".join(map(str, job.seeds)),
+        "methods": ", ".join(job.settings.selection.methods),
+        "seeds": ", ".join(map(str, job.settings.seeds)),
         "fine-tune": f"{tune.epochs} epochs, batch {tune.batch_size}, learning rate "
         f"{tune.learning_rate:g}, LoRA r={config.lora.rank}, alpha={config.lora.alpha:g}",
         "versions": _all_of([manifest["versions"] for manifest in manifests]),
@@ -142,7 +144,7 @@ def _all_of(told: list[dict]) -> str:
 
 def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]:
     """What each fine-tune cost with all that stands behind it, and how its loss fell."""
-    measured = validation_curves(job.workdir)
+    measured = validation_curves(job.stages.workdir)
     for method, target, seed in selection_stage.each(job):
         chosen = selection_stage.stage(job, method, target, seed)
         tuned = finetune_stage.stage(job, chosen, f"{method} {target.name}", seed)
@@ -155,7 +157,7 @@ def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]
         steps = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
         losses, tokens = ([step[name] for step in steps] for name in ("loss", "tokens"))
         validation = measured.get((stage_hash(tuned), target.validation.digest), [])
-        epochs = job.settings.finetune.epochs
+        epochs = job.settings.finetune.fit.epochs
         yield (
             stage_bills.Bill(method, len(chosen.rows), chosen.tokens, stages),
             learning_curves.Curve(method, target.name, epochs, losses, tokens, validation),
@@ -176,12 +178,16 @@ def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[i
 
 def _walks(job: Job) -> Iterator[Walk]:
     """The walk of g2is, or of another method if g2is is not there, at the first seed."""
-    walking = [method for method in job.methods if method in job.settings.selection.walks]
+    walking = [
+        method
+        for method in job.settings.selection.methods
+        if method in job.settings.selection.walks
+    ]
     if not walking:
         return
     method = SUBJECT if SUBJECT in walking else walking[0]
-    for target in job.targets:
-        yield _walk(job, method, target, job.seeds[0])
+    for target in job.data.targets:
+        yield _walk(job, method, target, job.settings.seeds[0])
 
 
 def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
@@ -192,7 +198,7 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
     picks = read_why(selection_stage.stage(job, method, target, seed).folder)
     rows = [pick["position"] for pick in picks]
     draws = np.random.default_rng(SAMPLE_SEED)
-    count = len(job.pool.records)
+    count = len(job.data.pool.records)
     sample_S = np.sort(draws.choice(count, min(count, SAMPLE_ROWS), replace=False))
     sample_SP = _units(found.pool_NP[sample_S])
     place = selection_stage.shown_at(job, method, target, seed)
@@ -203,12 +209,12 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
         settings.walk,
         core=core,
         picks=picks,
-        prompts_K=[material.prompt(job.pool.records[row]) for row in rows],
+        prompts_K=[material.prompt(job.data.pool.records[row]) for row in rows],
         directions_C=_directions(job, method, target, seed, core),
         chosen_KP=_units(found.pool_NP[np.array(rows[: walk_map.MOST_POINTS], int)]),
         sample_SP=sample_SP[sample_SP.any(axis=1)],  # rows that are not finite are stored as zeros
         validation_MP=_units(found.validation_MP),
-        listing=str((place / WHY).relative_to(job.workdir)),
+        listing=str((place / WHY).relative_to(job.stages.workdir)),
     )
 
 
@@ -217,7 +223,7 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
     if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
-    features = features_stage.load(job, dataset, job.kind(dataset, method), seed)
+    features = features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
     usable = np.flatnonzero(features_stage.finite(features))
     records = [dataset.records[row] for row in usable]
     return [f"validation row {one.id}: {shortened(material.prompt(one))}" for one in records]

@@ -42,7 +42,7 @@ def _walk_settings(section: ConfigDict, name: str) -> WalkSettings:
 
 
 def _methods(text: str) -> tuple[str, ...]:
-    methods = tuple(listed(text, "run.methods"))
+    methods = listed(text, "run.methods")
     for method in methods:
         if method not in METHODS:
             raise InputError(

@@ -1,27 +1,18 @@
-"""Selection: the rows of the pool that a method chooses for a target within the budget.
-
-    python -m experiments.select_subset --config=configs/tiny.py --workdir=runs/demo
-
-Features that were made elsewhere need neither model nor checkpoint (see own_features.py):
-
-    python -m experiments.select_subset --config=configs/paper.py --workdir=OUT \\
-        --train_features=F.npy --validation_features=V.npy --pool=pool.jsonl
-"""
+"""Selection: the rows of the pool that a method chooses for a target within the budget."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.pipeline import material
+from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
-from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.report.composition import write_composition
+from g2is_jax.runs.manifest import Stage, read_manifest
 from g2is_jax.runs.processes import alone, is_first
 from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
-
-if TYPE_CHECKING:  # imported late where they are needed: own features are to start at once
-    from g2is_jax.pipeline.datasets import Target
-    from g2is_jax.pipeline.job import Job
 
 
 @dataclass(frozen=True)
@@ -35,12 +26,11 @@ class Chosen:
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
-    """The selection of each method, target and seed, also shown under `selections/`; what they
-    are made of is told in `report/composition.md`."""
-    from g2is_jax.pipeline.job import Job
+    """The selection of each method, target and seed, also copied to `selections/`.
 
-    job = Job(config, workdir)
-    job.check()
+    What they are made of is printed, and written to `report/composition.md`.
+    """
+    job = open_checked_job(config, workdir)
     chosen = [stage(job, *which) for which in each(job)]
     if is_first():
         with alone():
@@ -48,37 +38,34 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
     return chosen
 
 
-def each(job: "Job") -> list[tuple[str, "Target", int]]:
+def each(job: Job) -> list[tuple[str, Target, int]]:
+    """Every selection of a job: its method, target and seed."""
     return [
         (method, target, seed)
-        for seed in job.seeds
-        for method in choosers(job.methods)
-        for target in job.targets
+        for seed in job.settings.seeds
+        for method in choosers(job.settings.selection.methods)
+        for target in job.data.targets
     ]
 
 
-def write_compositions(job: "Job") -> str:
+def write_compositions(job: Job) -> str:
     """Write what the finished selections are made of to `report/`; returns the Markdown."""
-    from g2is_jax.report.composition import write_composition
-
-    sources = [record.source for record in job.pool.records]
-    return write_composition(entries(job), sources, job.workdir / "report")
+    sources = [record.source for record in job.data.pool.records]
+    return write_composition(entries(job), sources, job.stages.workdir / "report")
 
 
-def entries(job: "Job") -> list[dict]:
+def entries(job: Job) -> list[dict]:
     """Rows and costs of each selection, as `composition` takes them."""
     return [
         {"method": method, "target": target.name, "seed": seed}
-        | {"rows": one.rows, "tokens": one.tokens, "seconds": one.seconds}
+        | {"rows": chosen.rows, "tokens": chosen.tokens, "seconds": chosen.seconds}
         for method, target, seed in each(job)
-        for one in (stage(job, method, target, seed),)
+        for chosen in (stage(job, method, target, seed),)
     ]
 
 
-def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
-    """Choose rows, write `selection.jsonl` and `selected.jsonl`, and show them."""
-    from g2is_jax.pipeline import material
-
+def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
+    """Choose rows, write `selection.jsonl` and `selected.jsonl`, and copy them to `selections/`."""
     folders = material.stages(job, method, target, seed)
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
@@ -86,34 +73,35 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
     def build(folder: epath.Path) -> dict:
         selection = choose(material.gather(job, method, target, seed))
         write_why(folder, selection, lambda row: _known(job, row))
-        write_lines(folder, selection, job.pool.records)
+        write_lines(folder, selection, job.data.pool.records)
         return {"rows": len(selection.picks), **selection.summary}
 
     settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:
-        settings["checkpoints"] = job.settings.checkpoints
+        settings["checkpoints"] = job.settings.features.checkpoints
     inputs = material.inputs(job, method, target, folders)
-    folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
-    if job.builds and not job.is_variant and is_first():
+    label = _label(method, target, seed)
+    folder = job.stages.run(Stage("selection", settings, inputs), label, build)
+    if job.stages.builds and job.stages.shows and is_first():
         show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
-    behind = [*folders.values(), *material.sources(job, method, target, seed), folder]
-    seconds = sum(read_manifest(one)["seconds"] for one in behind)
-    return Chosen(folder, rows, int(job.pool.tokens_N[rows].sum()), seconds)
+    needed = [*folders.values(), *material.sources(job, method, target, seed), folder]
+    seconds = sum(read_manifest(stage_folder)["seconds"] for stage_folder in needed)
+    return Chosen(folder, rows, int(job.data.pool.tokens_N[rows].sum()), seconds)
 
 
-def shown_at(job: "Job", method: str, target: "Target", seed: int) -> epath.Path:
-    """Where people look for a selection."""
-    place = job.workdir / "selections" / f"{method}-{seed}"
-    return place / target.name if len(job.targets) > 1 else place
+def shown_at(job: Job, method: str, target: Target, seed: int) -> epath.Path:
+    """The folder where people look for a selection."""
+    place = job.stages.workdir / "selections" / f"{method}-{seed}"
+    return place / target.name if len(job.data.targets) > 1 else place
 
 
-def _known(job: "Job", row: int) -> dict:
-    record = job.pool.records[row]
-    tokens = int(job.pool.encoded[row].supervised_T.sum())
+def _known(job: Job, row: int) -> dict:
+    record = job.data.pool.records[row]
+    tokens = int(job.data.pool.encoded[row].supervised_T.sum())
     return {"row": record.row, "id": record.id, "source": record.source, "tokens": tokens}
 
 
-def _label(method: str, target: "Target", seed: int) -> str:
+def _label(method: str, target: Target, seed: int) -> str:
     name = method if METHODS[method].needs == NOTHING else f"{method} {target.name}"
     return f"{name} seed {seed}"

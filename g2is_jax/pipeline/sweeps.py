@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline import evaluate_stage, selection_stage
+from g2is_jax.pipeline import scoring, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.report.sweep_table import write_sweep
 from g2is_jax.runs.errors import InputError
@@ -31,8 +31,7 @@ def run(
     settings = expand(sweeps, sweep)
     _check_fields(sweep, settings, config)
     methods = _methods(read_selection(config).methods, settings, finetune)
-    job = Job(config, workdir)
-    job.check()
+    job = open_checked_job(config, workdir)
     labels = [_label(overrides, settings) for overrides in settings]
     variants = [
         _variant(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
@@ -50,7 +49,7 @@ def run(
         "seconds": round(time.monotonic() - began, 3),
         "settings": told_settings,
     }
-    sources = [record.source for record in job.pool.records]
+    sources = [record.source for record in job.data.pool.records]
     folder = workdir / "sweeps" / sweep
     told, table = write_sweep(told, entries, sources, folder)
     print(f"\n{table}\nsweep: {folder}")
@@ -122,7 +121,7 @@ def _variant(job: Job, overrides: dict, name: str) -> Job:
         variant.check_inputs()
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
-    if [r.line for r in variant.pool.records] != [r.line for r in job.pool.records]:
+    if [r.line for r in variant.data.pool.records] != [r.line for r in job.data.pool.records]:
         raise InputError(
             f"{name}: its pool has other usable rows than the config's, so that selections cannot "
             "be compared; a sweep may change everything but the pool"
@@ -133,7 +132,9 @@ def _variant(job: Job, overrides: dict, name: str) -> Job:
 def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:
     """One setting's selections, and their scores where they are asked for."""
     entries = []
-    for method, target, seed in itertools.product(variant.methods, variant.targets, variant.seeds):
+    for method, target, seed in itertools.product(
+        variant.settings.selection.methods, variant.data.targets, variant.settings.seeds
+    ):
         chosen = selection_stage.stage(variant, method, target, seed)
         entry = {
             "method": method,
@@ -146,7 +147,7 @@ def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:
             "folder": chosen.folder.name,
         }
         if finetune:
-            entry["metrics"] = evaluate_stage.score(variant, method, target, seed)["metrics"]
+            entry["metrics"] = scoring.score(variant, method, target, seed)["metrics"]
         entries.append(entry)
     return entries
 
@@ -154,6 +155,6 @@ def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:
 def _stages(variant: Job) -> dict[str, dict[str, int]]:
     """How many stages of each name one setting has made, and how many were there already."""
     return {
-        how: dict(Counter(name for name, did in variant.used.values() if did == how))
+        how: dict(Counter(name for name, did in variant.stages.used.values() if did == how))
         for how in ("run", "reused")
     }

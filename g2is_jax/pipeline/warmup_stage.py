@@ -8,13 +8,16 @@ from ml_collections import ConfigDict
 from g2is_jax.data.batches import epoch_order
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline.adapter_training import fit_identity, train
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.runs.manifest import Stage
 from g2is_jax.training.fit import load_trained, mean_rates
 from g2is_jax.training.optimizer import Moments
 
+DRAW = 2**31  # an "epoch" that training never reaches: the draw is not an order of training
+
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WarmupCheckpoint:
     """A state of the warm-up, and its weight: its epoch's share of the mean learning rates."""
 
     adapter: Leaves
@@ -22,45 +25,41 @@ class Checkpoint:
     weight: float
 
 
-DRAW = 2**31  # an "epoch" that training never reaches: the draw is not an order of training
-
-
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The warm-up of each seed; returns the stages' folders."""
-    job = Job(config, workdir)
-    job.check()
-    return [stage(job, seed) for seed in job.seeds]
+    job = open_checked_job(config, workdir)
+    return [stage(job, seed) for seed in job.settings.seeds]
 
 
 def stage(job: Job, seed: int) -> epath.Path:
     """Train on `warmup.fraction` of the usable rows and keep adapters and moments."""
-    settings = job.settings
-    own_seed = seed + settings.warmup_seed
-    rows = drawn_rows(len(job.pool.encoded), settings.warmup_fraction, own_seed)
+    settings = job.settings.warmup
+    own_seed = seed + settings.seed
+    rows = drawn_rows(len(job.data.pool.encoded), settings.fraction, own_seed)
 
     def build(folder: epath.Path) -> dict:
-        return train(job, rows, settings.warmup, own_seed, folder)[1]
+        return train(job, rows, settings.fit, own_seed, folder)[1]
 
     identity = {
-        "fit": fit_identity(settings.warmup),
-        "fraction": settings.warmup_fraction,
+        "fit": fit_identity(settings.fit),
+        "fraction": settings.fraction,
         "seed": own_seed,
-        "checkpoints": settings.warmup.keep_checkpoints,
+        "checkpoints": settings.fit.keep_checkpoints,
         **job.model_identity,
     }
-    inputs = {"pool": job.pool.digest, **job.checkpoint_digest}
-    return job.run_stage("warmup", f"seed {seed}", identity, inputs, build, shared=True)
+    inputs = {"pool": job.data.pool.digest, **job.checkpoint.digest}
+    return job.stages.run(Stage("warmup", identity, inputs), f"seed {seed}", build, shared=True)
 
 
-def load(job: Job, seed: int) -> list[Checkpoint]:
+def load(job: Job, seed: int) -> list[WarmupCheckpoint]:
     """The checkpoints that the features come from, oldest first."""
-    folder, config = stage(job, seed), job.settings.warmup
-    own_seed = seed + job.settings.warmup_seed
-    trained = load_trained(job.model, config, own_seed, folder)[-job.settings.checkpoints :]
-    rates = mean_rates(folder, [moments.step for _, moments in trained], config.epochs)
+    folder, settings = stage(job, seed), job.settings.warmup
+    trained = load_trained(job.model, settings.fit, seed + settings.seed, folder)
+    trained = trained[-job.settings.features.checkpoints :]
+    rates = mean_rates(folder, [moments.step for _, moments in trained], settings.fit.epochs)
     total = sum(rates) or 1.0
     return [
-        Checkpoint(adapter, moments, rate / total if sum(rates) else 1 / len(rates))
+        WarmupCheckpoint(adapter, moments, rate / total if sum(rates) else 1 / len(rates))
         for (adapter, moments), rate in zip(trained, rates, strict=True)
     ]
 

@@ -3,8 +3,8 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline import evaluate_stage, report_page, selection_stage, shared_rows
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline import report_page, scoring, selection_stage, shared_rows
+from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.report.against import write_against
 from g2is_jax.report.results_table import write_report
 from g2is_jax.runs.processes import alone, is_first, wait_for_all
@@ -12,20 +12,19 @@ from g2is_jax.runs.processes import alone, is_first, wait_for_all
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
     """Run what is not finished yet, write `report/`, print the table; returns the scores."""
-    job = Job(config, workdir)
-    job.check()
-    scores = evaluate_stage.scores(job)
+    job = open_checked_job(config, workdir)
+    scores = scoring.score_all(job)
     if is_first():
         with alone():
-            _tell(job, scores)
+            _report(job, scores)
     wait_for_all("report written")  # a process that ended well does not come back to help
     return scores
 
 
-def _tell(job: Job, scores: list[dict]) -> None:
+def _report(job: Job, scores: list[dict]) -> None:
     """Write `report/` and print the table."""
-    workdir = job.workdir
-    shared_rows.write(job.shared_rows, workdir / "report" / "overlap.json")
+    workdir = job.stages.workdir
+    shared_rows.write(job.data.shared, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
     print(write_against(scores, workdir / "report"))
     print(selection_stage.write_compositions(job))

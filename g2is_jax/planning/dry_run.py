@@ -72,14 +72,14 @@ def read_plan(
     """The plan of a config, seconds that a row takes to tokenise, and what is known of tokens."""
     settings = read_settings(config)
     place = _folder(config.model.checkpoint, config.model.revision)
-    model = build_model(decoder(config.model.checkpoint, place), settings.lora, settings.model)
+    model = build_model(decoder(config.model.checkpoint, place), settings.lora, settings.base.model)
     with tempfile.TemporaryDirectory() as folder:
 
         def world() -> epath.Path:
-            write_world(epath.Path(folder), settings.world)
+            write_world(epath.Path(folder), settings.data.world)
             return epath.Path(folder)
 
-        pool, validations, tests = target_files(config.data, settings.world, world)
+        pool, validations, tests = target_files(settings.data, world)
         files = Files(pool, validations, tests)
         try:
             if place is None:
@@ -174,13 +174,13 @@ def _measured(
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
     """Tokens of what stands before the replies, worked rows included."""
     found: list[int] = []
-    targets = zip(files.tests, files.validations, settings.tasks, settings.shots_files, strict=True)
+    targets = zip(files.tests, files.validations, settings.evaluation.tasks, settings.evaluation.shots_files, strict=True)
     for test, validation, task, named in targets:
         shots_file = named or validation
         shown = read_records(shots_file) if task.shots else []
         records = sample(read_records(test, need_answer=True))
         exam = set_exam(task, records, test, shown, shots_file)
-        new_tokens = 0 if task.letters else settings.evaluate.new_tokens
+        new_tokens = 0 if task.letters else settings.evaluation.evaluate.new_tokens
         found += map(len, encode_prompts(chat, exam, length, new_tokens)[0])
     return np.array(found)
 

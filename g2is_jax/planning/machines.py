@@ -55,7 +55,7 @@ def published(name: str, utilisation: float = UTILISATION) -> Machine:
 
 def table(plan: Plan, found: Sequence[Stage], machine: Machine, tokens: str) -> str:
     """A line for each stage, their sum, and what was assumed; `tokens` tells of the rows'."""
-    activations, room = plan.settings.model.activations, machine.chip.memory
+    activations, room = plan.settings.base.model.activations, machine.chip.memory
     lines = ["| stage | TFLOP | hours | GB a device | fits |", "| --- | --- | --- | --- | --- |"]
     total, all_fit = 0.0, True
     for stage in found:
@@ -81,7 +81,7 @@ def by_chip(plan: Plan, found: Sequence[Stage], utilisation: float, tokens: str)
     all_fit = True
     for name, chip in CHIPS.items():
         machine = published(name, utilisation)
-        activations = plan.settings.model.activations
+        activations = plan.settings.base.model.activations
         seconds = sum(machine.seconds(stage, activations, plan.devices) for stage in found)
         all_fit &= needed <= chip.memory
         room = f"{short(needed / GB)} of {chip.memory / GB:.0f}"
@@ -113,8 +113,8 @@ def _assumed(plan: Plan, machine: Machine, tokens: str) -> str:
 
 
 def _replies(plan: Plan) -> str:
-    most, reckoned = plan.settings.evaluate.new_tokens, plan.reply_tokens
-    if all(task.letters for task in plan.settings.tasks) or not most:
+    most, reckoned = plan.settings.evaluation.evaluate.new_tokens, plan.reply_tokens
+    if all(task.letters for task in plan.settings.evaluation.tasks) or not most:
         return ""
     own = f" like the longest in the test files, of at most {most:,}" if reckoned < most else ""
     return f"Replies of {reckoned:,} tokens{own}. "

@@ -99,9 +99,9 @@ def _shares(plan: Plan, chip: Chip, clock: Clock) -> tuple[dict[str, float], flo
         found[PASS] = _pass(plan, few, adapter, base, clock)
     if set(SECTIONS) & set(methods):
         found[WALK] = _walk(plan, clock)
-    if plan.settings.evaluate.new_tokens:
+    if plan.settings.evaluation.evaluate.new_tokens:
         found[DECODING] = _decoding(plan, few, adapter, base, clock)
-    activations = plan.settings.model.activations
+    activations = plan.settings.base.model.activations
     reached = {kind: work.seconds(chip, activations) / s for kind, (work, s) in found.items()}
     return reached, runtime
 
@@ -147,7 +147,7 @@ def _random(shapes: dict[str, tuple[int, ...]], dtype) -> Leaves:
 
 def _trained(plan: Plan) -> Layout:
     """A fine-tune."""
-    fit = plan.settings.finetune
+    fit = plan.settings.finetune.fit
     return training(plan.rows.pool, plan.chosen, fit, plan.max_length, plan.devices)
 
 
@@ -178,7 +178,7 @@ def _training(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
 
 
 def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
-    rows, config = plan.rows.test, plan.settings.evaluate
+    rows, config = plan.rows.test, plan.settings.evaluation.evaluate
     layout = one_pass(rows, config.batch_tokens, plan.max_length)
     tokens_BT, supervised_BT = _batch(layout, rows.share, few.config.vocab_size)
     function, width = likelihood_function(few), tokens_BT.shape[1]
@@ -188,7 +188,7 @@ def _reading(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock
 
 def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     """Steps, in a cache as long as the job's."""
-    config, rows = plan.settings.evaluate, plan.rows.prompts
+    config, rows = plan.settings.evaluation.evaluate, plan.rows.prompts
     layout = one_pass(rows, config.batch_tokens, plan.max_length)
     tokens_BT, _ = _batch(layout, 1.0, few.config.vocab_size)
     count, width = tokens_BT.shape
@@ -215,12 +215,12 @@ def _decoding(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Cloc
 
 def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -> Done:
     """Gradients of a batch of the pool and their projection, for each kind that is asked for."""
-    pool, projection = plan.rows.pool, plan.settings.projection
+    pool, projection = plan.rows.pool, plan.settings.features.projection
     layout = one_pass(pool, plan.config.grads.batch_tokens, plan.max_length)
     share = min(pool.supervised / layout.width, 1.0)
     tokens_BT, supervised_BT = _batch(layout, share, few.config.vocab_size)
     kinds = pool_kinds(plan)
-    adam = plan.settings.warmup.optimizer
+    adam = plan.settings.warmup.fit.optimizer
     directions = tuple(DirectionConfig(kind, adam.b1, adam.b2, adam.eps) for kind in kinds)
     moments = Moments(1, adapter, jax.tree.map(jnp.square, adapter))
     inputs = shared_inputs(few, adapter, base, moments, projection, 0)
@@ -235,7 +235,7 @@ def _pass(plan: Plan, few: Model, adapter: Leaves, base: Leaves, clock: Clock) -
 def _walk(plan: Plan, clock: Clock) -> Done:
     """Some rows of each walk, on random features."""
     choosing = plan.settings.selection
-    width = features_width(plan.settings.projection, plan.model.adapter_shapes)
+    width = features_width(plan.settings.features.projection, plan.model.adapter_shapes)
     count = min(plan.rows.pool.count, max(WALKED // width, MOST_NEIGHBOURS))
     picks = max(min(round(plan.chosen), PICKS), 1)
     shown = max(plan.rows.validation.count // plan.targets, 1)
@@ -272,7 +272,7 @@ def _leaning(count: int, width: int, lean: float) -> np.ndarray:
 
 def _overheads(plan: Plan, clock: Clock) -> dict[str, float]:
     """Seconds of a step of the optimiser, of a save, and of a stage that does nothing."""
-    model, fit = plan.model, plan.settings.finetune
+    model, fit = plan.model, plan.settings.finetune.fit
     adapter = model.init_adapter(0)
     state = adam_direction(fit.optimizer).init(adapter)
     update, rates = update_function(fit.optimizer), learning_rates(fit.optimizer, 100)

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from g2is_jax.features.projection import features_width
 from g2is_jax.features.rows import DTYPES
 from g2is_jax.model.build import Model
-from g2is_jax.pipeline.settings import Settings, paths
+from g2is_jax.pipeline.fields import parts
+from g2is_jax.pipeline.settings import Settings
 from g2is_jax.planning.chips import Work
 from g2is_jax.planning.layouts import Layout, Rows, one_pass, training, training_steps
 from g2is_jax.planning.model_costs import (
@@ -111,7 +112,7 @@ class Plan:
 
     @property
     def targets(self) -> int:
-        return len(paths(self.config.data.validation)) or len(self.settings.world.target_names)
+        return len(parts(self.config.data.validation)) or len(self.settings.data.world.target_names)
 
     @property
     def chosen(self) -> float:
@@ -130,7 +131,7 @@ class Plan:
     @property
     def reply_tokens(self) -> int:
         """Of the longest reply."""
-        most = self.settings.evaluate.new_tokens
+        most = self.settings.evaluation.evaluate.new_tokens
         return most if self.rows.reply is None else min(most, self.rows.reply)
 
     @property
@@ -181,8 +182,8 @@ def _kind(config: ConfigDict, method: str) -> str:
 
 
 def _warmup(plan: Plan) -> Stage:
-    rows = plan.settings.warmup_fraction * plan.rows.pool.count
-    return _training(plan, "warm-up", {rows: plan.seeds}, plan.settings.warmup)
+    rows = plan.settings.warmup.fraction * plan.rows.pool.count
+    return _training(plan, "warm-up", {rows: plan.seeds}, plan.settings.warmup.fit)
 
 
 def _finetune(plan: Plan) -> Stage:
@@ -192,7 +193,7 @@ def _finetune(plan: Plan) -> Stage:
         if METHODS[method].choose is not None:
             count = float(plan.rows.pool.count) if method == "full" else plan.chosen
             runs[count] += plan.seeds * (1 if METHODS[method].needs == NOTHING else plan.targets)
-    return _training(plan, "fine-tune", runs, plan.settings.finetune)
+    return _training(plan, "fine-tune", runs, plan.settings.finetune.fit)
 
 
 def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> Stage:
@@ -223,13 +224,13 @@ def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> 
 
 def _gradients(plan: Plan, name: str, rows: Rows, kinds: int, files: int) -> Stage:
     """Each example's gradient, for so many kinds of features from one pass a checkpoint."""
-    projection, shapes = plan.settings.projection, plan.model.adapter_shapes
+    projection, shapes = plan.settings.features.projection, plan.model.adapter_shapes
     width, batch_tokens = features_width(projection, shapes), plan.config.grads.batch_tokens
     layout = one_pass(rows, batch_tokens, plan.max_length, plan.devices)
     batch_rows = max(batch_tokens // rows.tokens, 1)
     if rows.lengths_S is not None:
         batch_rows = layout.places / layout.batches
-    passes = plan.settings.checkpoints * plan.seeds
+    passes = plan.settings.features.checkpoints * plan.seeds
     projected = projection_work(projection, size(shapes), batch_rows)
     work = plan.gradient(layout, rows) + projected.times(layout.places * kinds)
     memory = plan.held | {
@@ -254,9 +255,9 @@ def projection_work(projection, values: int, batch_rows: float) -> Work:
 
 def _walk(plan: Plan) -> Stage:
     """All features are read once for each chosen row, on a front once for many."""
-    width = features_width(plan.settings.projection, plan.model.adapter_shapes)
-    width = width // 2**plan.settings.folds * plan.settings.checkpoints
-    dtype = "float32" if plan.settings.checkpoints > 1 else plan.settings.store.dtype
+    width = features_width(plan.settings.features.projection, plan.model.adapter_shapes)
+    width = width // 2**plan.settings.features.folds * plan.settings.features.checkpoints
+    dtype = "float32" if plan.settings.features.checkpoints > 1 else plan.settings.features.store.dtype
     rows = plan.rows.pool.count
     itemsize = DTYPES[dtype].itemsize
     features = float(rows * width * itemsize)
@@ -281,7 +282,7 @@ def walk_work(settings: WalkSettings, rows: int, width: int, itemsize: int) -> W
 def _evaluate(plan: Plan) -> Stage:
     """The answers' loss, the letters' likelihoods where a task has some, else a reply to every row,
     as long as the longest of the test rows' own or, where none was read, as it may be."""
-    model, config, tasks = plan.model, plan.settings.evaluate, plan.settings.tasks
+    model, config, tasks = plan.model, plan.settings.evaluation.evaluate, plan.settings.evaluation.tasks
     test, prompts = plan.rows.test, plan.rows.prompts
     times = len(plan.settings.selection.methods) * plan.seeds
     head = head_operations(model)

@@ -19,11 +19,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -44,6 +45,17 @@ SAMPLES, SAMPLE_BYTES = 32, 2**20
 IDENTITY = ("format", "name", "settings", "inputs")
 
 
+class Stage(NamedTuple):
+    """A folder of finished work, by all that its contents depend on.
+
+    inputs: name -> content hash, from `stage_hash` or `file_hash`.
+    """
+
+    name: str
+    settings: dict
+    inputs: dict[str, str]
+
+
 def run_stage(
     workdir: epath.PathLike,
     name: str,
@@ -58,57 +70,105 @@ def run_stage(
     given (which holds what a killed attempt left there) and returns counts for the manifest; the
     first process calls it, or all of them where they share the work.
     """
-    identity = _identity(name, settings, inputs)
-    folder = stage_folder(workdir, name, settings, inputs)
+    stage = Stage(name, settings, inputs)
+    return run_stages(workdir, {name: stage}, lambda folders: {name: build(folders[name])}, shared)[
+        name
+    ]
+
+
+def run_stages(
+    workdir: epath.PathLike,
+    stages: Mapping[str, Stage],
+    build: Callable[[dict[str, epath.Path]], dict[str, dict]],
+    shared: bool = False,
+) -> dict[str, epath.Path]:
+    """The finished folders of stages by any labels; those that are not finished are built together.
+
+    build: fills the folders it is given, by label, and returns the counts of each. Otherwise as
+    `run_stage`.
+    """
+    folders = {label: stage_folder(workdir, *stage) for label, stage in stages.items()}
     if any_says(asked_to_stop()):
         raise Stopped
-    if first_says(is_finished(folder)):
-        _check_same(folder, identity)
-        return folder
-    part = folder if in_object_store(folder) else folder.parent / f"{folder.name}.part"
-    with naming_failures(part):
+    parts: dict[str, epath.Path] = {}
+    for label, folder in folders.items():
+        if first_says(is_finished(folder)):
+            _check_same(folder, _identity(*stages[label]))
+        else:
+            parts[label] = _part(folder)
+    if not parts:
+        return folders
+    with naming_failures(next(iter(parts.values()))):
         if is_first():
-            _build(part, identity, build, shared)
-            if part != folder:
-                part.rename(folder)
+            attempts = {label: _begin(part, stages[label]) for label, part in parts.items()}
+            counts = _built(parts, build, shared)
+            for label, part in parts.items():
+                _finish(part, attempts[label], counts[label])
+                if part != folders[label]:
+                    part.rename(folders[label])
         elif shared:
-            wait_for_all(f"{name} begun")
-            build(part)
-            wait_for_all(f"{name} built")
-    wait_for_all(f"{folder.name} finished")
-    return folder
+            wait_for_all("stages started")
+            build(parts)
+            wait_for_all("stages built")
+    wait_for_all("stages finished")
+    return folders
 
 
-def _build(
-    part: epath.Path, identity: dict, build: Callable[[epath.Path], dict], shared: bool
-) -> None:
-    """Fill the folder; the manifest comes last."""
+def _part(folder: epath.Path) -> epath.Path:
+    """The folder in which a stage is built."""
+    return folder if in_object_store(folder) else folder.parent / f"{folder.name}.part"
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A stage at work: what it is, and the clocks from which its manifest tells its costs."""
+
+    identity: dict
+    seconds_before: float
+    started: float
+    programs: int
+    compile_seconds: float
+
+
+def _begin(part: epath.Path, stage: Stage) -> _Attempt:
     make_folder(part)
-    seconds_before, started = _begin_attempt(part)
-    programs, compiling = compilations()
+    return _Attempt(_identity(*stage), *_begin_attempt(part), *compilations())
+
+
+def _built(
+    parts: dict[str, epath.Path], build: Callable[[dict[str, epath.Path]], dict], shared: bool
+) -> dict[str, dict]:
+    """The counts of stages, once their folders are filled."""
     if shared:
-        wait_for_all(f"{identity['name']} begun")
+        wait_for_all("stages started")
     try:
         with contextlib.nullcontext() if shared else alone():
-            counts = build(part)
+            counts = build(parts)
     except BaseException:
-        if not in_object_store(part):
-            with contextlib.suppress(OSError):
-                (part / ATTEMPT).touch()  # its time is the end of this attempt
+        for part in parts.values():
+            if not in_object_store(part):
+                with contextlib.suppress(OSError):
+                    (part / ATTEMPT).touch()  # its time is the end of this attempt
         raise
     if shared:
-        wait_for_all(f"{identity['name']} built")
+        wait_for_all("stages built")
+    return counts
+
+
+def _finish(part: epath.Path, attempt: _Attempt, counts: dict) -> None:
+    """Complete a folder; the manifest comes last."""
     for leftover in part.glob(".*.tmp"):  # of writes that were killed
         leftover.unlink(missing_ok=True)
+    programs, compile_seconds = compilations()
     manifest = {
-        **identity,
-        "hash": _digest(identity),
+        **attempt.identity,
+        "hash": _digest(attempt.identity),
         "counts": counts,
         "versions": _versions(),
         "commit": _commit(),
-        "seconds": round(seconds_before + time.time() - started, 3),
-        "compilations": compilations()[0] - programs,
-        "compile_seconds": round(compilations()[1] - compiling, 3),
+        "seconds": round(attempt.seconds_before + time.time() - attempt.started, 3),
+        "compilations": programs - attempt.programs,
+        "compile_seconds": round(compile_seconds - attempt.compile_seconds, 3),
         "peak_memory_bytes": _peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {name: size for name, size in file_sizes(part).items() if name not in OWN},

@@ -47,7 +47,7 @@ def shapes(checkpoint: str) -> Model:
     """The model of a row: all rows of a base model have the same."""
     row = next(row for row in ROWS if module(row)["get_config"]().model.checkpoint == checkpoint)
     settings = check_settings(module(row)["get_config"]())
-    return build_model(decoder(checkpoint), settings.lora, settings.model)
+    return build_model(decoder(checkpoint), settings.lora, settings.base.model)
 
 
 def commands(row: str) -> dict[str, dict[str, str]]:

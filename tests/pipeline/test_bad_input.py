@@ -13,7 +13,7 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from experiments import run_all
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from tests.support.small import picking, row, stages, write_rows
 from tests.support.small_job import changed
@@ -22,7 +22,7 @@ from tests.support.small_job import changed
 def refused(config, workdir: Path) -> str:
     """What the job says of a bad config, at the latest when it checks its inputs."""
     with pytest.raises(InputError) as caught:
-        Job(config, epath.Path(workdir)).check()
+        open_job(config, epath.Path(workdir)).check()
     assert "\n" not in str(caught.value)
     assert not [name for name in stages(workdir) if not name.startswith("world-")]
     return str(caught.value)
@@ -41,12 +41,16 @@ def refused_pool(config, tmp_path: Path, content: bytes | list) -> str:
 
 
 def test_a_good_job_is_not_refused(file_config, config, tmp_path, capsys):
-    job = Job(file_config, epath.Path(tmp_path / "files"))
+    job = open_job(file_config, epath.Path(tmp_path / "files"))
     job.check()
-    assert [target.name for target in job.targets] == ["plus", "pick"]
-    assert (len(job.pool.records), job.pool.dropped, job.pool.truncated) == (40, 1, 1)
+    assert [target.name for target in job.data.targets] == ["plus", "pick"]
+    assert (len(job.data.pool.records), job.data.pool.dropped, job.data.pool.truncated) == (
+        40,
+        1,
+        1,
+    )
     assert "40 usable rows, 1 dropped" in capsys.readouterr().out
-    Job(config, epath.Path(tmp_path / "world")).check()
+    open_job(config, epath.Path(tmp_path / "world")).check()
     assert stages(tmp_path / "files") == []
     assert [name.partition("-")[0] for name in stages(tmp_path / "world")] == ["world"]
 
@@ -338,7 +342,7 @@ def test_sizes_that_the_rows_cannot_give(file_config, tmp_path, above, method):
     many = {f"{section}knowledge__keep": "count", f"{section}knowledge__keep_value": 5.0}
     config = changed(file_config, run__methods=method, **many)
     assert refused(config, tmp_path).startswith(f"{above}knowledge asks for more components")
-    Job(changed(config, run__methods="random"), epath.Path(tmp_path / "unread")).check()
+    open_job(changed(config, run__methods="random"), epath.Path(tmp_path / "unread")).check()
 
 
 def test_one_validation_row_cannot_be_centred(file_config, tmp_path):
@@ -348,7 +352,7 @@ def test_one_validation_row_cannot_be_centred(file_config, tmp_path):
     )
     message = refused(changed(one, run__methods="g2is_paper"), tmp_path)
     assert message.startswith("paper.knowledge asks for more components than the 0")
-    Job(changed(one, run__methods="g2is"), epath.Path(tmp_path / "uncentred")).check()
+    open_job(changed(one, run__methods="g2is"), epath.Path(tmp_path / "uncentred")).check()
 
 
 def test_section_with_a_field_too_many_or_too_few(config, tmp_path):
@@ -368,19 +372,19 @@ def test_section_with_a_field_too_many_or_too_few(config, tmp_path):
 
 
 def test_work_folder_begun_with_another_config(config, tmp_path):
-    Job(config, epath.Path(tmp_path)).check()
+    open_job(config, epath.Path(tmp_path)).check()
     (tmp_path / "stages" / "warmup-0123.part").mkdir()
     other = changed(config, walk__delta=0.5)
     with pytest.raises(InputError, match=r"begun with another config: walk\.delta is 0\.5, was 0"):
-        Job(other, epath.Path(tmp_path))
-    Job(changed(config, run__seeds="1", grads__chunk_rows=7), epath.Path(tmp_path))
-    Job(changed(other, run__replace=True), epath.Path(tmp_path))
+        open_job(other, epath.Path(tmp_path))
+    open_job(changed(config, run__seeds="1", grads__chunk_rows=7), epath.Path(tmp_path))
+    open_job(changed(other, run__replace=True), epath.Path(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text())["walk"]["delta"] == 0.5
 
 
 def test_refused_run_does_not_bind_the_work_folder(config, tmp_path):
     refused(changed(config, selection__budget=5000.0, selection__unit="rows"), tmp_path)
-    Job(
+    open_job(
         changed(config, selection__budget=5.0, selection__unit="rows"), epath.Path(tmp_path)
     ).check()
 
@@ -388,7 +392,7 @@ def test_refused_run_does_not_bind_the_work_folder(config, tmp_path):
 def test_work_folder_that_is_a_file(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file: cannot be used as a work folder .*--workdir"):
-        Job(config, epath.Path(tmp_path / "file"))
+        open_job(config, epath.Path(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("stage", ["world", "warmup", "features"])
@@ -411,4 +415,4 @@ def test_full_disk(config, tmp_path, monkeypatch, stage):
     with contextlib.suppress(FileNotFoundError):
         assert not list((tmp_path / "stages" / unfinished[0]).glob("*.tmp"))
     monkeypatch.undo()
-    Job(warm, epath.Path(tmp_path)).check()
+    open_job(warm, epath.Path(tmp_path)).check()

@@ -16,7 +16,7 @@ from etils import epath
 from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import read_store
 from g2is_jax.pipeline import features_stage, material, selection_stage, warmup_stage
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.methods import METHODS
 from tests.support.small import ROOT
@@ -40,11 +40,11 @@ def workdir(tmp_path_factory) -> epath.Path:
 @pytest.fixture
 def job(config, workdir) -> Job:
     """Two methods, whose pool features are of two kinds."""
-    return Job(changed(config, run__methods="less,g2is"), workdir)
+    return open_job(changed(config, run__methods="less,g2is"), workdir)
 
 
 def folder_of(job: Job, kind: str) -> epath.Path:
-    return features_stage.stages(job, job.pool, kind, 0)[0]
+    return features_stage.stages(job, job.data.pool, kind, 0)[0]
 
 
 def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, capfd):
@@ -53,7 +53,7 @@ def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, cap
     assert "gradients (adam, rms)" in told
     assert not re.search(r"gradients \((rms|adam)\)", told)
     for method, kind in (("g2is", "rms"), ("less", "adam")):
-        alone = Job(changed(config, run__methods=method), epath.Path(tmp_path / method))
+        alone = open_job(changed(config, run__methods=method), epath.Path(tmp_path / method))
         expected = read_store(folder_of(alone, kind))
         rows = together[kind].features_NP
         np.testing.assert_allclose(rows, expected.features_NP, rtol=0, atol=1e-2)  # of bfloat16
@@ -64,18 +64,18 @@ def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, cap
 def test_manifest_and_diagnostics(job):
     folder = folder_of(job, "adam")
     counts = read_manifest(folder)["counts"]
-    assert counts["rows"] == len(job.pool.records)
+    assert counts["rows"] == len(job.data.pool.records)
     assert counts["shapes"] >= 1
     assert 0 <= counts["padding"] < 1
     told = json.loads((folder / "diagnostics.json").read_text())
     assert told["momentum"]["share"]["median"] > 0
-    assert set(told["norms_by_source"]) == {record.source for record in job.pool.records}
+    assert set(told["norms_by_source"]) == {record.source for record in job.data.pool.records}
     assert json.loads((folder_of(job, "rms") / "diagnostics.json").read_text())["momentum"] is None
 
 
 def test_measured_microbatch_changes_nothing(job, config, tmp_path, capsys):
     measured = changed(config, run__methods="less,g2is", grads__batch_tokens=0)
-    other = Job(measured, epath.Path(tmp_path))
+    other = open_job(measured, epath.Path(tmp_path))
     first, second = (read_store(folder_of(one, "rms")) for one in (job, other))
     assert "memory allows" in capsys.readouterr().out
     np.testing.assert_allclose(first.norms_N, second.norms_N, rtol=1e-5)
@@ -84,13 +84,13 @@ def test_measured_microbatch_changes_nothing(job, config, tmp_path, capsys):
 
 def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     both = changed(config, run__methods="g2is", grads__checkpoints=0, warmup__epochs=2)
-    job = Job(both, epath.Path(tmp_path))
+    job = open_job(both, epath.Path(tmp_path))
     weights = [checkpoint.weight for checkpoint in warmup_stage.load(job, 0)]
     lines = (warmup_stage.stage(job, 0) / "metrics.jsonl").read_text().splitlines()
     rates = np.array([json.loads(line)["learning_rate"] for line in lines]).reshape(2, -1)
     np.testing.assert_allclose(weights, rates.mean(axis=1) / rates.mean(axis=1).sum())
     assert weights[0] > weights[1] > 0  # the rate falls
-    weighted = features_stage.load(job, job.pool, "rms", 0)
+    weighted = features_stage.load(job, job.data.pool, "rms", 0)
     units = features_stage.units(weighted)
     expected = sum(w * f.features_NP @ f.features_NP.T for w, f in weighted)
     np.testing.assert_allclose(units @ units.T, expected, atol=1e-5)
@@ -104,7 +104,7 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
 def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     """Moved by one, both are those of the next seed; each alone leaves the other as it was."""
     here, elsewhere = (
-        Job(changed(config, run__methods="g2is"), epath.Path(tmp_path / name))
+        open_job(changed(config, run__methods="g2is"), epath.Path(tmp_path / name))
         for name in ("here", "elsewhere")
     )
 
@@ -127,7 +127,7 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
 
 @pytest.mark.parametrize("method", ["less", "g2is"])
 def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
-    target = job.targets[0]
+    target = job.data.targets[0]
     chosen = METHODS[method].choose(material.gather(job, method, target, 0)).rows
     load, pool_rows = features_stage.load, material.pool_rows
 
@@ -156,9 +156,9 @@ def test_hidden_states_on_request(config, tmp_path):
     asked = changed(config, run__methods="none", grads__hidden_states=True)
     folders = features_stage.run(asked, epath.Path(tmp_path))
     hidden = [folder for folder in folders if folder.name.startswith("hidden-")]
-    job = Job(asked, epath.Path(tmp_path))
+    job = open_job(asked, epath.Path(tmp_path))
     stores = [read_store(folder) for folder in hidden]
-    assert [len(store.rows_N) for store in stores] == [len(job.pool.records), 4]
+    assert [len(store.rows_N) for store in stores] == [len(job.data.pool.records), 4]
     assert stores[0].features_NP.shape[1] == job.model.config.hidden_size
 
 

@@ -10,8 +10,8 @@ from etils import epath
 
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.build import load_model
-from g2is_jax.pipeline import curve_stage, evaluate_stage, finetune_stage, selection_stage
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline import curve_stage, evaluate_stage, finetune_stage, scoring, selection_stage
+from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.training.loss import example_loss
@@ -40,11 +40,11 @@ def settings(base):
 def finished(settings, tmp_path_factory) -> tuple[Job, list[epath.Path]]:
     """A job, and its curves' stages."""
     workdir = epath.Path(tmp_path_factory.mktemp("finetune") / "work")
-    return Job(settings, workdir), curve_stage.run(settings, workdir)
+    return open_job(settings, workdir), curve_stage.run(settings, workdir)
 
 
 def tuned(job: Job) -> epath.Path:
-    chosen = selection_stage.stage(job, "random", job.targets[0], 0)
+    chosen = selection_stage.stage(job, "random", job.data.targets[0], 0)
     return finetune_stage.stage(job, chosen, "random", 0)
 
 
@@ -63,7 +63,7 @@ def test_adapter_of_each_epoch_and_merged_checkpoint(finished):
         np.testing.assert_array_equal(second[path], leaf)
         assert (first[path] != leaf).any()
     _, merged = load_model(folder / "merged", NO_LORA, FLOAT32)
-    for path, leaf in job.base.items():
+    for path, leaf in job.weights.items():
         layer = path.removesuffix(".weight")
         if f"{layer}.lora_A" in last:
             leaf = leaf + job.model.lora.scale * last[f"{layer}.lora_B"] @ last[f"{layer}.lora_A"]
@@ -73,8 +73,10 @@ def test_adapter_of_each_epoch_and_merged_checkpoint(finished):
 def test_curve_of_each_target(finished):
     """Targets share the fine-tune. Each loss is that of the rows one by one."""
     job, folders = finished
-    assert [name.partition("-")[0] for name in stages(Path(job.workdir))].count("finetune") == 1
-    for target, folder in zip(job.targets, folders, strict=True):
+    assert [name.partition("-")[0] for name in stages(Path(job.stages.workdir))].count(
+        "finetune"
+    ) == 1
+    for target, folder in zip(job.data.targets, folders, strict=True):
         curve = curve_of(folder)
         assert [point["epoch"] for point in curve] == [0, 1, 2]
         told = read_manifest(folder)["counts"]
@@ -85,7 +87,7 @@ def test_curve_of_each_target(finished):
         run = jax.jit(example_loss, static_argnums=0)
         for point, adapter in zip(curve, adapters, strict=True):
             sums = [
-                run(job.model, adapter, job.base, row.tokens_T, row.supervised_T)
+                run(job.model, adapter, job.weights, row.tokens_T, row.supervised_T)
                 for row in target.validation.encoded
             ]
             expected = np.mean([float(total) / int(count) for total, count in sums])
@@ -110,14 +112,14 @@ def test_best_adapter_is_evaluated(finished, settings, monkeypatch, best):
     job, _ = finished
     monkeypatch.setattr(curve_stage, "best_epoch", lambda curve: best)
     variant = job.variant({"evaluate.adapter": "best"})
-    target = job.targets[0]
+    target = job.data.targets[0]
     label = f"random {target.name} seed 0"
     place = curve_stage.adapter_to_evaluate(variant, tuned(job), target, label)
     assert place == {1: "epochs/1", 2: "adapter"}[best]
-    score = evaluate_stage.score(variant, "random", target, 0)
-    direct = evaluate_stage.stage(job, evaluate_stage.Tuned(tuned(job), place), target, label)
+    score = scoring.score(variant, "random", target, 0)
+    direct = evaluate_stage.stage(job, finetune_stage.Tuned(tuned(job), place), target, label)
     assert score["metrics"] == json.loads((direct / "metrics.json").read_text())
-    last = evaluate_stage.score(job, "random", target, 0)
+    last = scoring.score(job, "random", target, 0)
     assert (last["metrics"] == score["metrics"]) == (best == 2)
 
 
@@ -156,13 +158,13 @@ def test_packed_fine_tune(finished):
 
 
 def test_fine_tune_of_an_earlier_version_has_no_epochs(finished, settings, tmp_path):
-    job = Job(settings, epath.Path(tmp_path))
+    job = open_job(settings, epath.Path(tmp_path))
     folder = tuned(job)
     for place in (folder / "epochs").iterdir():
         place.rmtree()
     (folder / "epochs").rmdir()
     with pytest.raises(InputError, match=r"epochs/1: there is none.*; delete .*finetune-\w+ and"):
-        curve_stage.stage(job, folder, job.targets[0], "random")
+        curve_stage.stage(job, folder, job.data.targets[0], "random")
 
 
 @pytest.mark.parametrize(
@@ -170,4 +172,4 @@ def test_fine_tune_of_an_earlier_version_has_no_epochs(finished, settings, tmp_p
 )
 def test_curves_need_the_adapters(settings, tmp_path, asked):
     with pytest.raises(InputError, match=r"set finetune\.keep_epochs"):
-        Job(changed(settings, finetune__keep_epochs=False, **asked), epath.Path(tmp_path))
+        open_job(changed(settings, finetune__keep_epochs=False, **asked), epath.Path(tmp_path))

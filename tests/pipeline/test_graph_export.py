@@ -9,7 +9,7 @@ from etils import epath
 
 from g2is_jax.graph import mixed_graph
 from g2is_jax.pipeline import features_stage, graph_export
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from tests.support.small import stages
 from tests.support.small_job import changed, small_config
@@ -53,12 +53,14 @@ def test_a_folder_for_each_walk_and_target(exported):
 def test_the_graph_is_of_the_features_of_the_walk(exported, graph_config):
     """Cosines of the edges, from the store; a walk of more neighbours than rows gets all."""
     workdir, _ = exported
-    job = Job(graph_config, epath.Path(workdir))
+    job = open_job(graph_config, epath.Path(workdir))
     for method, neighbours in (("g2is", 5), ("g2is_paper", 39)):
-        weighted = features_stage.load(job, job.pool, job.kind(job.pool, method), 0)
+        weighted = features_stage.load(
+            job, job.data.pool, features_stage.kind_of(job, job.data.pool, method), 0
+        )
         units_NP = np.asarray(features_stage.units(weighted), np.float64)
         units_NP /= np.linalg.norm(units_NP, axis=1, keepdims=True)
-        for target in job.targets:
+        for target in job.data.targets:
             core = graph_export.directions(job, method, target, 0)
             place = workdir / "graphs" / f"{method}-0" / target.name
             with np.load(place / "graph.npz") as arrays:
@@ -68,9 +70,9 @@ def test_the_graph_is_of_the_features_of_the_walk(exported, graph_config):
             assert (np.bincount(from_nodes)[:40] == neighbours).all()
             cosines = (nodes_VP[from_nodes] * nodes_VP[graph["indices"]]).sum(axis=1)
             np.testing.assert_allclose(graph["data"], cosines, atol=1e-5)
-            assert graph["node_id"][:40].tolist() == [r.id for r in job.pool.records]
+            assert graph["node_id"][:40].tolist() == [r.id for r in job.data.pool.records]
             sources = graph["sources"][graph["node_source"][:40]]
-            assert sources.tolist() == [r.source for r in job.pool.records]
+            assert sources.tolist() == [r.source for r in job.data.pool.records]
             told = json.loads((place / "statistics.json").read_text())
             assert told["knowledge"] == core.summary()
             assert (told["rows"], told["core_directions"]) == (40, len(core.core_CP))

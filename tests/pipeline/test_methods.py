@@ -12,7 +12,7 @@ from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import read_store
 from g2is_jax.pipeline import features_stage, material, own_features, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
@@ -50,9 +50,12 @@ def finished(asked, tmp_path_factory) -> tuple[Job, dict]:
     """The job, and what was chosen by method, target and seed."""
     workdir = epath.Path(tmp_path_factory.mktemp("methods") / "work")
     chosen = iter(selection_stage.run(asked, workdir))
-    job = Job(asked, workdir)
+    job = open_job(asked, workdir)
     return job, {
-        (m, t.name, s): next(chosen) for s in job.seeds for m in ASKED for t in job.targets
+        (m, t.name, s): next(chosen)
+        for s in job.settings.seeds
+        for m in ASKED
+        for t in job.data.targets
     }
 
 
@@ -69,21 +72,21 @@ def texts(records, last: bool) -> list[str]:
 def test_each_method_is_given_what_it_needs(finished, number, seed):
     """Its library function, called on what is read from the stores by hand."""
     job, chosen = finished
-    target, limits = job.targets[number], job.limits
+    target, limits = job.data.targets[number], job.limits
     pool = {
-        kind: read_store(features_stage.stages(job, job.pool, kind, seed)[0])
+        kind: read_store(features_stage.stages(job, job.data.pool, kind, seed)[0])
         for kind in ("adam", "sgd", "sign")
     }
     [own] = [read_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
     hidden = [
         read_store(features_stage.hidden_stage(job, dataset)).features_NP
-        for dataset in (job.pool, target.validation)
+        for dataset in (job.data.pool, target.validation)
     ]
     units_MP, subtasks = own.features_NP, [r.subtask for r in target.validation.records]
     unnormalised_MP = units_MP * own.norms_N[:, None]
     sign_NP, records = pool["sign"].features_NP, target.validation.records
-    prompts = texts(job.pool.records, last=False), texts(records, last=False)
-    wholes = texts(job.pool.records, last=True), texts(records, last=True)
+    prompts = texts(job.data.pool.records, last=False), texts(records, last=False)
+    wholes = texts(job.data.pool.records, last=True), texts(records, last=True)
     expected = {
         "bm25": bm25(*prompts, limits),
         "dsir": dsir(*wholes, limits, seed),
@@ -103,8 +106,8 @@ def test_pool_rows_stay_as_they_are_stored(finished):
     job, _ = finished
     rows, finite_N = material.pool_rows(job, "g2is", 0)
     assert isinstance(rows, Rows)
-    assert rows.values_NP.dtype.name == job.settings.store.dtype == "bfloat16"
-    [store] = [read_store(f) for f in features_stage.stages(job, job.pool, "sign", 0)]
+    assert rows.values_NP.dtype.name == job.settings.features.store.dtype == "bfloat16"
+    [store] = [read_store(f) for f in features_stage.stages(job, job.data.pool, "sign", 0)]
     np.testing.assert_array_equal(rows[:], store.features_NP)
     assert finite_N.all()
 
@@ -116,7 +119,9 @@ def test_words_and_hidden_states_need_no_warm_up(finished, asked, tmp_path):
     assert {name.partition("-")[0] for name in stages(tmp_path)} == {"hidden", "selection"}
     expected = [chosen[m, t, 0] for m in ("bm25", "dsir", "rds_plus") for t in ("plus", "pick")]
     assert [one.rows for one in again] == [one.rows for one in expected]
-    of_hidden = [features_stage.hidden_stage(job, d) for d in (job.pool, job.targets[0].validation)]
+    of_hidden = [
+        features_stage.hidden_stage(job, d) for d in (job.data.pool, job.data.targets[0].validation)
+    ]
     folder = chosen["rds_plus", "plus", 0].folder
     seconds = sum(read_manifest(one)["seconds"] for one in (*of_hidden, folder))
     assert chosen["rds_plus", "plus", 0].seconds == pytest.approx(seconds)
@@ -135,7 +140,7 @@ def test_a_seed_is_another_selection_where_it_is_read(finished):
 
 def test_compositions_are_told(finished):
     job, chosen = finished
-    told = json.loads((job.workdir / "report" / "composition.json").read_text())
+    told = json.loads((job.stages.workdir / "report" / "composition.json").read_text())
     assert list(told["targets"]) == ["plus", "pick"]
     for target, found in told["targets"].items():
         assert [line["method"] for line in found["methods"]] == list(ASKED)
@@ -144,7 +149,7 @@ def test_compositions_are_told(finished):
             assert line["tokens"] == pytest.approx(np.mean([one.tokens for one in both]))
             assert line["seconds"] == pytest.approx(np.mean([one.seconds for one in both]))
             of_plus = [
-                np.mean([job.pool.records[r].source == "plus" for r in o.rows]) for o in both
+                np.mean([job.data.pool.records[r].source == "plus" for r in o.rows]) for o in both
             ]
             assert line["shares"]["plus"] == pytest.approx(np.mean(of_plus))
 
@@ -152,11 +157,11 @@ def test_compositions_are_told(finished):
 def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
     """The same stores by their folders, with no model at hand."""
     job, chosen = finished
-    [pool] = features_stage.stages(job, job.pool, "sign", 0)
-    [own] = features_stage.stages(job, job.targets[0].validation, "sgd", 0)
+    [pool] = features_stage.stages(job, job.data.pool, "sign", 0)
+    [own] = features_stage.stages(job, job.data.targets[0].validation, "sgd", 0)
     bare = changed(job.config, model__checkpoint="", data__pool="", run__seeds="0")
     config = changed(bare, run__methods="knn_uniform,coverage,pursuit,g2is")
-    places = own_features.run(config, epath.Path(tmp_path), pool, own, job.pool.path)
+    places = own_features.run(config, epath.Path(tmp_path), pool, own, job.data.pool.path)
     for place in places:
         folder = chosen[place.name, "plus", 0].folder
         picks, expected = (
@@ -283,7 +288,7 @@ def test_seeds_are_part_of_what_is_drawn():
 
 def test_rank_of_gist_out_of_range(config, tmp_path):
     with pytest.raises(InputError, match=r"^gist\.rank = 0; it must be at least 1$"):
-        Job(changed(config, gist__rank=0), epath.Path(tmp_path))
+        open_job(changed(config, gist__rank=0), epath.Path(tmp_path))
 
 
 def test_every_method_of_the_page_is_there():

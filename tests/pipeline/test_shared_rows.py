@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from g2is_jax.pipeline import selection_stage, shared_rows
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import open_job
 from tests.support.small_job import changed
 
 
@@ -30,7 +30,7 @@ def leaking(file_config, tmp_path):
 def test_rows_are_told_or_taken_out(leaking, tmp_path, capsys):
     config, rows = leaking
     workdirs = [epath.Path(tmp_path / name) for name in ("report", "remove")]
-    kept = Job(config, workdirs[0])
+    kept = open_job(config, workdirs[0])
     kept.check()
     ids = {one.id for one in kept.shared_rows}
     assert {rows[1]["id"], rows[3]["id"]} <= ids
@@ -39,7 +39,7 @@ def test_rows_are_told_or_taken_out(leaking, tmp_path, capsys):
     assert f"overlap: {len(ids)} of {len(kept.pool.records)} pool rows" in told
     assert "kept, --config.data.overlap=remove" in told
 
-    removing = Job(changed(config, data__overlap="remove"), workdirs[1])
+    removing = open_job(changed(config, data__overlap="remove"), workdirs[1])
     removing.check()
     assert "; removed" in capsys.readouterr().out
     left = {record.id for record in removing.pool.records}
@@ -47,7 +47,7 @@ def test_rows_are_told_or_taken_out(leaking, tmp_path, capsys):
     assert len(removing.pool.encoded) == len(left)
     assert removing.pool.digest != kept.pool.digest
     chosen = selection_stage.stage(
-        Job(changed(config, data__overlap="remove", selection__unit="fraction",
+        open_job(changed(config, data__overlap="remove", selection__unit="fraction",
                     selection__budget=1.0, run__methods="random"), epath.Path(tmp_path / "all")),
         "random", removing.targets[0], 0,
     )  # fmt: skip
@@ -57,10 +57,10 @@ def test_rows_are_told_or_taken_out(leaking, tmp_path, capsys):
 def test_a_pool_that_shares_nothing_is_as_it_was(file_config, tmp_path):
     """Neither its stages nor what is told of it change."""
     jobs = [
-        Job(changed(file_config, data__overlap=how), epath.Path(tmp_path / how))
+        open_job(changed(file_config, data__overlap=how), epath.Path(tmp_path / how))
         for how in ("report", "remove")
     ]
-    assert all(job.shared_rows == [] for job in jobs)
+    assert all(job.data.shared == [] for job in jobs)
     assert jobs[0].pool.digest == jobs[1].pool.digest == jobs[1].whole_pool.digest
     assert "no pool row" in shared_rows.told([], 40, removed=True)
     shared_rows.write([], epath.Path(tmp_path / "overlap.json"))

@@ -15,7 +15,7 @@ from g2is_jax.features.projection import fold
 from g2is_jax.features.store import read_store
 from g2is_jax.pipeline import evaluate_stage, features_stage, selection_stage, sweeps
 from g2is_jax.pipeline.fields import flat_fields
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.job import open_job
 from g2is_jax.pipeline.settings import read_settings
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
@@ -82,7 +82,7 @@ def test_the_table_is_that_of_the_selections(swept, ablated):
     folder = workdir / "sweeps" / "grid"
     assert json.loads((folder / "table.json").read_text()) == told
     assert (folder / "plot.png").stat().st_size > 1000
-    job = Job(ablated, epath.Path(workdir))
+    job = open_job(ablated, epath.Path(workdir))
     for method in ("less_rr", "g2is"):
         [found] = told["methods"][method].values()
         rows = []
@@ -91,9 +91,9 @@ def test_the_table_is_that_of_the_selections(swept, ablated):
             lines = (workdir / "stages" / name / "selection.jsonl").read_text().splitlines()
             rows.append([json.loads(line)["position"] for line in lines])
             assert setting["rows"] == len(lines) == 8
-            assert setting["tokens"] == job.pool.tokens_N[rows[-1]].sum()
+            assert setting["tokens"] == job.data.pool.tokens_N[rows[-1]].sum()
             for source, share in setting["shares"].items():
-                of_source = [job.pool.records[row].source == source for row in rows[-1]]
+                of_source = [job.data.pool.records[row].source == source for row in rows[-1]]
                 assert share == pytest.approx(np.mean(of_source))
         shared = [[len(set(a) & set(b)) / len(set(a) | set(b)) for b in rows] for a in rows]
         np.testing.assert_allclose(found["overlap"], shared)
@@ -134,7 +134,7 @@ def kind_of(folder: Path) -> str | None:
 
 def test_a_fold_is_that_of_the_pass(swept, ablated):
     workdir, _ = swept
-    narrow = Job(changed(ablated, grads__folds=2), epath.Path(workdir / "unread"))
+    narrow = open_job(changed(ablated, grads__folds=2), epath.Path(workdir / "unread"))
     narrow.workdir = epath.Path(workdir)
     [source] = features_stage.pass_stages(narrow, narrow.pool, "rms", 0)
     [folder] = features_stage.stages(narrow, narrow.pool, "rms", 0)
@@ -200,7 +200,7 @@ def test_selections_are_scored_on_request(swept, ablated, monkeypatch):
 
 
 def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
-    job = Job(ablated, epath.Path(tmp_path))
+    job = open_job(ablated, epath.Path(tmp_path))
     job.check()
     walk, rank, length = (
         job.variant({field: value})
@@ -209,8 +209,8 @@ def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
     for variant in (walk, rank, length):
         variant.check_inputs()
     assert walk.config.walk.delta == 0.45 != job.config.walk.delta
-    assert walk.pool is rank.pool is job.pool is not length.pool
-    assert walk.base is rank.base is job.base is not length.base
+    assert walk.pool is rank.pool is job.data.pool is not length.pool
+    assert walk.base is rank.base is job.weights is not length.base
     assert walk.model is job.model is not rank.model
     assert rank.model.adapter_shapes != job.model.adapter_shapes
     assert json.loads((tmp_path / "config.json").read_text())["walk"]["delta"] != 0.45

@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from experiments import run_all
-from g2is_jax.pipeline import evaluate_stage
-from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline import evaluate_stage, scoring
+from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from tests.support.small import row, stages, write_rows
 from tests.support.small_job import changed, small_config
@@ -72,10 +72,12 @@ def test_report_names_the_metrics_and_no_count_of_shots(finished):
 
 def test_rows_say_what_was_read(finished, tasks_config):
     workdir, scores = finished
-    job = Job(tasks_config, epath.Path(workdir))
+    job = open_job(tasks_config, epath.Path(workdir))
     letters, own = (
         [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-        for folder in (evaluate_stage.stage(job, None, target, "again") for target in job.targets)
+        for folder in (
+            evaluate_stage.stage(job, None, target, "again") for target in job.data.targets
+        )
     )
     assert [one["correct"] for one in letters] == [one["read"] == "B" for one in letters]
     for one in letters:
@@ -97,7 +99,7 @@ def test_the_answer_loss_does_not_depend_on_the_task(finished, tasks_config, tmp
         (2, {"evaluate__tasks": "gpqa_5shot,f1"}),
     ):
         config = changed(tasks_config, run__replace=True, **fields)
-        again = evaluate_stage.run(config, epath.Path(tmp_path / "work"))
+        again = scoring.run(config, epath.Path(tmp_path / "work"))
         assert [s["metrics"]["answer_loss"] for s in again] == [
             s["metrics"]["answer_loss"] for s in scores
         ]
@@ -108,7 +110,7 @@ def test_the_answer_loss_does_not_depend_on_the_task(finished, tasks_config, tmp
 
 def refused(config, workdir: Path) -> str:
     with pytest.raises(InputError) as caught:
-        Job(config, epath.Path(workdir)).check()
+        open_job(config, epath.Path(workdir)).check()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -138,4 +140,4 @@ def test_files_that_do_not_serve_the_task(tasks_config, tmp_path):
     assert few.startswith(f"{validation}: 2 worked rows of the subtask 'even' for the test row ")
     words = refused(changed(tasks_config, evaluate__tasks="gpqa"), tmp_path)
     assert words.startswith(f"{own}: row \"row-50\": the answer '51' is none of A, B, C, D")
-    Job(changed(tasks_config, evaluate__tasks="contains"), epath.Path(tmp_path)).check()
+    open_job(changed(tasks_config, evaluate__tasks="contains"), epath.Path(tmp_path)).check()

@@ -1,0 +1,162 @@
+"""Everything that a run reads: checkpoint, pool, targets and the base's weights.
+
+Each part is read by a function of its own settings alone, and kept for as long as a command asks
+with equal settings. So a config that differs elsewhere reads nothing again, and one that differs
+there cannot be served what was read for another.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from etils import epath
+from jax.sharding import Mesh
+
+from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.files import read_records
+from g2is_jax.model.build import Model, build_model
+from g2is_jax.model.families import read_config
+from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
+from g2is_jax.model.weights import Sharding, checkpoint_files, read_weights
+from g2is_jax.pipeline import shared_rows
+from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
+from g2is_jax.pipeline.settings import (
+    BUILT_IN,
+    BaseSettings,
+    CheckpointSettings,
+    DataSettings,
+    target_name,
+)
+from g2is_jax.pipeline.stages import Stages
+from g2is_jax.runs import mesh
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.manifest import file_hash, run_stage
+from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, WorldConfig, write_world
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's folder, on this machine or in a store."""
+
+    folder: epath.Path
+
+    @functools.cached_property
+    def digest(self) -> dict[str, str]:
+        """Content hashes of its files, as inputs of the stages that run the model."""
+        return {f"model/{f.name}": file_hash(f) for f in checkpoint_files(self.folder)}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pool and targets as token arrays.
+
+    whole_pool: with the rows in `shared`, which stand in a target's files too; pool: without them
+    where they are to be removed.
+    """
+
+    chat: ChatFormat
+    whole_pool: Dataset
+    targets: Sequence[Target]
+    shared: Sequence[shared_rows.Shared]
+    pool: Dataset
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The readers of a command, each of which keeps what it has read."""
+
+    checkpoint: Callable[[CheckpointSettings], Checkpoint]
+    data: Callable[[DataSettings], Data]
+    model: Callable[[BaseSettings, LoraConfig], Model]
+    weights: Callable[[BaseSettings], Leaves]
+
+
+def cached_inputs(stages: Stages) -> Inputs:
+    """Readers that have read nothing; the built-in world becomes one of the stages."""
+    checkpoint = functools.cache(read_checkpoint)
+    return Inputs(
+        checkpoint=checkpoint,
+        data=functools.cache(lambda settings: read_data(settings, checkpoint, stages)),
+        model=functools.cache(lambda base, lora: describe_model(base, lora, checkpoint)),
+        weights=functools.cache(lambda base: load_weights(base, checkpoint)),
+    )
+
+
+def read_checkpoint(settings: CheckpointSettings) -> Checkpoint:
+    """Find the checkpoint's folder, downloading it where it is a hub id."""
+    built_in = settings.name == BUILT_IN
+    folder = BASE_FOLDER if built_in else resolve_checkpoint(settings.name, settings.revision)
+    return Checkpoint(folder)
+
+
+def read_data(
+    settings: DataSettings,
+    checkpoint: Callable[[CheckpointSettings], Checkpoint],
+    stages: Stages,
+) -> Data:
+    """Read pool and targets; InputError names what is wrong with a file."""
+    folder = checkpoint(settings.checkpoint).folder
+    _check_length(folder, settings.max_length)
+    chat = ChatFormat(load_tokenizer(folder), settings.chat_template)
+    files = target_files(settings, lambda: world_stage(stages, settings.world))
+    pool_file, validation_files, test_files = files
+    whole = usable_rows(pool_file, read_records(pool_file), chat, settings.max_length)
+    targets = tuple(
+        read_target(target_name(validation), validation, test, chat, settings.max_length)
+        for validation, test in zip(validation_files, test_files, strict=True)
+    )
+    shared = shared_rows.find(whole, targets)
+    removed = {row.row for row in shared} if settings.overlap == "remove" else set()
+    return Data(chat, whole, targets, shared, whole.without(removed))
+
+
+def _check_length(checkpoint: epath.Path, max_length: int) -> None:
+    decoder = read_config(checkpoint)  # before the tokenizer, which transformers would blame
+    if max_length > decoder.max_position_embeddings:
+        raise InputError(
+            f"model.max_length = {max_length}: {checkpoint} takes at most "
+            f"{decoder.max_position_embeddings} tokens (max_position_embeddings)"
+        )
+
+
+def world_stage(stages: Stages, world: WorldConfig) -> epath.Path:
+    """The folder of the built-in world."""
+    code = {f"code/{file.name}": file_hash(file) for file in WORLD_CODE}
+    settings = dataclasses.asdict(world)
+    return run_stage(
+        stages.workdir, "world", settings, code, lambda folder: write_world(folder, world)
+    )
+
+
+def describe_model(
+    base: BaseSettings, lora: LoraConfig, checkpoint: Callable[[CheckpointSettings], Checkpoint]
+) -> Model:
+    """The model with its adapter, without any weights."""
+    return build_model(read_config(checkpoint(base.checkpoint).folder), lora, base.model)
+
+
+def load_weights(
+    base: BaseSettings, checkpoint: Callable[[CheckpointSettings], Checkpoint]
+) -> Leaves:
+    """The base's weights, on the devices of this process."""
+    model, devices = describe_model(base, NO_ADAPTER, checkpoint), device_mesh()
+
+    def sharding(path: str) -> Sharding | None:
+        return model.sharding(path, devices) if devices else None
+
+    folder = checkpoint(base.checkpoint).folder
+    return read_weights(folder, model.base_shapes, model.dtype, sharding)
+
+
+def device_mesh() -> Mesh | None:
+    """This process's devices, which share its work; None where there is but one."""
+    devices = mesh.data_mesh()
+    return devices if devices.size > 1 else None
+
+
+def training_mesh() -> Mesh | None:
+    """All processes' devices, which share training; None where there is but one."""
+    devices = mesh.training_mesh()
+    return devices if devices.size > 1 else None
