@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store

@@ -11,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.files import Message, Record, read_records
+from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.formats import Message
 from g2is_jax.runs.errors import InputError
 
 OWN = (

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 from g2is_jax.data.overlap import WORD, Overlap, overlaps
 
 
