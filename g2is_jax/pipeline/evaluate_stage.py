@@ -19,7 +19,8 @@ from g2is_jax.pipeline import curve_stage, finetune_stage, selection_stage
 from g2is_jax.pipeline.adapter_training import ADAPTER
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
-from g2is_jax.runs.manifest import file_hash, read_manifest, stage_hash
+from g2is_jax.runs.hashing import file_hash
+from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import METHODS

@@ -27,16 +27,12 @@ from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
 from g2is_jax.pipeline.settings import BUILT_IN, read_settings, target_name
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import (
-    claim_workdir,
-    file_hash,
-    is_finished,
-    read_manifest,
-    run_stage,
-    stage_folder,
-)
+from g2is_jax.runs.hashing import file_hash
+from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.mesh import data_mesh, training_mesh
 from g2is_jax.runs.processes import is_first, wait_for_all
+from g2is_jax.runs.stages import is_finished, run_stage, stage_folder
+from g2is_jax.runs.workdir import claim_workdir
 from g2is_jax.selection.budget import Limits, limits
 from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, write_world

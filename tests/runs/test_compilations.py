@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from g2is_jax.runs.compilations import compilations
-from g2is_jax.runs.manifest import read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.stages import run_stage
 
 
 def test_a_program_counts_once_a_shape():

@@ -8,7 +8,8 @@ from etils import epath
 
 from g2is_jax.runs import file_sizes
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.stages import run_stage
 
 FILES = {"rows.jsonl": b"ten bytes\n", "adapter/a.safetensors": b"x" * 1234, "deep/er/none": b""}
 

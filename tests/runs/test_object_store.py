@@ -14,9 +14,11 @@ from etils import epath
 
 from g2is_jax.runs import lock, manifest
 from g2is_jax.runs.errors import InputError, StoreLost
+from g2is_jax.runs.hashing import file_hash
 from g2is_jax.runs.lock import LOCK, locked
-from g2is_jax.runs.manifest import file_hash, is_finished, read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.metrics import MetricsLog
+from g2is_jax.runs.stages import is_finished, run_stage
 from g2is_jax.runs.stopping import STOPPED, Stopped, sigterm_heeded
 from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 from g2is_jax.runs.tensors import read_tensors, write_tensors
@@ -26,7 +28,7 @@ WORK = """
 import sys
 from g2is_jax.runs import lock
 from g2is_jax.runs.lock import locked
-from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.runs.stopping import sigterm_heeded
 from g2is_jax.runs.storage import write_atomic
 
@@ -182,7 +184,7 @@ def test_a_request_that_fails_is_tried_again(store, folder, answer):
 @pytest.mark.parametrize("answer", [CUT, 503])
 def test_a_lost_store(store, folder, answer):
     done = run_stage(folder, "features", {}, {}, lambda stage: {})
-    manifest._stored_manifest.cache_clear()
+    manifest.stored_manifest.cache_clear()
     store.rule = fails_with(answer)
     way_out = r"the store cannot be reached \(.*\); run the same command again; finished parts are"
     for action in (lambda: write_atomic(folder / "a", ""), lambda: read_manifest(done)):

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.runs.stopping import STOPPED, Stopped, asked_to_stop, finishing, sigterm_heeded
 
 
