@@ -1,22 +1,17 @@
 """Turns messages into tokens, and marks the tokens that the model is to learn."""
 
-import importlib.util
-import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from g2is_jax.data.files import Record
 from g2is_jax.data.formats import Message
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
+from g2is_jax.data.tokenizer import configured_ends, end_of_sequence
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +57,7 @@ class ChatFormat:
             self._marked = GENERATION_TAG.search(self._own_text) is not None
             self._start: list[int] = []  # the tokenizer's own template writes it into the text
         else:
-            self._end = TEMPLATES[template].end or _checked_eos(tokenizer)
+            self._end = TEMPLATES[template].end or end_of_sequence(tokenizer)
             first = tokenizer("a", verbose=False)["input_ids"][:1]
             self._start = first if first == [tokenizer.bos_token_id] else []
 
@@ -113,7 +108,7 @@ class ChatFormat:
         ends = {special[token] for token in END_OF_TURN if token in special}
         if self.tokenizer.eos_token_id is not None:
             ends.add(self.tokenizer.eos_token_id)
-        return tuple(sorted(ends | _configured_ends(self.tokenizer.name_or_path)))
+        return tuple(sorted(ends | configured_ends(self.tokenizer.name_or_path)))
 
     def stop_strings(self) -> tuple[str, ...]:
         """Texts at which generation stops too: the end of a turn that no single token stands for.
@@ -232,91 +227,6 @@ class ChatFormat:
                 )
             )
         return encoded
-
-
-def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a checkpoint folder, read without reaching for the network.
-
-    Code that the folder brings is never run, whatever its `auto_map` says.
-    """
-    path, name = epath.Path(folder), os.fspath(folder)
-    local_data: Any = {"local_files_only": True, "trust_remote_code": False}
-    _check_tokenizer_files(path, name)
-    from transformers import AutoTokenizer
-
-    try:
-        if not in_object_store(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, **local_data)
-        else:
-            with tempfile.TemporaryDirectory() as local:
-                for file in path.iterdir():
-                    if file.suffix in (".json", ".model", ".txt", ".jinja"):
-                        file.copy(epath.Path(local) / file.name)
-                tokenizer = AutoTokenizer.from_pretrained(local, **local_data)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{name}: the tokenizer cannot be loaded ({type(error).__name__}: {reason}); "
-            "put the tokenizer.json of the model's repository into the folder"
-        ) from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{name}: the tokenizer is slow and gives no character offsets; "
-            "put the tokenizer.json of the model's repository into the folder"
-        )
-    tokenizer.name_or_path = name
-    return tokenizer
-
-
-def _check_tokenizer_files(path: epath.Path, name: str) -> None:
-    if not path.is_dir():
-        raise InputError(f"{name}: no such folder; expected a Hugging Face checkpoint folder")
-    found = {file.name for file in path.iterdir()}
-    if not found & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
-        raise InputError(
-            f"{name}: no tokenizer here; put the model's tokenizer.json into the folder"
-        )
-    if found & {"tokenizer.json", "vocab.json", "vocab.txt"}:
-        return
-    if importlib.util.find_spec("sentencepiece") is None:  # transformers would name tiktoken
-        raise InputError(
-            f"{name}: only a tokenizer.model, which needs sentencepiece to be read; "
-            "pip install sentencepiece, or put the model's tokenizer.json into the folder"
-        )
-
-
-def _checked_eos(tokenizer: "PreTrainedTokenizerBase") -> str:
-    eos = tokenizer.eos_token
-    ids = [] if eos is None else tokenizer(f"a{eos}", add_special_tokens=False)["input_ids"]
-    if not ids or ids[-1] != tokenizer.eos_token_id:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; "
-            'set "eos_token" in tokenizer_config.json'
-        )
-    return eos
-
-
-def _configured_ends(folder: str) -> set[int]:
-    files = [epath.Path(folder) / name for name in ("generation_config.json", "config.json")]
-    there = [file for file in files if folder and file.exists()]
-    if not there:
-        return set()
-    path = there[0]  # as transformers has it: the model's own only where the other is not
-    way_out = (
-        "copy the file again from the model's repository, or remove it to stop at the tokenizer's "
-        "own end tokens alone"
-    )
-    try:
-        ends = json.loads(path.read_bytes()).get("eos_token_id")
-    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no object
-        raise InputError(f"{os.fspath(path)}: not a JSON object; {way_out}") from error
-    if not isinstance(ends, list):
-        ends = [] if ends is None else [ends]
-    if any(type(end) is not int for end in ends):
-        raise InputError(
-            f"{os.fspath(path)}: eos_token_id is no token's number, nor a list of them; {way_out}"
-        )
-    return set(ends)
 
 
 def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:

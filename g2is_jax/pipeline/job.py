@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.tasks.table import Exam, set_exam
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.model.build import Model, build_model

@@ -14,8 +14,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import set_exam
 from g2is_jax.model.build import build_model
