@@ -23,7 +23,7 @@ GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as the model sees it."""
+    """An example as the model sees it."""
 
     tokens_T: np.ndarray  # int32
     supervised_T: np.ndarray  # bool: this token is predicted and counted in the loss
@@ -62,11 +62,11 @@ class ChatFormat:
             self._start = first if first == [tokenizer.bos_token_id] else []
 
     def encode(self, messages: Sequence[Message], max_length: int) -> Encoded:
-        """Tokens and supervised mask of a conversation, cut after `max_length` tokens."""
+        """Returns tokens and supervised mask of a conversation, cut after `max_length` tokens."""
         return self._encode_texts([self._render(messages)], max_length)[0]
 
     def encode_all(self, records: Sequence[Record], max_length: int) -> list[Encoded]:
-        """`encode` of every record, many rows to a call of the tokenizer."""
+        """Encodes every record, many rows to a call of the tokenizer."""
         encoded = []
         for first in range(0, len(records), ROWS_PER_CALL):
             rendered = []
@@ -79,7 +79,7 @@ class ChatFormat:
         return encoded
 
     def encode_prompt(self, messages: Sequence[Message], max_length: int) -> np.ndarray:
-        """Tokens up to where the last assistant turn starts (if a user spoke last: a new turn).
+        """Returns the tokens before the last assistant turn (if a user spoke last: a new turn).
 
         A longer prompt loses its beginning, so that the question and the assistant header stay.
         """
@@ -96,14 +96,14 @@ class ChatFormat:
         return np.asarray(tokens, np.int32)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, up to where the next assistant turn starts."""
+        """Returns the conversation as text, up to where the next assistant turn starts."""
         if self.template == "own":
             return self._own_rendering(messages, generation_prompt=True)
         text, spans = self._render([*messages, Message("assistant", "A")])
         return text[: spans[-1][0]]
 
     def end_tokens(self) -> tuple[int, ...]:
-        """Ids at which generation stops: eos, those of the model's config, end-of-turn marks."""
+        """Returns the ids at which generation stops: eos, the config's own, end-of-turn marks."""
         special = self.tokenizer.get_added_vocab()
         ends = {special[token] for token in END_OF_TURN if token in special}
         if self.tokenizer.eos_token_id is not None:
@@ -111,7 +111,7 @@ class ChatFormat:
         return tuple(sorted(ends | configured_ends(self.tokenizer.name_or_path)))
 
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts at which generation stops too: the end of a turn that no single token stands for.
+        """Returns texts at which generation stops too: ends of a turn that are no single token.
 
         A named template's mark may be plain text to the tokenizer: there it is many tokens.
         """
@@ -122,13 +122,13 @@ class ChatFormat:
         return ((self._end,) if plain else ()) + template.stops
 
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """The text of a conversation and the character spans to learn."""
+        """Returns the text of a conversation and the character spans to learn."""
         if self.template == "own":
             return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
         return render_named(self.template, messages, self._end)
 
     def _named_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens before an answer, as they are where one follows.
+        """Returns the tokens before an answer, as they are where an answer follows.
 
         Without the answer the text may end in other tokens: GPT-2's rule splits two line breaks
         before a word and joins them at the end of a text. Where one token covers both the end of
@@ -144,7 +144,7 @@ class ChatFormat:
         return self._tokenise([text[:length]])["input_ids"][0]
 
     def _own_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Spans from the template's `{% generation %}` blocks.
+        """Takes the spans from the template's `{% generation %}` blocks.
 
         Not apply_chat_template(return_assistant_tokens_mask=True), which uses the same spans: where
         an answer ends in a trimmed space it marks everything that follows.
@@ -164,7 +164,7 @@ class ChatFormat:
         return texts[0], [(start, end) for start, end in spans[0]]
 
     def _own_by_prefix(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Spans from rendering the conversation up to and after each assistant turn."""
+        """Finds the spans by rendering the conversation up to and after each assistant turn."""
         text = self._own_rendering(messages, generation_prompt=False)
         spans = []
         for index, message in enumerate(messages):
@@ -242,7 +242,7 @@ def _template_error(error: Exception) -> InputError:
 
 
 def _inside(offsets_T2: np.ndarray, spans: list[Span]) -> np.ndarray:
-    """Which tokens start inside one of the character spans; (T, 2) -> (T,).
+    """Marks the tokens that start inside a character span; (T, 2) -> (T,).
 
     Byte-level tokenizers may leave a token's leading blanks out of its offsets, but never its last
     character: so a token starts no later than where the one before it ended. The last token of an

@@ -41,7 +41,7 @@ class Record:
 
 
 def read_records(path: epath.PathLike, need_answer: bool = False) -> list[Record]:
-    """The checked rows of a `.jsonl` or `.jsonl.gz` file, in the order of the file.
+    """Returns the checked rows of a `.jsonl` or `.jsonl.gz` file, in the order of the file.
 
     The format (messages, prompt/completion, Alpaca, ShareGPT) is recognised by the first row's keys
     and then asked of every row. Raises InputError, naming file, line and field.
@@ -85,7 +85,7 @@ def read_records(path: epath.PathLike, need_answer: bool = False) -> list[Record
 
 
 def _lines(path: epath.PathLike) -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of each line that is not blank."""
+    """Yields (1-based number, text) of each line that is not blank."""
     data = _read_bytes(path)
     try:
         text = data.decode("utf-8")
@@ -160,7 +160,7 @@ def _own_id(row: dict, place: str) -> str | None:
 
 
 def _hashed_id(messages: tuple[Message, ...], times_hashed: dict[str, int]) -> str:
-    """A hash of roles and texts; a repeated row gets its count appended, so that ids differ."""
+    """Hashes roles and texts; a repeated row gets its count appended, so that ids differ."""
     content = json.dumps([[message.role, message.content] for message in messages])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     times = times_hashed[digest] = times_hashed.get(digest, 0) + 1

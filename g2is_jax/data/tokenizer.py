@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 
 def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a checkpoint folder, read without reaching for the network.
+    """Loads the fast tokenizer of a checkpoint folder, without reaching for the network.
 
     Code that the folder brings is never run, whatever its `auto_map` says.
     """
@@ -67,7 +67,7 @@ def _check_tokenizer_files(path: epath.Path, name: str) -> None:
 
 
 def end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text of the tokenizer's end token; InputError if it is not read as that token."""
+    """Returns the text of the tokenizer's end token; InputError if it is not read as that token."""
     eos = tokenizer.eos_token
     ids = [] if eos is None else tokenizer(f"a{eos}", add_special_tokens=False)["input_ids"]
     if not ids or ids[-1] != tokenizer.eos_token_id:
@@ -79,7 +79,7 @@ def end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def configured_ends(folder: str) -> set[int]:
-    """The ids at which the checkpoint's own config ends generation; none where it has none."""
+    """Reads the ids at which the checkpoint's own config ends generation; none without config."""
     files = [epath.Path(folder) / name for name in ("generation_config.json", "config.json")]
     there = [file for file in files if folder and file.exists()]
     if not there:

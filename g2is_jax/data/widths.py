@@ -1,4 +1,4 @@
-"""The widths that batches are padded to, and how many rows a batch of each holds."""
+"""Chooses the widths that batches are padded to, and the rows that a batch of each holds."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens: seconds 
 def widths_grid(
     lengths: Sequence[int] | np.ndarray, most: int = 12, compile_cost: int = 0
 ) -> tuple[int, ...]:
-    """The at most `most` widths, multiples of 8, that pad the lengths with the fewest tokens.
+    """Returns up to `most` widths, multiples of 8, that pad the lengths with the fewest tokens.
 
     compile_cost: what one more width costs, in tokens; it keeps the grid of a small set short.
     Exact, by dynamic programming: cheapest[w] = the fewest tokens for all rows that fit width w,
@@ -46,7 +46,7 @@ def widths_grid(
 
 
 def rows_at(width_T: int, token_budget: int, multiple: int = 1) -> int:
-    """Rows of a batch of this width: what the budget holds, rounded down to 8s or a power of two.
+    """Returns the rows of a batch of this width: as the budget holds, in 8s or a power of two.
 
     Always a multiple of `multiple` (the number of devices), and at least that.
     """

@@ -1,4 +1,4 @@
-"""Devices: which of them share a piece of work, and who holds what."""
+"""Devices: meshes that share a piece of work, and the placement of arrays on them."""
 
 import os
 from typing import Any
@@ -49,12 +49,15 @@ def at_home(tree: Any) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Returns the sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """A matrix cut along its longest side that the devices divide; anything else is replicated."""
+    """Returns the sharding that cuts a matrix along its longest side that the devices divide.
+
+    Anything else is replicated.
+    """
     parts = mesh.shape[DATA]
     sides = [n if len(shape) > 1 and n % parts == 0 else 0 for n in shape]
     if parts == 1 or max(sides, default=0) == 0:
@@ -75,7 +78,7 @@ def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def free_memory() -> int:
-    """Bytes that a device of this process has left; on a CPU, what the machine has."""
+    """Returns the bytes that a device of this process has left; on a CPU, the machine's."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -102,13 +102,14 @@ def work(folder) -> subprocess.CompletedProcess:
 
 def test_a_run_that_was_stopped_goes_on(store, folder):
     """After `kill -9` its lease is taken over, and what it wrote is kept."""
-    told = []
+    attempts = []
     for by, file in ((signal.SIGKILL, "/1"), (signal.SIGTERM, "/2"), (None, "none")):
         store.rule = stopping(store, folder, by, file)
-        told.append(work(folder))
+        attempts.append(work(folder))
         assert (LOCK in store.files(f"{folder.name}/")) == (by == signal.SIGKILL)
-    assert [one.returncode for one in told] == [-signal.SIGKILL, STOPPED, 0], told[-1].stderr
-    assert [re.findall(r"writes (\d)", one.stdout) for one in told] == [
+    codes = [attempt.returncode for attempt in attempts]
+    assert codes == [-signal.SIGKILL, STOPPED, 0], attempts[-1].stderr
+    assert [re.findall(r"writes (\d)", attempt.stdout) for attempt in attempts] == [
         ["0", "1"],
         ["1", "2"],
         ["2"],

@@ -25,7 +25,7 @@ def test_a_step_is_finished():
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_no_stage_is_begun(tmp_path):
+def test_no_stage_is_started(tmp_path):
     with sigterm_heeded():
         with finishing():
             signal.raise_signal(signal.SIGTERM)
