@@ -13,13 +13,13 @@ PROCESS = "process"  # of a mesh over all processes: rows of a batch alone
 
 
 def data_mesh() -> Mesh:
-    """All devices of this process in a row. Processes do not wait for each other's devices."""
+    """Returns this process's devices in a row; processes do not wait for each other's devices."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def training_mesh() -> Mesh:
-    """All devices of all processes; with one process, `data_mesh`.
+    """Returns all devices of all processes; with one process, `data_mesh`.
 
     A sharded weight is whole in each process, so that gathering it stays within the process.
     """
@@ -32,7 +32,7 @@ def training_mesh() -> Mesh:
 
 
 def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """A weight that each process has, over the devices of a mesh; it stays where it lies already.
+    """Places a weight that each process has on the devices of a mesh, unless it lies there already.
 
     Processes send each other nothing: each of them has all shares on its own devices.
     """
@@ -44,7 +44,7 @@ def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
 
 
 def at_home(tree: Any) -> Any:
-    """Arrays that are the same on all devices, on this process's first device alone."""
+    """Brings arrays that are the same on all devices to this process's first device alone."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
@@ -68,7 +68,7 @@ def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A weight of this shape, gathered (inside `shard_map`) if this device holds a share of it."""
+    """Gathers a weight of this shape (inside `shard_map`) if this device holds a share of it."""
     if leaf.shape == shape:
         return leaf
     axis = next(

@@ -54,6 +54,7 @@ class WorldConfig:
 
     @property
     def target_names(self) -> list[str]:
+        """The names in `targets`, apart."""
         return [name.strip() for name in self.targets.split(",")]
 
 
