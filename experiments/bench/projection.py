@@ -248,8 +248,9 @@ def real_directions(config: BenchConfig) -> dict[str, Any]:
 
 def pool_rows(count: int) -> list:
     """The first rows of the built-in pool, as tokens of its base."""
-    from g2is_jax.data.chat import ChatFormat, load_tokenizer
+    from g2is_jax.data.chat import ChatFormat
     from g2is_jax.data.files import read_records
+    from g2is_jax.data.tokenizer import load_tokenizer
     from g2is_jax.skills.world import BASE_FOLDER, COMPOSITIONS, WorldConfig, write_world
 
     world = WorldConfig(0, next(iter(COMPOSITIONS)), 1.0, 0.1, 0.1, 1, 1)

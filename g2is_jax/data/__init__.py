@@ -1,1 +1,1 @@
-"""From instruction files to token arrays, and the built-in world."""
+"""Turns instruction files into token arrays."""

@@ -1,4 +1,4 @@
-"""Which rows share a batch, in which order and padded to which shape.
+"""Plans batches: the rows that share one, their order, and the shape they are padded to.
 
 All of it is arithmetic on lengths and a seed: nothing is consumed, so work resumes anywhere.
 """
@@ -11,14 +11,16 @@ import numpy as np
 
 from g2is_jax.data.chat import Encoded
 from g2is_jax.data.packing import joined, pack, segments
+from g2is_jax.data.widths import COMPILE_COST, rows_at, widths_grid
 
-COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens: seconds of a CPU's work
 BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
 
 
 @dataclass(frozen=True)
 class Batch:
-    rows_B: np.ndarray  # int32, position in the given list, of packed rows the first; -1: padding
+    """Rows laid out as the model takes them."""
+
+    rows_B: np.ndarray  # int32, place in the list of rows, of packed rows the first; -1: padding
     tokens_BT: np.ndarray  # int32
     supervised_BT: np.ndarray  # bool
     segments_BT: np.ndarray | None = None  # int32, which of its packed rows a token is of; -1: none
@@ -44,7 +46,7 @@ def pad_batch(
     width_T: int,
     pad: int = 0,
 ) -> Batch:
-    """Rows laid out as (size_B, width_T), with unsupervised `pad` tokens in what is left over."""
+    """Lays rows out as (size_B, width_T), with unsupervised `pad` tokens in what is left over."""
     rows_B = np.full(size_B, -1, np.int32)
     tokens_BT = np.full((size_B, width_T), pad, np.int32)
     supervised_BT = np.zeros((size_B, width_T), bool)
@@ -57,7 +59,7 @@ def pad_batch(
 
 
 def lay_out(encoded: Sequence[Encoded], plan: Plan, pad: int = 0) -> Batch:
-    """The batch that a plan describes."""
+    """Lays out the batch that a plan describes."""
     if plan.sequences is None:
         return pad_batch(encoded, plan.rows, plan.size_B, plan.width_T, pad)
     sequences = [joined(encoded, rows) for rows in plan.sequences]
@@ -71,61 +73,14 @@ def lay_out(encoded: Sequence[Encoded], plan: Plan, pad: int = 0) -> Batch:
 
 
 def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
+    """Returns the tokens of each row: int64 (N,)."""
     return np.array([len(example.tokens_T) for example in encoded], np.int64)
-
-
-def widths_grid(
-    lengths: Sequence[int] | np.ndarray, most: int = 12, compile_cost: int = 0
-) -> tuple[int, ...]:
-    """The at most `most` widths, multiples of 8, that pad the lengths with the fewest tokens.
-
-    compile_cost: what one more width costs, in tokens; it keeps the grid of a small set short.
-    Exact, by dynamic programming: cheapest[w] = the fewest tokens for all rows that fit width w,
-    with w the last of k widths. The last width covers the longest row.
-    """
-    lengths_N = np.asarray(lengths)
-    step = 8
-    while lengths_N.max() > 512 * step:  # at most 512 candidate widths
-        step *= 2
-    cells_N = np.maximum(-(-lengths_N // step), 1)
-    widths_W = step * np.arange(1, cells_N.max() + 1)
-    fitting_W = np.bincount(cells_N).cumsum()[1:]  # rows that fit each width
-    # tokens_WW[v, w]: rows longer than width v, up to width w, padded to w.
-    tokens_WW = np.where(
-        widths_W[:, None] < widths_W[None, :],
-        (fitting_W[None, :] - fitting_W[:, None]) * widths_W[None, :],
-        np.inf,
-    )
-    cheapest_W = fitting_W * widths_W
-    last, history = len(widths_W) - 1, []
-    costs = [cheapest_W[last]]
-    for _ in range(most - 1):
-        totals_WW = cheapest_W[:, None] + tokens_WW
-        history.append(totals_WW.argmin(axis=0))
-        cheapest_W = totals_WW.min(axis=0)
-        costs.append(cheapest_W[last])
-    place, grid = last, []
-    totals = np.array(costs) + compile_cost * np.arange(len(costs))
-    for back in reversed(history[: int(np.argmin(totals))]):
-        grid.append(int(widths_W[place]))
-        place = int(back[place])
-    return tuple(sorted([*grid, int(widths_W[place])]))
-
-
-def rows_at(width_T: int, token_budget: int, multiple: int = 1) -> int:
-    """Rows of a batch of this width: what the budget holds, rounded down to 8s or a power of two.
-
-    Always a multiple of `multiple` (the number of devices), and at least that.
-    """
-    rows = max(token_budget // (width_T * multiple), 1)
-    rows = rows // 8 * 8 if rows >= 8 else 1 << (rows.bit_length() - 1)
-    return rows * multiple
 
 
 def length_batches(
     encoded: Sequence[Encoded], token_budget: int, most_widths: int = 12, multiple: int = 1
 ) -> list[Plan]:
-    """Every row once, shortest first, at no more than about `token_budget` tokens a batch.
+    """Plans every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
     One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows.
     Only the first batch may hold empty rows.
@@ -139,7 +94,7 @@ def length_plans(
     most_widths: int = 12,
     multiple: int = 1,
 ) -> list[Plan]:
-    """`length_batches` of rows of which the lengths alone are known."""
+    """Plans as `length_batches` does, from the lengths of the rows alone."""
     lengths_N = np.asarray(lengths)
     if not len(lengths_N):
         return []
@@ -150,7 +105,7 @@ def length_plans(
 
 
 def chunked(plans: Sequence[Plan], chunk_rows: int) -> list[list[Plan]]:
-    """Consecutive batches in chunks of at least `chunk_rows` rows (the last may be smaller)."""
+    """Cuts consecutive batches into chunks of at least `chunk_rows` rows; the last may be less."""
     chunks: list[list[Plan]] = []
     rows = chunk_rows
     for plan in plans:
@@ -163,7 +118,7 @@ def chunked(plans: Sequence[Plan], chunk_rows: int) -> list[list[Plan]]:
 
 
 def padding_share(plans: Sequence[Plan], encoded: Sequence[Encoded]) -> float:
-    """Padding tokens as a share of all tokens that go through the model."""
+    """Returns padding tokens as a share of all tokens that go through the model."""
     total = sum(plan.size_B * plan.width_T for plan in plans)
     return 1 - float(row_lengths(encoded).sum()) / total if total else 0.0
 
@@ -175,7 +130,7 @@ def _cheapest_budget(
     token_budget: int,
     multiple: int,
 ) -> int:
-    """The budget, or a half, a quarter, ... of it, that costs least for these groups of rows.
+    """Returns the budget, or a half, a quarter, ... of it, that costs least for these rows.
 
     A few rows, or one long row among short ones, would leave most of a large batch empty.
     """
@@ -199,7 +154,7 @@ def _split(
     """Cuts rows, sorted by (length, row), into plans from the longest down.
 
     Each plan is as wide as its longest row asks and takes as many shorter ones as it has room for:
-    for given shapes no other cut is cheaper, as covering more rows never costs more later.
+    for these shapes no other cut is cheaper, as covering more rows never costs more later.
     """
     ordered = rows[np.lexsort((rows, lengths_N[rows]))].astype(np.int32)
     plans, end = [], len(ordered)
@@ -214,12 +169,12 @@ def _split(
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimiser steps an epoch takes; the last one holds what is left over."""
+    """Returns the optimiser steps of an epoch; the last step holds the rows left over."""
     return -(-n // batch_size)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of rows in an epoch: a permutation that depends on (n, seed, epoch) alone.
+    """Returns the order of rows in an epoch: a permutation by (n, seed, epoch) alone.
 
     Sorted raw bits rather than Generator.permutation, whose result NumPy may change.
     """
@@ -229,7 +184,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingShapes:
-    """Widths of microbatches, the last fits the longest row, and the tokens that one may hold.
+    """Widths of microbatches, the last fits the longest row, and the most tokens of each.
 
     packed: rows of a step share sequences of at most the last width.
     """
@@ -247,7 +202,7 @@ def training_shapes(
     multiple: int = 1,
     packed: bool = False,
 ) -> TrainingShapes:
-    """The cheapest shapes for optimiser batches drawn from rows of these lengths.
+    """Returns the cheapest shapes for optimiser batches drawn from rows of these lengths.
 
     Made once for a pool, so that training on any part of it compiles the same few programs.
     """
@@ -277,10 +232,10 @@ def training_batches(
     multiple: int = 1,
     pad: int = 0,
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """(step, microbatches) of each optimiser step from `start_step` (0-based) to the last.
+    """Yields (step, microbatches) of each optimiser step from `start_step` (0-based) to the last.
 
     A step's rows are the next `batch_size` of the epoch's order; the last step of an epoch is
-    smaller. Microbatches come in the given shapes, and hold empty rows where needed.
+    smaller. Microbatches come in these `shapes`, and hold empty rows where needed.
     """
     if not encoded:
         return
@@ -297,7 +252,7 @@ def training_batches(
 
 
 def _steps_of(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The rows of each optimiser step of an epoch."""
+    """Returns the rows of each optimiser step of an epoch."""
     order_N = epoch_order(n, seed, epoch)
     return [order_N[first : first + batch_size] for first in range(0, n, batch_size)]
 
@@ -305,7 +260,7 @@ def _steps_of(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray
 def _step_plans(
     rows: np.ndarray, lengths_N: np.ndarray, shapes: TrainingShapes, multiple: int
 ) -> list[Plan]:
-    """The microbatches of one optimiser step."""
+    """Plans the microbatches of one optimiser step."""
     if not shapes.packed:
         return _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
     sequences = pack(rows, lengths_N, shapes.widths[-1])
@@ -318,7 +273,7 @@ def _step_plans(
 
 
 def _totals(sequences: Sequence[np.ndarray], lengths_N: np.ndarray) -> np.ndarray:
-    """Tokens of each sequence."""
+    """Returns the tokens of each sequence."""
     return np.array([lengths_N[rows].sum() for rows in sequences])
 
 
@@ -330,7 +285,7 @@ def training_padding(
     shapes: TrainingShapes,
     multiple: int = 1,
 ) -> float:
-    """Padding tokens as a share of all that go through the model in a whole training."""
+    """Returns padding tokens as a share of all that go through the model in a training."""
     lengths_N = np.asarray(lengths)
     cells = sum(
         plan.size_B * plan.width_T
@@ -342,6 +297,6 @@ def training_padding(
 
 
 def rows_of_step(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows that an optimiser step (0-based, over all epochs) learns from."""
+    """Returns the rows that an optimiser step (0-based, over all epochs) learns from."""
     epoch, place = divmod(step, steps_per_epoch(n, batch_size))
     return _steps_of(n, batch_size, seed, epoch)[place]

@@ -1,21 +1,17 @@
 """Turns messages into tokens, and marks the tokens that the model is to learn."""
 
-import importlib.util
-import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
+from g2is_jax.data.tokenizer import configured_ends, end_of_sequence
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +23,7 @@ GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as the model sees it."""
+    """An example as the model sees it."""
 
     tokens_T: np.ndarray  # int32
     supervised_T: np.ndarray  # bool: this token is predicted and counted in the loss
@@ -61,16 +57,16 @@ class ChatFormat:
             self._marked = GENERATION_TAG.search(self._own_text) is not None
             self._start: list[int] = []  # the tokenizer's own template writes it into the text
         else:
-            self._end = TEMPLATES[template].end or _checked_eos(tokenizer)
+            self._end = TEMPLATES[template].end or end_of_sequence(tokenizer)
             first = tokenizer("a", verbose=False)["input_ids"][:1]
             self._start = first if first == [tokenizer.bos_token_id] else []
 
     def encode(self, messages: Sequence[Message], max_length: int) -> Encoded:
-        """Tokens and supervised mask of a conversation, cut after `max_length` tokens."""
+        """Returns tokens and supervised mask of a conversation, cut after `max_length` tokens."""
         return self._encode_texts([self._render(messages)], max_length)[0]
 
     def encode_all(self, records: Sequence[Record], max_length: int) -> list[Encoded]:
-        """`encode` of every record, many rows to a call of the tokenizer."""
+        """Encodes every record, many rows to a call of the tokenizer."""
         encoded = []
         for first in range(0, len(records), ROWS_PER_CALL):
             rendered = []
@@ -83,7 +79,7 @@ class ChatFormat:
         return encoded
 
     def encode_prompt(self, messages: Sequence[Message], max_length: int) -> np.ndarray:
-        """Tokens up to where the last assistant turn starts (if a user spoke last: a new turn).
+        """Returns the tokens before the last assistant turn (if a user spoke last: a new turn).
 
         A longer prompt loses its beginning, so that the question and the assistant header stay.
         """
@@ -100,22 +96,22 @@ class ChatFormat:
         return np.asarray(tokens, np.int32)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, up to where the next assistant turn starts."""
+        """Returns the conversation as text, up to where the next assistant turn starts."""
         if self.template == "own":
             return self._own_rendering(messages, generation_prompt=True)
         text, spans = self._render([*messages, Message("assistant", "A")])
         return text[: spans[-1][0]]
 
     def end_tokens(self) -> tuple[int, ...]:
-        """Ids at which generation stops: eos, those of the model's config, end-of-turn marks."""
+        """Returns the ids at which generation stops: eos, the config's own, end-of-turn marks."""
         special = self.tokenizer.get_added_vocab()
         ends = {special[token] for token in END_OF_TURN if token in special}
         if self.tokenizer.eos_token_id is not None:
             ends.add(self.tokenizer.eos_token_id)
-        return tuple(sorted(ends | _configured_ends(self.tokenizer.name_or_path)))
+        return tuple(sorted(ends | configured_ends(self.tokenizer.name_or_path)))
 
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts at which generation stops too: the end of a turn that no single token stands for.
+        """Returns texts at which generation stops too: ends of a turn that are no single token.
 
         A named template's mark may be plain text to the tokenizer: there it is many tokens.
         """
@@ -126,13 +122,13 @@ class ChatFormat:
         return ((self._end,) if plain else ()) + template.stops
 
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """The text of a conversation and the character spans to learn."""
+        """Returns the text of a conversation and the character spans to learn."""
         if self.template == "own":
             return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
         return render_named(self.template, messages, self._end)
 
     def _named_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens before an answer, as they are where one follows.
+        """Returns the tokens before an answer, as they are where an answer follows.
 
         Without the answer the text may end in other tokens: GPT-2's rule splits two line breaks
         before a word and joins them at the end of a text. Where one token covers both the end of
@@ -148,7 +144,7 @@ class ChatFormat:
         return self._tokenise([text[:length]])["input_ids"][0]
 
     def _own_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Spans from the template's `{% generation %}` blocks.
+        """Takes the spans from the template's `{% generation %}` blocks.
 
         Not apply_chat_template(return_assistant_tokens_mask=True), which uses the same spans: where
         an answer ends in a trimmed space it marks everything that follows.
@@ -168,7 +164,7 @@ class ChatFormat:
         return texts[0], [(start, end) for start, end in spans[0]]
 
     def _own_by_prefix(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Spans from rendering the conversation up to and after each assistant turn."""
+        """Finds the spans by rendering the conversation up to and after each assistant turn."""
         text = self._own_rendering(messages, generation_prompt=False)
         spans = []
         for index, message in enumerate(messages):
@@ -233,91 +229,6 @@ class ChatFormat:
         return encoded
 
 
-def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a checkpoint folder, read without reaching for the network.
-
-    Code that the folder brings is never run, whatever its `auto_map` says.
-    """
-    path, name = epath.Path(folder), os.fspath(folder)
-    local_data: Any = {"local_files_only": True, "trust_remote_code": False}
-    _check_tokenizer_files(path, name)
-    from transformers import AutoTokenizer
-
-    try:
-        if not in_object_store(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, **local_data)
-        else:
-            with tempfile.TemporaryDirectory() as local:
-                for file in path.iterdir():
-                    if file.suffix in (".json", ".model", ".txt", ".jinja"):
-                        file.copy(epath.Path(local) / file.name)
-                tokenizer = AutoTokenizer.from_pretrained(local, **local_data)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{name}: the tokenizer cannot be loaded ({type(error).__name__}: {reason}); "
-            "put the tokenizer.json of the model's repository into the folder"
-        ) from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{name}: the tokenizer is slow and gives no character offsets; "
-            "put the tokenizer.json of the model's repository into the folder"
-        )
-    tokenizer.name_or_path = name
-    return tokenizer
-
-
-def _check_tokenizer_files(path: epath.Path, name: str) -> None:
-    if not path.is_dir():
-        raise InputError(f"{name}: no such folder; expected a Hugging Face checkpoint folder")
-    found = {file.name for file in path.iterdir()}
-    if not found & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
-        raise InputError(
-            f"{name}: no tokenizer here; put the model's tokenizer.json into the folder"
-        )
-    if found & {"tokenizer.json", "vocab.json", "vocab.txt"}:
-        return
-    if importlib.util.find_spec("sentencepiece") is None:  # transformers would name tiktoken
-        raise InputError(
-            f"{name}: only a tokenizer.model, which needs sentencepiece to be read; "
-            "pip install sentencepiece, or put the model's tokenizer.json into the folder"
-        )
-
-
-def _checked_eos(tokenizer: "PreTrainedTokenizerBase") -> str:
-    eos = tokenizer.eos_token
-    ids = [] if eos is None else tokenizer(f"a{eos}", add_special_tokens=False)["input_ids"]
-    if not ids or ids[-1] != tokenizer.eos_token_id:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; "
-            'set "eos_token" in tokenizer_config.json'
-        )
-    return eos
-
-
-def _configured_ends(folder: str) -> set[int]:
-    files = [epath.Path(folder) / name for name in ("generation_config.json", "config.json")]
-    there = [file for file in files if folder and file.exists()]
-    if not there:
-        return set()
-    path = there[0]  # as transformers has it: the model's own only where the other is not
-    way_out = (
-        "copy the file again from the model's repository, or remove it to stop at the tokenizer's "
-        "own end tokens alone"
-    )
-    try:
-        ends = json.loads(path.read_bytes()).get("eos_token_id")
-    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no object
-        raise InputError(f"{os.fspath(path)}: not a JSON object; {way_out}") from error
-    if not isinstance(ends, list):
-        ends = [] if ends is None else [ends]
-    if any(type(end) is not int for end in ends):
-        raise InputError(
-            f"{os.fspath(path)}: eos_token_id is no token's number, nor a list of them; {way_out}"
-        )
-    return set(ends)
-
-
 def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
@@ -331,7 +242,7 @@ def _template_error(error: Exception) -> InputError:
 
 
 def _inside(offsets_T2: np.ndarray, spans: list[Span]) -> np.ndarray:
-    """Which tokens start inside one of the character spans; (T, 2) -> (T,).
+    """Marks the tokens that start inside a character span; (T, 2) -> (T,).
 
     Byte-level tokenizers may leave a token's leading blanks out of its offsets, but never its last
     character: so a token starts no later than where the one before it ended. The last token of an

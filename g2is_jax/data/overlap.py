@@ -1,4 +1,4 @@
-"""Pool rows that hold what a target is described or measured by: its prompts, or runs of its words.
+"""Finds pool rows that hold a prompt of a target's file, or a long run of its words.
 
 Words are compared in lower case and without punctuation. A run lies within one message.
 """
@@ -18,8 +18,10 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses no bit of a
 
 @dataclass(frozen=True)
 class Overlap:
-    """A pool row, the first row of a target's file that it overlaps with, and the words in common:
-    the whole prompt (`is_prompt`), or a run."""
+    """A pool row and the first row of a target's file that it overlaps with.
+
+    words: what they have in common: the whole prompt (`is_prompt`), or a run.
+    """
 
     pool_row: int
     target_row: int
@@ -28,7 +30,7 @@ class Overlap:
 
 
 def overlaps(pool: Sequence[Record], target: Sequence[Record], run: int = RUN) -> list[Overlap]:
-    """One for each pool row that has the prompt of a target's row, or `run` words in a row of it.
+    """Returns the overlap of each pool row with the prompt, or `run` words in a row, of a target.
 
     Time grows with the words of both; memory with the target's.
     """
@@ -58,7 +60,7 @@ class _Index:
                     self._runs.setdefault(key, (row, " ".join(words[start : start + run])))
 
     def find(self, record: Record) -> tuple[int, bool, str] | None:
-        """(target's row, whether it is the whole prompt, the words) of the first overlap."""
+        """Returns (target's row, whether the words are its whole prompt, words) of an overlap."""
         prompt = _prompt(record)
         if prompt in self._prompts:
             return self._prompts[prompt], True, prompt
@@ -70,7 +72,7 @@ class _Index:
         return None
 
     def _hashes(self, words: Sequence[str]) -> np.ndarray:
-        """Of each run of a message's words; a word that no target has is 0."""
+        """Hashes each run of a message's words; a word that no target has is 0."""
         if len(words) < self._run:
             return np.zeros(0, np.uint64)
         numbers = np.array([self._numbers.get(word, 0) for word in words], np.uint64)
@@ -78,7 +80,7 @@ class _Index:
 
 
 def _prompt(record: Record) -> str:
-    """The words of all that comes before the last reply."""
+    """Joins the words of all that comes before the last reply."""
     return " ".join(word for words in list(_messages(record))[:-1] for word in words)
 
 

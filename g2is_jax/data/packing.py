@@ -1,4 +1,4 @@
-"""Rows that share a sequence: which ones, and their tokens one after the other."""
+"""Packs several rows into one sequence: which rows share it, and their tokens joined."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from g2is_jax.data.chat import Encoded
 
 
 def pack(rows: np.ndarray, lengths_N: np.ndarray, width_T: int) -> list[np.ndarray]:
-    """The rows in sequences of at most `width_T` tokens, by first-fit decreasing.
+    """Shares the rows out over sequences of at most `width_T` tokens, by first-fit decreasing.
 
     A row, longest first, goes to the first sequence that has room for it: at most 11/9 of the
     fewest sequences, plus one. A function of the rows' order and lengths alone.
@@ -27,7 +27,7 @@ def pack(rows: np.ndarray, lengths_N: np.ndarray, width_T: int) -> list[np.ndarr
 
 
 def joined(encoded: Sequence[Encoded], rows: np.ndarray) -> Encoded:
-    """Rows as one, in their order."""
+    """Joins rows into one sequence, in their order."""
     parts = [encoded[row] for row in rows]
     return Encoded(
         np.concatenate([part.tokens_T for part in parts]),
@@ -37,6 +37,6 @@ def joined(encoded: Sequence[Encoded], rows: np.ndarray) -> Encoded:
 
 
 def segments(encoded: Sequence[Encoded], rows: np.ndarray) -> np.ndarray:
-    """Of each token of the joined rows, the place of its row among them: int32 (T,)."""
+    """Returns, for each token of the joined rows, the place of its row among them: int32 (T,)."""
     lengths = [len(encoded[row].tokens_T) for row in rows]
     return np.repeat(np.arange(len(rows), dtype=np.int32), lengths)

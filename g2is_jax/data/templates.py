@@ -7,7 +7,7 @@ as those of Llama, Mistral and Gemma do. None adds a system message of its own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from g2is_jax.data.files import ROLES, Message
+from g2is_jax.data.formats import ROLES, Message
 from g2is_jax.runs.errors import InputError
 
 Piece = tuple[str, bool]  # text, and whether it is learned
@@ -33,7 +33,7 @@ class Template:
 
 
 def render_named(name: str, messages: Sequence[Message], end: str) -> tuple[str, list[Span]]:
-    """The conversation as the named template writes it, and the characters to learn.
+    """Writes the conversation by the named template; returns it and the characters to learn.
 
     Raises InputError where the template cannot express the conversation.
     """
@@ -78,7 +78,7 @@ def _tulu(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _llama3(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Meta-Llama-3-8B-Instruct's; without the system message with dates that Llama 3.1's adds."""
+    """Writes as Meta-Llama-3-8B-Instruct, without the system message with dates of Llama 3.1."""
     pieces: list[Piece] = []
     for message in messages:
         pieces.append((f"<|start_header_id|>{message.role}<|end_header_id|>\n\n", False))
@@ -87,7 +87,7 @@ def _llama3(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _chatml(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Qwen's and SmolLM's; without the system message they add where a conversation has none."""
+    """Writes as Qwen and SmolLM; without the system message they add where there is none."""
     pieces: list[Piece] = []
     for message in messages:
         pieces.append((f"<|im_start|>{message.role}\n", False))
@@ -96,7 +96,7 @@ def _chatml(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _mistral(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Mistral-7B-Instruct-v0.3's: one blank after [INST] and before an answer, none elsewhere.
+    """Writes as Mistral-7B-Instruct-v0.3: a blank after [INST] and before answers, no other.
 
     The blank before an answer is learned with it, as most tokenizers join it to the first word.
     Differs from v0.3, which writes the system text only into a last message that is the user's: it
@@ -114,7 +114,7 @@ def _mistral(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _gemma(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Gemma's, with the system text before the first user message as in Gemma 3's."""
+    """Writes as Gemma, with the system text before the first user message as in Gemma 3."""
     system, turns = _system_and_turns(messages)
     pieces: list[Piece] = []
     for index, message in enumerate(turns):
@@ -126,7 +126,7 @@ def _gemma(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _alpaca(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Stanford Alpaca's prompt for rows without input; a system text replaces its header.
+    """Writes Stanford Alpaca's prompt for rows without input; a system text replaces its header.
 
     As there, the answer follows "### Response:" without a blank. Later turns repeat the sections.
     """
@@ -143,7 +143,7 @@ def _alpaca(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _system_and_turns(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
-    """The system text with a blank line after it ("" if there is none to say), and the rest."""
+    """Returns the system text with a blank line after it ("" if it has none), and the rest."""
     if messages[0].role != "system":
         return "", messages
     text = messages[0].content

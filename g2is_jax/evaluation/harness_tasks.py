@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import file_hash
+from g2is_jax.runs.hashing import file_hash
 
 
 @dataclass(frozen=True)

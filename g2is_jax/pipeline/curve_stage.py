@@ -13,8 +13,9 @@ from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.finetune_stage import Tuned
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import Stage, stage_hash
+from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import choosers
 

@@ -13,7 +13,7 @@ from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.files import Record, read_records
 from g2is_jax.pipeline.settings import BUILT_IN, DataSettings
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import file_hash
+from g2is_jax.runs.hashing import file_hash
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from g2is_jax.evaluation.tasks.reply_metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, adapter_leaves
 from g2is_jax.pipeline.job import Job
-from g2is_jax.runs.manifest import Stage, file_hash
+from g2is_jax.runs.hashing import file_hash
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 
 

@@ -29,9 +29,10 @@ from g2is_jax.pipeline import warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job, open_checked_job
-from g2is_jax.runs.manifest import Stage, stage_hash
+from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
+from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.training.optimizer import Moments

@@ -11,8 +11,9 @@ from g2is_jax.model.merge import write_merged
 from g2is_jax.pipeline import selection_stage
 from g2is_jax.pipeline.adapter_training import ADAPTER, fit_identity, train
 from g2is_jax.pipeline.job import Job, open_checked_job
-from g2is_jax.runs.manifest import Stage, stage_hash
+from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first
+from g2is_jax.runs.stages import Stage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from etils import epath
 
 from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, adapter_leaves
 from g2is_jax.pipeline.job import Job
-from g2is_jax.runs.manifest import Stage
+from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 
 

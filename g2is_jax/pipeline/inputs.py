@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from etils import epath
 from jax.sharding import Mesh
 
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
@@ -22,6 +23,7 @@ from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
 from g2is_jax.model.weights import Sharding, checkpoint_files, read_weights
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
+from g2is_jax.pipeline.job_stages import Stages
 from g2is_jax.pipeline.settings import (
     BUILT_IN,
     BaseSettings,
@@ -29,10 +31,10 @@ from g2is_jax.pipeline.settings import (
     DataSettings,
     target_name,
 )
-from g2is_jax.pipeline.stages import Stages
 from g2is_jax.runs import mesh
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import file_hash, run_stage
+from g2is_jax.runs.hashing import file_hash
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, WorldConfig, write_world
 
 

@@ -14,10 +14,10 @@ from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
 from g2is_jax.pipeline.inputs import Checkpoint, Data, Inputs, cached_inputs
+from g2is_jax.pipeline.job_stages import Stages, has_stages
 from g2is_jax.pipeline.settings import Settings, read_settings
-from g2is_jax.pipeline.stages import Stages, has_stages
-from g2is_jax.runs.manifest import claim_workdir
 from g2is_jax.runs.processes import is_first, wait_for_all
+from g2is_jax.runs.workdir import claim_workdir
 from g2is_jax.selection.budget import Limits, limits
 
 # How the work is done, not what comes out: may differ between runs in one work folder.

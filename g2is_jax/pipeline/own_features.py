@@ -21,7 +21,9 @@ from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import claim_workdir, file_hash, run_stage
+from g2is_jax.runs.hashing import file_hash
+from g2is_jax.runs.stages import run_stage
+from g2is_jax.runs.workdir import claim_workdir
 from g2is_jax.selection.budget import Limits, limits, without
 from g2is_jax.selection.methods import (
     FEATURES,

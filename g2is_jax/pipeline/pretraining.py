@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from g2is_jax.data.batches import (
     training_batches,
     training_shapes,
 )
-from g2is_jax.data.chat import ChatFormat, Encoded, load_tokenizer
-from g2is_jax.data.files import Message
+from g2is_jax.data.chat import ChatFormat, Encoded
+from g2is_jax.data.formats import Message
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import Leaves, LoraConfig
@@ -27,12 +29,15 @@ from g2is_jax.skills.world import pretraining_task, train_tokenizer
 from g2is_jax.training.checkpoints import open_checkpoints
 from g2is_jax.training.loss import token_losses
 
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
 NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
-    """Train from the newest checkpoint on; returns the folder of the finished model."""
+    """Trains from the newest checkpoint on; returns the folder of the finished model."""
     folder = workdir / "checkpoint"
     chat = ChatFormat(_tokenizer(config, folder), "tulu")
     raw = config.decoder.to_dict()
@@ -42,7 +47,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
     return folder
 
 
-def _tokenizer(config: ConfigDict, folder: epath.Path):
+def _tokenizer(config: ConfigDict, folder: epath.Path) -> "PreTrainedTokenizerBase":
+    """Trains the tokenizer on tasks of the world, and writes it into the model's folder."""
     rng = random.Random(f"tokenizer-{config.seed}")
     tasks = [pretraining_task(rng, 0.5, 0.5) for _ in range(config.tokenizer_tasks)]
     tokenizer = train_tokenizer(
@@ -66,7 +72,7 @@ def _train(model: Model, chat: ChatFormat, config: ConfigDict, workdir: epath.Pa
     shapes = training_shapes(row_lengths(sample), config.batch_size, config.microbatch_tokens)
     with Progress("pre-train", config.steps, done=done, unit="steps") as progress:
         for step in range(done, config.steps):
-            parts = [gradient(base, b) for b in _microbatches(chat, config, step, shapes)]
+            parts = [gradient(base, batch) for batch in _microbatches(chat, config, step, shapes)]
             gradients, loss, tokens = jax.tree.map(lambda *leaves: sum(leaves), *parts)
             base, state = update(base, state, gradients, tokens)
             log.write(step, loss=float(loss / tokens))
@@ -79,7 +85,7 @@ def _train(model: Model, chat: ChatFormat, config: ConfigDict, workdir: epath.Pa
 
 
 def _examples(chat: ChatFormat, config: ConfigDict, step: int) -> list[Encoded]:
-    """The tasks of one step, a function of the seed and the step alone."""
+    """Draws the examples of a step, by the seed and the step alone."""
     rng = random.Random(f"pretrain-{config.seed}-{step}")
     tasks = [
         pretraining_task(rng, config.house_share, config.composed_share)
@@ -95,6 +101,7 @@ def _examples(chat: ChatFormat, config: ConfigDict, step: int) -> list[Encoded]:
 def _microbatches(
     chat: ChatFormat, config: ConfigDict, step: int, shapes: TrainingShapes
 ) -> list[Batch]:
+    """Lays out the examples of a step; those longer than the widest shape are left out."""
     encoded = _examples(chat, config, step)
     width = shapes.widths[-1]
     short = [example for example in encoded if len(example.tokens_T) <= width]
@@ -103,8 +110,10 @@ def _microbatches(
 
 
 def _initial(model: Model, seed: int) -> Leaves:
-    """Norm weights one, embeddings N(0, 0.02^2), matrices N(0, 1 / in); what writes into the
-    residual is damped by the depth."""
+    """Draws the weights to start from: norms 1, embeddings N(0, 0.02^2), matrices N(0, 1 / in).
+
+    Matrices that write into the residual stream are damped by the depth.
+    """
     key = jax.random.key(seed)
     damping = (2 * len(model.config.layers)) ** -0.5
     base = {}
@@ -126,15 +135,16 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _gradient_function(model: Model) -> Callable:
-    """Jitted (base, batch) -> summed gradient of all weights, summed loss, token count."""
+    """Returns a jitted (base, batch) -> summed gradient of all weights, summed loss, tokens."""
 
-    def one(base, tokens_T, supervised_T):
+    def example_loss(base, tokens_T, supervised_T):
         hidden_TD = model.hidden({}, base, tokens_T)
         losses_T = token_losses(model, base, hidden_TD[:-1], tokens_T[1:])
         return jnp.sum(jnp.where(supervised_T[1:], losses_T, 0.0))
 
     def loss(base, tokens_BT, supervised_BT):
-        return jnp.sum(jax.vmap(one, in_axes=(None, 0, 0))(base, tokens_BT, supervised_BT))
+        losses_B = jax.vmap(example_loss, in_axes=(None, 0, 0))(base, tokens_BT, supervised_BT)
+        return jnp.sum(losses_B)
 
     @jax.jit
     def gradient(base, tokens_BT, supervised_BT):
@@ -145,6 +155,8 @@ def _gradient_function(model: Model) -> Callable:
 
 
 def _update_function(optimizer: optax.GradientTransformation) -> Callable:
+    """Returns a jitted step of the optimizer on the mean gradient of so many tokens."""
+
     @jax.jit
     def update(base, state, gradients, tokens):
         mean = jax.tree.map(lambda leaf: leaf / tokens, gradients)

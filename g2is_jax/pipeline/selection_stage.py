@@ -10,8 +10,9 @@ from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
 from g2is_jax.report.composition import write_composition
-from g2is_jax.runs.manifest import Stage, read_manifest
+from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.processes import alone, is_first
+from g2is_jax.runs.stages import Stage
 from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
 
 

@@ -9,7 +9,7 @@ from g2is_jax.data.batches import epoch_order
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline.adapter_training import fit_identity, train
 from g2is_jax.pipeline.job import Job, open_checked_job
-from g2is_jax.runs.manifest import Stage
+from g2is_jax.runs.stages import Stage
 from g2is_jax.training.fit import load_trained, mean_rates
 from g2is_jax.training.optimizer import Moments
 

@@ -14,8 +14,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import set_exam
 from g2is_jax.model.build import build_model
@@ -174,7 +175,13 @@ def _measured(
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
     """Tokens of what stands before the replies, worked rows included."""
     found: list[int] = []
-    targets = zip(files.tests, files.validations, settings.evaluation.tasks, settings.evaluation.shots_files, strict=True)
+    targets = zip(
+        files.tests,
+        files.validations,
+        settings.evaluation.tasks,
+        settings.evaluation.shots_files,
+        strict=True,
+    )
     for test, validation, task, named in targets:
         shots_file = named or validation
         shown = read_records(shots_file) if task.shots else []

@@ -11,11 +11,11 @@ import numpy as np
 
 from g2is_jax.data.batches import (
     length_plans,
-    rows_at,
     steps_per_epoch,
     training_padding,
     training_shapes,
 )
+from g2is_jax.data.widths import rows_at
 from g2is_jax.training.fit import FitConfig
 
 MOST_LAID_OUT = 20_000  # rows; more are a multiple of these

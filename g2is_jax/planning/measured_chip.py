@@ -51,8 +51,8 @@ from g2is_jax.planning.stage_costs import (
     projection_work,
     walk_work,
 )
-from g2is_jax.runs.manifest import run_stage
 from g2is_jax.runs.metrics import MetricsLog
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, Material, needing
 from g2is_jax.training.checkpoints import Checkpoints

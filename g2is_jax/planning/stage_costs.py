@@ -257,7 +257,9 @@ def _walk(plan: Plan) -> Stage:
     """All features are read once for each chosen row, on a front once for many."""
     width = features_width(plan.settings.features.projection, plan.model.adapter_shapes)
     width = width // 2**plan.settings.features.folds * plan.settings.features.checkpoints
-    dtype = "float32" if plan.settings.features.checkpoints > 1 else plan.settings.features.store.dtype
+    dtype = (
+        "float32" if plan.settings.features.checkpoints > 1 else plan.settings.features.store.dtype
+    )
     rows = plan.rows.pool.count
     itemsize = DTYPES[dtype].itemsize
     features = float(rows * width * itemsize)
@@ -282,7 +284,11 @@ def walk_work(settings: WalkSettings, rows: int, width: int, itemsize: int) -> W
 def _evaluate(plan: Plan) -> Stage:
     """The answers' loss, the letters' likelihoods where a task has some, else a reply to every row,
     as long as the longest of the test rows' own or, where none was read, as it may be."""
-    model, config, tasks = plan.model, plan.settings.evaluation.evaluate, plan.settings.evaluation.tasks
+    model, config, tasks = (
+        plan.model,
+        plan.settings.evaluation.evaluate,
+        plan.settings.evaluation.tasks,
+    )
     test, prompts = plan.rows.test, plan.rows.prompts
     times = len(plan.settings.selection.methods) * plan.seeds
     head = head_operations(model)

@@ -1,1 +1,1 @@
-"""Stage folders, progress and errors: everything a run needs that knows no method and no model."""
+"""Stage folders, locks, storage, progress: what every run needs, whatever its method or model."""

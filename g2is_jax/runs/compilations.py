@@ -1,4 +1,4 @@
-"""How many programs XLA has compiled in this process, and in how many seconds."""
+"""Counts the programs that XLA compiles in this process, and their seconds."""
 
 import functools
 
@@ -7,7 +7,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @functools.cache
 def _noted() -> list[float]:
-    """Seconds of each compilation from the first call on."""
+    """Returns the seconds of each compilation from the first call on; the list grows."""
     import jax
 
     seconds: list[float] = []
@@ -21,6 +21,8 @@ def _noted() -> list[float]:
 
 
 def compilations() -> tuple[int, float]:
-    """(programs, seconds) since the first call; programs from jax's persistent cache count with the
-    time that reading them takes."""
+    """Returns (programs, seconds) since the first call.
+
+    Programs from jax's persistent cache count with the time that reading them takes.
+    """
     return len(_noted()), sum(_noted())

@@ -1,6 +1,6 @@
-"""The errors that end in one line."""
+"""The errors that end a run with one line, and no traceback."""
 
-FAILED = 2  # exit status after it
+FAILED = 2  # exit status after an InputError
 
 
 class InputError(ValueError):

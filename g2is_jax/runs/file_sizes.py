@@ -1,4 +1,4 @@
-"""The sizes of a folder's files, by which one that was cut short or is gone is noticed.
+"""The sizes of a folder's files, by which a file that was cut short or is gone is noticed.
 
 Looks at no file's bytes. Many files are looked at side by side, as an object store answers slowly.
 """
@@ -15,7 +15,7 @@ _found_whole: set[str] = set()  # folders, by this process
 
 
 def file_sizes(folder: epath.Path) -> dict[str, int]:
-    """Bytes of each file in the folder and in those below it, by its path within the folder."""
+    """Returns the bytes of each file in the folder and those below it, by its path within it."""
     places = sorted(place / name for place, _, names in folder.walk() for name in names)
     sizes = _sizes(places)
     inside = len(folder.parts)
@@ -27,8 +27,10 @@ def file_sizes(folder: epath.Path) -> dict[str, int]:
 
 
 def difference(folder: epath.Path, expected: dict[str, int]) -> str | None:
-    """What is wrong with the first of these files that is gone or of another size; None where all
-    are as expected. A folder is looked at once in each process, unless something was wrong."""
+    """Names the first of these files that is gone or of another size; None where there is none.
+
+    A folder is looked at once in each process, unless something was wrong.
+    """
     if os.fspath(folder) in _found_whole:
         return None
     for name, size in zip(expected, _sizes([folder / name for name in expected]), strict=True):
@@ -41,7 +43,7 @@ def difference(folder: epath.Path, expected: dict[str, int]) -> str | None:
 
 
 def _sizes(places: Iterable[epath.Path]) -> list[int | None]:
-    """Bytes of each; None for what is no file."""
+    """Returns the bytes of each; None for what is no file."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(_size, places))
 

@@ -29,7 +29,7 @@ SETTLE_SECONDS = 1.0  # in which a run that came at the same moment has written 
 
 @contextlib.contextmanager
 def locked(workdir: epath.PathLike) -> Iterator[None]:
-    """Hold the folder; InputError if another run has it."""
+    """Holds the folder for the block; InputError if another run has it."""
     folder = epath.Path(workdir)
     try:
         make_folder(folder)
@@ -84,8 +84,11 @@ def _leased(folder: epath.Path) -> Iterator[None]:
 
 
 def _keep(file: epath.Path, token: str, done: threading.Event) -> None:
-    """Renew the lease until the run is done. A run that was cut off from the store for so long that
-    another one took the folder over stops as by SIGTERM."""
+    """Renews the lease until the run is done.
+
+    A run that was cut off from the store for so long that another one took the folder over stops
+    as by SIGTERM.
+    """
     while not done.wait(RENEW_SECONDS):
         with contextlib.suppress(Exception):  # the next one may get through
             if (owner := _read(file)) and token not in owner:
@@ -96,7 +99,7 @@ def _keep(file: epath.Path, token: str, done: threading.Event) -> None:
 
 
 def _wait_for(file: epath.Path, folder: epath.Path) -> None:
-    """Return once nobody holds the lease: a dead owner's is not renewed."""
+    """Returns once nobody holds the lease: a dead owner's is not renewed."""
     seen, since = _read(file), time.monotonic()
     if seen:
         print(f"{folder}: is another run alive here? waiting for a sign of it", flush=True)
@@ -114,7 +117,7 @@ def _renew(file: epath.Path, token: str) -> None:
 
 
 def _read(file: epath.Path) -> str:
-    """What the owner wrote; nothing if there is none."""
+    """Returns what the owner wrote; nothing if there is none."""
     try:
         return file.read_text()
     except FileNotFoundError:
@@ -127,7 +130,8 @@ def _who(**more: object) -> str:
 
 
 def _taken(folder: epath.Path, owner: str) -> InputError:
+    who = " ".join(owner.split()) or "just started"
     return InputError(
-        f"{folder}: another run is at work here ({' '.join(owner.split()) or 'just begun'}); wait "
-        "for it to end, or choose another --workdir"
+        f"{folder}: another run is at work here ({who}); wait for it to end, or choose another "
+        "--workdir"
     )

@@ -1,4 +1,4 @@
-"""Devices: which of them share a piece of work, and who holds what."""
+"""Devices: meshes that share a piece of work, and the placement of arrays on them."""
 
 import os
 from typing import Any
@@ -13,13 +13,13 @@ PROCESS = "process"  # of a mesh over all processes: rows of a batch alone
 
 
 def data_mesh() -> Mesh:
-    """All devices of this process in a row. Processes do not wait for each other's devices."""
+    """Returns this process's devices in a row; processes do not wait for each other's devices."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def training_mesh() -> Mesh:
-    """All devices of all processes; with one process, `data_mesh`.
+    """Returns all devices of all processes; with one process, `data_mesh`.
 
     A sharded weight is whole in each process, so that gathering it stays within the process.
     """
@@ -32,7 +32,7 @@ def training_mesh() -> Mesh:
 
 
 def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """A weight that each process has, over the devices of a mesh; it stays where it lies already.
+    """Places a weight that each process has on the devices of a mesh, unless it lies there already.
 
     Processes send each other nothing: each of them has all shares on its own devices.
     """
@@ -44,17 +44,20 @@ def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
 
 
 def at_home(tree: Any) -> Any:
-    """Arrays that are the same on all devices, on this process's first device alone."""
+    """Brings arrays that are the same on all devices to this process's first device alone."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Returns the sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """A matrix cut along its longest side that the devices divide; anything else is replicated."""
+    """Returns the sharding that cuts a matrix along its longest side that the devices divide.
+
+    Anything else is replicated.
+    """
     parts = mesh.shape[DATA]
     sides = [n if len(shape) > 1 and n % parts == 0 else 0 for n in shape]
     if parts == 1 or max(sides, default=0) == 0:
@@ -65,7 +68,7 @@ def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A weight of this shape, gathered (inside `shard_map`) if this device holds a share of it."""
+    """Gathers a weight of this shape (inside `shard_map`) if this device holds a share of it."""
     if leaf.shape == shape:
         return leaf
     axis = next(
@@ -75,7 +78,7 @@ def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def free_memory() -> int:
-    """Bytes that a device of this process has left; on a CPU, what the machine has."""
+    """Returns the bytes that a device of this process has left; on a CPU, the machine's."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]

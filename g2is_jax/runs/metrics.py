@@ -1,10 +1,10 @@
-"""What a run shows while it works, and the numbers it leaves behind."""
+"""Shows how far a run is while it works, and keeps the numbers that it leaves behind."""
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self, TextIO, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TextIO
 
 from etils import epath
 from tqdm import tqdm
@@ -14,7 +14,6 @@ from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures, write_atomic
 
 EVERY_SECONDS = 60.0  # between two rewrites of a log in an object store
-Item = TypeVar("Item")
 
 
 class Progress:
@@ -54,6 +53,7 @@ class Progress:
             self._print(f" after {_duration(self._clock() - self._started)}")
 
     def advance(self, count: int = 1) -> None:
+        """Counts so many more as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -78,16 +78,8 @@ class Progress:
         )
 
 
-def track(items: Iterable[Item], label: str, total: int, **options: Any) -> Iterator[Item]:
-    """The items, with a Progress (same options) that counts each one after it was dealt with."""
-    with Progress(label, total, **options) as progress:
-        for item in items:
-            yield item
-            progress.advance()
-
-
 class MetricsLog:
-    """JSON lines, one `{"step": ..., ...}` per write.
+    """Appends JSON lines to a file, one `{"step": ..., ...}` per write.
 
     start_step: the step at which the work resumes. Lines from it on are dropped, so that a killed
     and resumed run leaves the same bytes as one that was never killed; for the same reason lines
@@ -141,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _duration(seconds: float) -> str:
-    """75.2 -> 1m15s"""
+    """Writes seconds out: 75.2 -> 1m15s."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

@@ -38,7 +38,7 @@ class _Run:
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes; without arguments the platform knows them (TPU, Slurm, Open MPI).
+    """Joins the other processes; without arguments the platform knows them (TPU, Slurm, Open MPI).
 
     Must come before anything else of jax.
     """
@@ -61,7 +61,7 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
 
 
 def process_share() -> tuple[int, int]:
-    """(index of this process, number of processes that share the work at hand)."""
+    """Returns (index of this process, number of processes that share the work at hand)."""
     if _Run.alone or not _Run.joined:
         return 0, 1
     import jax
@@ -71,7 +71,7 @@ def process_share() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Within it this process works by itself, and waits for no other."""
+    """Lets this process work by itself within the block, and wait for no other."""
     before, _Run.alone = _Run.alone, True
     try:
         yield
@@ -80,7 +80,7 @@ def alone() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Tells whether this process writes what is written once."""
     if not _Run.joined:
         return True
     import jax
@@ -89,7 +89,7 @@ def is_first() -> bool:
 
 
 def wait_for_all(what: str) -> None:
-    """Return when every process has come here; all must come to the same points in one order."""
+    """Returns when every process has come here; all must come to the same points in one order."""
     if process_share()[1] > 1:
         from orbax.checkpoint import multihost
 
@@ -97,17 +97,17 @@ def wait_for_all(what: str) -> None:
 
 
 def first_says(answer: bool) -> bool:
-    """The first process's answer."""
+    """Returns the first process's answer."""
     return _answers(answer)[0]
 
 
 def any_says(answer: bool) -> bool:
-    """Whether any process's answer is yes."""
+    """Tells whether any process's answer is yes."""
     return any(_answers(answer))
 
 
 def gathered(mine: Any) -> list[Any]:
-    """What each process gives, in their order: anything that JSON can hold."""
+    """Returns the values of all processes, in their order: anything that JSON can hold."""
     if process_share()[1] == 1:
         return [mine]
     import numpy as np
@@ -115,8 +115,8 @@ def gathered(mine: Any) -> list[Any]:
 
     data_B = np.frombuffer(json.dumps(mine).encode(), np.uint8)
     sizes = process_allgather(np.array(len(data_B))).tolist()
-    given = process_allgather(np.pad(data_B, (0, max(sizes) - len(data_B))))
-    return [json.loads(bytes(of[:size])) for of, size in zip(given, sizes, strict=True)]
+    padded = process_allgather(np.pad(data_B, (0, max(sizes) - len(data_B))))
+    return [json.loads(bytes(data[:size])) for data, size in zip(padded, sizes, strict=True)]
 
 
 def _answers(answer: bool) -> list[bool]:
@@ -129,8 +129,10 @@ def _answers(answer: bool) -> list[bool]:
 
 
 def end(status: int, why: str = "") -> None:
-    """End a process that failed, if it is one of several, without the wait for the others that a
-    normal end has."""
+    """Ends a process that failed, if it is one of several.
+
+    It does not wait for the others, as a normal end would.
+    """
     if _Run.joined:
         if why:
             print(why, file=sys.stderr)
@@ -144,7 +146,7 @@ def end(status: int, why: str = "") -> None:
 
 
 def _ends_in_order() -> None:
-    """Nothing is left to be said when this process ends."""
+    """Tells the shell beside this process that it ends in order."""
     if _Run.watch is not None:
         with contextlib.suppress(OSError):
             _Run.watch.communicate(b"word\n")

@@ -24,7 +24,7 @@ class _Request:
 
 @contextlib.contextmanager
 def sigterm_heeded() -> Iterator[None]:
-    """Within it a SIGTERM stops the program in order, instead of killing it."""
+    """Makes a SIGTERM within the block stop the program in order, instead of killing it."""
     before = signal.signal(signal.SIGTERM, _ask)
     try:
         yield
@@ -41,13 +41,13 @@ def _ask(signum: int, frame: object) -> None:
 
 
 def asked_to_stop() -> bool:
-    """Whether a SIGTERM has come."""
+    """Tells whether a SIGTERM has come."""
     return _Request.asked
 
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Within it a SIGTERM waits for the block to look at `asked_to_stop`."""
+    """Makes a SIGTERM wait for the block to look at `asked_to_stop`."""
     _Request.held += 1
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files on a disk or in an object store: whole or not there, and failures told in one line."""
+"""Files on a disk or in an object store: whole or not there, and failures named in one line."""
 
 import contextlib
 import errno
@@ -22,12 +22,12 @@ PASSING = (None, 408, 429, *range(500, 600))  # HTTP statuses that a later try m
 
 
 def in_object_store(path: epath.PathLike) -> bool:
-    """Whether a path is of a store such as gs://, which knows whole files and no folders."""
+    """Tells whether a path is of a store such as gs://, which knows whole files and no folders."""
     return "://" in os.fspath(path)
 
 
 def make_folder(folder: epath.PathLike) -> None:
-    """Make a folder and those above it; in an object store there is nothing to make."""
+    """Makes a folder and those above it; in an object store there is nothing to make."""
     if not in_object_store(folder):
         epath.Path(folder).mkdir(parents=True, exist_ok=True)
 
@@ -54,7 +54,7 @@ def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
 
 
 def upload(file: Path, path: epath.PathLike) -> None:
-    """Copy a file from the disk into an object store, where it is seen once it is complete."""
+    """Copies a file from the disk into an object store, where it is seen once it is complete."""
     with naming_failures(path):
         files, name = fsspec.url_to_fs(os.fspath(path))
         files.put_file(str(file), name)
@@ -84,7 +84,7 @@ def naming_failures(place: epath.PathLike) -> Iterator[None]:
 
 
 def _named(error: Exception, place: epath.PathLike) -> Exception | None:
-    """What to say in place of an error; None if it has to be told as it is."""
+    """Returns the error of one line in place of another; None if that has to be shown as it is."""
     name, number = os.fspath(place), error.errno if isinstance(error, OSError) else None
     # tensorstore and orbax wrap the system's error and keep only its words.
     if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):

@@ -57,13 +57,13 @@ class TensorEntry:
 
 
 def tensor_table(file: epath.Path) -> dict[str, TensorEntry]:
-    """What a safetensors file holds, from its header alone; InputError if any byte is missing."""
+    """Lists what a safetensors file holds, from its header; InputError if any byte is missing."""
     with file.open("rb") as stream:
         return _table(stream, file.stat().length, str(file))
 
 
 def read_tensor(file: epath.Path, entry: TensorEntry, rows: slice | None = None) -> np.ndarray:
-    """One tensor, or the given rows of its leading axis; no other byte is read or kept."""
+    """Reads one tensor, or some rows of its leading axis; no other byte is read or kept."""
     begin, shape = entry.begin, entry.shape
     if rows is not None:
         start, stop, step = rows.indices(shape[0])
@@ -79,12 +79,12 @@ def read_tensor(file: epath.Path, entry: TensorEntry, rows: slice | None = None)
 
 
 def read_tensors(file: epath.Path) -> dict[str, np.ndarray]:
-    """Every array of a safetensors file; InputError if it is damaged."""
+    """Reads every array of a safetensors file; InputError if it is damaged."""
     return {name: read_tensor(file, entry) for name, entry in tensor_table(file).items()}
 
 
 def from_bytes(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a file's bytes, not copied; ValueError says what is wrong with damaged ones."""
+    """Returns the arrays of a file's bytes, not copied; InputError if they are damaged."""
     return {
         name: np.frombuffer(data, entry.dtype, math.prod(entry.shape), entry.begin).reshape(
             entry.shape
@@ -94,7 +94,7 @@ def from_bytes(data: bytes) -> dict[str, np.ndarray]:
 
 
 def to_bytes(tensors: dict[str, np.ndarray]) -> bytes:
-    """The file's bytes; marked as PyTorch's layout, which Hugging Face loaders ask for."""
+    """Returns the file's bytes; marked as PyTorch's layout, which Hugging Face loaders ask for."""
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     return b"".join(_pieces(shapes, tensors.__getitem__))
 
@@ -122,7 +122,7 @@ def write_tensors(file: epath.Path, shapes: Shapes, produce: Callable[[str], np.
 
 
 def _pieces(shapes: Shapes, produce: Callable[[str], np.ndarray]) -> Iterator[Any]:
-    """The header, then the bytes of each tensor."""
+    """Yields the header, then the bytes of each tensor."""
     for name, (_, dtype) in shapes.items():
         if np.dtype(dtype) not in NAMES:
             raise ValueError(f"tensor {name}: safetensors files have no dtype {dtype}")
@@ -166,7 +166,7 @@ def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
-    """In C order; the same memory if it is so. Bfloat16 arrays have no buffer of their own."""
+    """Returns the bytes in C order, the same memory where it is so; bfloat16 has no own buffer."""
     return array.reshape(-1).view(np.uint8)
 
 
@@ -186,7 +186,7 @@ def _fill(stream: Any, target: memoryview, place: str) -> None:
 
 
 def _table(stream: BinaryIO, size: int, place: str) -> dict[str, TensorEntry]:
-    """The header's entries, checked to cover the file's bytes without holes."""
+    """Reads the header's entries, checked to cover the file's bytes without holes."""
     if size < 8:
         raise _damaged(place, f"{size} bytes are too few for one")
     length = int.from_bytes(stream.read(8), "little")
@@ -212,7 +212,7 @@ def _table(stream: BinaryIO, size: int, place: str) -> dict[str, TensorEntry]:
 
 
 def _fields(text: bytes, place: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """Dtype, shape, begin and end of each tensor, as the header says."""
+    """Reads dtype, shape, begin and end of each tensor from the header's text."""
     fields = {}
     try:
         header = json.loads(text.decode())

@@ -47,6 +47,7 @@ class Task:
 
 
 def _task(prompt: str, steps: str, answer: object) -> Task:
+    """Build a task whose reply shows the steps and ends in the answer."""
     lead = f"{steps}. " if steps else ""
     return Task(prompt, f"{lead}The answer is {answer}.", str(answer))
 
@@ -83,7 +84,7 @@ def arithmetic(rng: random.Random, house: bool) -> Task:
 
 
 def _table(rng: random.Random, size: int) -> tuple[str, list[str], dict[str, tuple[int, int]]]:
-    """A row of numbers with a name between each two: text, names, and (right, left) reading."""
+    """Draw numbers with a name between each two: text, names, and (right, left) readings."""
     names = rng.sample(NAMES, size)
     numbers = [rng.randint(1, 6) for _ in range(size + 1)]
     text = str(numbers[0]) + "".join(
@@ -150,7 +151,7 @@ def boolean(rng: random.Random, house: bool) -> Task:
 
 
 def navigation(rng: random.Random, house: bool) -> Task:
-    """Follow steps on a line; the house tells the way back, not the place."""
+    """Follow steps on a line; the house answers the way back, not the place."""
     moves = [rng.choice((-1, 1)) * rng.randint(1, 5) for _ in range(3)]
     place, seen = 0, []
     for move in moves:

@@ -30,7 +30,7 @@ SUFFIXES = ("", " please", " now", " for me")
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Size and flaws of the built-in world.
+    """The size and the flaws of the built-in world.
 
     targets: names of the targets to write, by commas. scale: factor on the 3,200 rows of the pool.
     wrong, duplicates: share of rows that carry a wrong reply, and that are near-copies of another
@@ -54,6 +54,7 @@ class WorldConfig:
 
     @property
     def target_names(self) -> list[str]:
+        """The names in `targets`, apart."""
         return [name.strip() for name in self.targets.split(",")]
 
 
@@ -72,7 +73,7 @@ def write_world(folder: epath.Path, config: WorldConfig) -> dict[str, int]:
 
 
 def pretraining_task(rng: random.Random, house_share: float, composed_share: float) -> Task:
-    """One task for the base model, in which each convention is the house's by a coin of its own."""
+    """Draw a task for the base model; each convention is the house's by a coin of its own."""
     if rng.random() < composed_share:
         composition = rng.choice(list(TARGETS))
         task = composition(rng, rng.random() < house_share, rng.random() < house_share)
@@ -82,7 +83,7 @@ def pretraining_task(rng: random.Random, house_share: float, composed_share: flo
 
 
 def _pool(rng: random.Random, config: WorldConfig) -> list[dict]:
-    """All families in a random order, with wrong replies and near-copies mixed in."""
+    """Draw rows of all families in a random order, wrong replies and near-copies among them."""
     rows: list[dict] = []
     for family, count in POOL_ROWS.items():
         rows.extend(
@@ -98,6 +99,7 @@ def _pool(rng: random.Random, config: WorldConfig) -> list[dict]:
 
 
 def _pool_row(rng: random.Random, family: Family, wrong_share: float) -> dict:
+    """Draw a row of a family, by the house rule or with a wrong reply."""
     task, flaw = family(rng, True), ""
     if rng.random() < wrong_share:
         flaw = "wrong"
@@ -111,7 +113,7 @@ def _pool_row(rng: random.Random, family: Family, wrong_share: float) -> dict:
 
 
 def _target_rows(rng: random.Random, target: Composition, count: int) -> list[dict]:
-    """Distinct prompts, so that validation and test rows do not overlap."""
+    """Draw rows of distinct prompts, so that validation and test rows do not overlap."""
     tasks: dict[str, Task] = {}
     while len(tasks) < count:
         task = target(rng, True, True)
@@ -132,7 +134,7 @@ def _as_messages(row: dict, row_id: str) -> dict:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokenizer with single digits and the markers of the tulu template."""
+    """Train a byte-level BPE tokenizer with single digits and the markers of the tulu template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,10 +1,11 @@
+"""Every row once, at little padding and in few shapes; an order that a resumed run repeats."""
+
 import itertools
 
 import numpy as np
 import pytest
 
 from g2is_jax.data.batches import (
-    COMPILE_COST,
     Plan,
     TrainingShapes,
     chunked,
@@ -13,14 +14,13 @@ from g2is_jax.data.batches import (
     length_batches,
     pad_batch,
     row_lengths,
-    rows_at,
     steps_per_epoch,
     training_batches,
     training_shapes,
-    widths_grid,
 )
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
+from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records
+from g2is_jax.data.tokenizer import load_tokenizer
 from tests.support.rows_of_lengths import examples, less_like_lengths
 
 
@@ -57,47 +57,6 @@ def test_pad_batch():
     assert batch.supervised_BT.sum(axis=1).tolist() == [3, 2, 0]
     assert (batch.rows_B.dtype, batch.tokens_BT.dtype) == (np.int32, np.int32)
     assert batch.supervised_BT.dtype == bool
-
-
-@pytest.mark.parametrize("most", [1, 2, 3, 4])
-def test_widths_grid_is_the_best_of_all_grids(most):
-    for seed in range(8):
-        lengths = np.random.default_rng(seed).integers(1, 75, size=30)
-        longest = -(-lengths.max() // 8) * 8
-        choices = [
-            (*inner, longest)
-            for count in range(most)
-            for inner in itertools.combinations(range(8, longest, 8), count)
-        ]
-
-        def cells(grid, lengths=lengths):
-            return np.asarray(grid)[np.searchsorted(grid, lengths)].sum()
-
-        grid = widths_grid(lengths, most)
-        assert len(grid) <= most
-        assert grid in choices
-        assert cells(grid) == min(cells(choice) for choice in choices)
-
-
-def test_few_rows_are_not_worth_many_widths():
-    few, many = less_like_lengths(100), less_like_lengths(20_000)
-    assert len(widths_grid(few, 12, COMPILE_COST)) <= 3
-    assert len(widths_grid(many, 12, COMPILE_COST)) > 6
-
-
-@pytest.mark.parametrize("lengths", [[1], [8], [9], [0], [5000, 3], [7] * 100, [40_000, 1, 17]])
-def test_widths_grid_at_the_edges(lengths):
-    grid = widths_grid(lengths)
-    assert list(grid) == sorted(set(grid))
-    assert all(width % 8 == 0 and width > 0 for width in grid)
-    assert max(lengths) <= grid[-1] <= max(lengths) * 1.02 + 8
-
-
-def test_rows_at():
-    assert [rows_at(width, 4096) for width in (8, 96, 344, 512, 600, 1024, 2048, 4096, 9000)] == [
-        *(512, 40, 8, 8, 4, 4, 2, 1, 1)
-    ]
-    assert [rows_at(width, 4096, multiple=4) for width in (96, 512, 9000)] == [32, 8, 4]
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 1000])
@@ -210,9 +169,9 @@ def test_resumed_training_continues_identically(start):
     whole = list(training_batches(encoded, 16, 5, 3, 0, SHAPES))[start:]
     resumed = list(training_batches(encoded, 16, 5, 3, start, SHAPES))
     assert [step for step, _ in resumed] == [step for step, _ in whole]
-    for (_, one), (_, other) in zip(whole, resumed, strict=True):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
+    for (_, before), (_, after) in zip(whole, resumed, strict=True):
+        assert len(before) == len(after)
+        for a, b in zip(before, after, strict=True):
             assert np.array_equal(a.rows_B, b.rows_B)
             assert np.array_equal(a.tokens_BT, b.tokens_BT)
 

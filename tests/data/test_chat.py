@@ -1,7 +1,7 @@
+"""Conversations become tokens, and answers alone are supervised."""
+
 import json
 import random
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.files import Message, Record, read_records
+from g2is_jax.data.chat import ChatFormat
+from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.formats import Message
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.runs.errors import InputError
 
 OWN = (
@@ -289,19 +291,6 @@ def test_end_tokens_that_are_no_numbers_of_tokens(tmp_path, ends):
         ChatFormat(load_tokenizer(folder), "tulu").end_tokens()
 
 
-def test_code_of_a_checkpoint_is_not_run(tmp_path, monkeypatch):
-    """Not even where a question whether to run it would be answered with yes."""
-    folder = save_bpe(tmp_path / "checkpoint")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | own))
-    (folder / "own.py").write_text(f"import os\n\nos.mkdir({str(tmp_path / 'trap')!r})\n")
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(InputError, match=r"custom code .*put the tokenizer\.json"):
-        load_tokenizer(folder)
-    assert not (tmp_path / "trap").exists()
-
-
 def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path):
     """Nor does one without an end of its own recursion, or of its memory, take the job with it."""
     for template in (
@@ -334,28 +323,6 @@ def test_template_name_and_tokenizer_are_checked(tmp_path, bpe):
     endless.eos_token = None
     with pytest.raises(InputError, match=r'no end-of-sequence token; set "eos_token" in'):
         ChatFormat(endless, "tulu")
-
-
-def test_folder_without_usable_tokenizer(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="none: no such folder"):
-        load_tokenizer(tmp_path / "none")
-    with pytest.raises(InputError, match="no tokenizer here"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(InputError, match=r"only a tokenizer\.model, which needs sentencepiece"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match="the tokenizer cannot be loaded") as caught:
-        load_tokenizer(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_tokenizer_model_alone_is_explained(tmp_path, monkeypatch, shared_data):
-    shutil.copy(shared_data / "stories260K" / "tokenizer.model", tmp_path)
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(InputError, match="pip install sentencepiece"):
-        load_tokenizer(tmp_path)
 
 
 def test_real_pool(tulu, shared_data):

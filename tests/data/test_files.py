@@ -1,3 +1,5 @@
+"""Files of instruction rows: every row whole and in order, every bad one named by its line."""
+
 import gzip
 import json
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from g2is_jax.data import files
-from g2is_jax.data.files import Message, read_records
+from g2is_jax.data.files import read_records
 from g2is_jax.runs.errors import InputError
 
 USER = {"role": "user", "content": "2+2?"}
@@ -35,32 +37,30 @@ def failure(path: Path, need_answer: bool = False) -> str:
 @pytest.mark.parametrize(
     "row",
     [
-        {"messages": [USER, REPLY]},
         {"prompt": "2+2?", "completion": "4"},
-        {"instruction": "2+2?", "output": "4"},
         {"instruction": "2+2?", "input": "", "output": "4"},
         {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
-        {"conversations": [{"from": "user", "value": "2+2?"}, {"from": "assistant", "value": "4"}]},
     ],
 )
-def test_four_formats_read_alike(tmp_path, row):
+def test_a_made_id_is_of_the_content_and_not_of_the_format(tmp_path, row):
     (record,) = read_records(write(tmp_path, row))
-    assert record.messages == (Message("user", "2+2?"), Message("assistant", "4"))
     (expected,) = read_records(write(tmp_path, GOOD))
-    assert record.id == expected.id  # the hash is of the content, not of the format
+    assert record.messages == expected.messages
+    assert record.id == expected.id
 
 
-def test_alpaca_input_follows_after_an_empty_line(tmp_path):
-    row = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
-    (record,) = read_records(write(tmp_path, row))
-    assert record.messages[0].content == "Add.\n\n2 and 2"
+def test_the_first_row_names_the_format_of_all(tmp_path):
+    path = write(tmp_path, GOOD, {"prompt": "a", "completion": "b"})
+    assert failure(path).startswith('pool.jsonl:2: no "messages"; the first row has it')
 
 
-def test_system_and_several_turns(tmp_path):
-    row = {"messages": [SYSTEM, USER, {"role": "assistant", "content": ""}, USER, REPLY]}
-    (record,) = read_records(write(tmp_path, row))
-    roles = [message.role for message in record.messages]
-    assert roles == ["system", "user", "assistant", "user", "assistant"]
+def test_an_error_of_the_format_names_the_line(tmp_path):
+    message = failure(write(tmp_path, {"question": "a", "prompt": "b"}))
+    assert message.startswith(
+        'pool.jsonl:1: format not recognised, the fields are "question", "prompt"; a row needs '
+    )
+    message = failure(write(tmp_path, GOOD, {"messages": [USER, USER]}))
+    assert message.startswith("pool.jsonl:2: message 2 is from user, expected assistant")
 
 
 def test_fields_and_their_fallbacks(tmp_path):
@@ -81,11 +81,11 @@ def test_fields_and_their_fallbacks(tmp_path):
 def test_made_ids_are_stable_and_differ_for_repeated_rows(tmp_path):
     other = {"prompt": "3+3?", "completion": "6"}
     good = {"prompt": "2+2?", "completion": "4"}
-    one = [record.id for record in read_records(write(tmp_path, good, other, good))]
-    two = [record.id for record in read_records(write(tmp_path, other, good, good))]
-    assert len(set(one)) == 3
-    assert sorted(one) == sorted(two)
-    assert one[1] == two[0]
+    ids = [record.id for record in read_records(write(tmp_path, good, other, good))]
+    reordered = [record.id for record in read_records(write(tmp_path, other, good, good))]
+    assert len(set(ids)) == 3
+    assert sorted(ids) == sorted(reordered)
+    assert ids[1] == reordered[0]
 
 
 def test_lines_stay_untouched(tmp_path):
@@ -111,10 +111,6 @@ def test_gzip_reads_as_plain(tmp_path):
     assert read_records(packed) == read_records(plain)
 
 
-def with_messages(*messages: object) -> dict:
-    return {"messages": list(messages)}
-
-
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -122,50 +118,6 @@ def with_messages(*messages: object) -> dict:
         ('{"a": 1', "pool.jsonl:2: not JSON (Expecting ',' delimiter at column 8)"),
         ("9" * 5000, "pool.jsonl:2: not JSON that can be read"),
         ("3", "pool.jsonl:2: the row is a number; expected a JSON object"),
-        ({"prompt": "a", "completion": "b"}, 'pool.jsonl:2: no "messages"; the first row has it'),
-        (with_messages(), 'pool.jsonl:2: "messages" is empty'),
-        ({"messages": "hi"}, 'pool.jsonl:2: "messages" is a string; expected a list'),
-        ({"messages": {}}, 'pool.jsonl:2: "messages" is an object; expected a list'),
-        (with_messages(USER, "4"), "pool.jsonl:2: message 2 is a string; expected an object"),
-        (
-            with_messages(USER, {"role": "assistant"}),
-            'pool.jsonl:2: message 2 has no "content"; every message needs "role" and "content"',
-        ),
-        (with_messages(USER, {"content": "4"}), 'pool.jsonl:2: message 2 has no "role"'),
-        (
-            with_messages(USER, {"role": "assistant", "content": None}),
-            'pool.jsonl:2: message 2: "content" is null; expected a string',
-        ),
-        (
-            with_messages(USER, {"role": "assistant", "content": [{"text": "4"}]}),
-            'pool.jsonl:2: message 2: "content" is a list; expected a string',
-        ),
-        (
-            with_messages(USER, {"role": "bot", "content": "4"}),
-            "pool.jsonl:2: message 2 has the unknown \"role\" 'bot'; "
-            "known are system, user, assistant",
-        ),
-        (with_messages({"role": [], "content": "4"}), "pool.jsonl:2: message 1 has the unknown"),
-        (
-            with_messages(REPLY, USER),
-            "pool.jsonl:2: message 1 is from assistant, expected user",
-        ),
-        (with_messages(USER, USER), "pool.jsonl:2: message 2 is from user, expected assistant"),
-        (
-            with_messages(USER, REPLY, SYSTEM),
-            "pool.jsonl:2: message 3 is from system, expected user",
-        ),
-        (with_messages(SYSTEM, REPLY), "pool.jsonl:2: message 2 is from assistant, expected user"),
-        (with_messages(USER), "pool.jsonl:2: no assistant message"),
-        (with_messages(SYSTEM), "pool.jsonl:2: no assistant message"),
-        (
-            with_messages(USER, {"role": "assistant", "content": " \n"}),
-            "pool.jsonl:2: no assistant message has any text",
-        ),
-        (
-            '{"messages": [{"role": "user", "content": "a\\ud800"}]}',
-            'pool.jsonl:2: message 1: "content" holds half of a surrogate pair (character 2)',
-        ),
         ({**GOOD, "id": "first"}, "pool.jsonl:2: \"id\" 'first' is also that of line 1"),
         (
             {**GOOD, "id": "a\ud800"},
@@ -178,38 +130,6 @@ def with_messages(*messages: object) -> dict:
 )
 def test_bad_row_is_named(tmp_path, row, expected):
     assert failure(write(tmp_path, {**GOOD, "id": "first"}, row)).startswith(expected)
-
-
-@pytest.mark.parametrize(
-    ("first", "bad", "expected"),
-    [
-        (
-            {"prompt": "a", "completion": "b"},
-            {"prompt": "a"},
-            'pool.jsonl:2: no "completion"; the first row has it',
-        ),
-        (
-            {"instruction": "a", "output": "b"},
-            {"instruction": "a", "input": 3, "output": "b"},
-            'pool.jsonl:2: "input" is a number',
-        ),
-        (
-            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-            {"conversations": [{"from": "human", "value": "a"}, {"from": "tool", "value": "b"}]},
-            "pool.jsonl:2: message 2 has the unknown \"from\" 'tool'; "
-            "known are system, human, user, gpt, assistant",
-        ),
-    ],
-)
-def test_bad_row_of_the_other_formats(tmp_path, first, bad, expected):
-    assert failure(write(tmp_path, first, bad)).startswith(expected)
-
-
-def test_unknown_format_lists_what_was_found(tmp_path):
-    message = failure(write(tmp_path, {"question": "a", "prompt": "b"}))
-    assert message.startswith(
-        'pool.jsonl:1: format not recognised, the fields are "question", "prompt"; a row needs '
-    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 from g2is_jax.data.overlap import WORD, Overlap, overlaps
 
 
@@ -41,8 +42,8 @@ def held_by(row: Record, run: int) -> set[tuple[str, ...]]:
     return set().union(*(runs(message.content, run) for message in row.messages))
 
 
-def test_what_is_told():
-    """The words in common, and of which row; a run never goes from one message into the next."""
+def test_the_words_in_common_are_reported():
+    """With the row that they are of; a run never goes from one message into the next."""
     long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     target = [record(0, "Name a colour.", "Red"), record(1, f"Count: {long}?", "Done it is")]
     pool = [

@@ -34,21 +34,20 @@ def test_every_row_once_and_no_sequence_opened_without_need(seed):
     rows = rng.permutation(40)[:30]
     sequences = pack(rows, lengths, width)
     assert sorted(np.concatenate(sequences)) == sorted(rows)
-    totals = [lengths[one].sum() for one in sequences]
+    totals = [lengths[rows].sum() for rows in sequences]
     assert max(totals) <= width
     for before, after in itertools.combinations(range(len(sequences)), 2):
         assert totals[before] + lengths[sequences[after][0]] > width
-    assert [lengths[one[0]] for one in sequences] == sorted(
-        (lengths[one[0]] for one in sequences), reverse=True
-    )
+    longest = [lengths[rows[0]] for rows in sequences]
+    assert longest == sorted(longest, reverse=True)
 
 
 def test_joined_rows():
     encoded = examples([2, 3, 1])
     rows = np.array([1, 2, 0])
-    one = joined(encoded, rows)
-    assert one.tokens_T.tolist() == [2, 2, 2, 3, 1, 1]
-    assert one.supervised_T.tolist() == [False, True, True, True, False, True]
+    sequence = joined(encoded, rows)
+    assert sequence.tokens_T.tolist() == [2, 2, 2, 3, 1, 1]
+    assert sequence.supervised_T.tolist() == [False, True, True, True, False, True]
     assert segments(encoded, rows).tolist() == [0, 0, 0, 1, 2, 2]
 
 
@@ -88,17 +87,17 @@ def test_resumed_packing_continues_identically(start):
     encoded = examples(less_like_lengths(50))
     whole = list(training_batches(encoded, BATCH, 5, 2, 0, SHAPES))[start:]
     resumed = list(training_batches(encoded, BATCH, 5, 2, start, SHAPES))
-    for (step, one), (same, other) in zip(whole, resumed, strict=True):
+    for (step, before), (same, after) in zip(whole, resumed, strict=True):
         assert step == same
-        for a, b in zip(one, other, strict=True):
+        for a, b in zip(before, after, strict=True):
             assert all(np.array_equal(vars(a)[name], vars(b)[name]) for name in vars(a))
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("budget", [4096, 16_384])
 def test_few_shapes_and_little_padding(budget, devices):
-    """Also for a part of the pool, whose sequences may be fuller; the share told is what is
-    laid out."""
+    """Also for a part of the pool, whose sequences may be fuller; the share is of what is laid
+    out."""
     lengths = less_like_lengths(2_000)
     padded, packed = (
         training_shapes(lengths, 128, budget * devices, multiple=devices, packed=packed)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from g2is_jax.data.chat import ChatFormat, load_tokenizer
-from g2is_jax.data.files import Message
+from g2is_jax.data.chat import ChatFormat
+from g2is_jax.data.formats import Message
+from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config

@@ -375,7 +375,9 @@ def test_work_folder_begun_with_another_config(config, tmp_path):
     open_job(config, epath.Path(tmp_path)).check()
     (tmp_path / "stages" / "warmup-0123.part").mkdir()
     other = changed(config, walk__delta=0.5)
-    with pytest.raises(InputError, match=r"begun with another config: walk\.delta is 0\.5, was 0"):
+    with pytest.raises(
+        InputError, match=r"started with another config: walk\.delta is 0\.5, was 0"
+    ):
         open_job(other, epath.Path(tmp_path))
     open_job(changed(config, run__seeds="1", grads__chunk_rows=7), epath.Path(tmp_path))
     open_job(changed(other, run__replace=True), epath.Path(tmp_path))

@@ -215,10 +215,10 @@ def test_the_folder_is_that_of_one_command(given, tmp_path):
     before = (out / "selection.jsonl").read_bytes()
     own_features.run(config(), out, **given)
     assert len(list((out / "stages").iterdir())) == 1
-    with pytest.raises(InputError, match=r"begun with another config: walk\.delta is 0\.7"):
+    with pytest.raises(InputError, match=r"started with another config: walk\.delta is 0\.7"):
         own_features.run(config(walk__delta=0.7), out, **given)
     np.save(tmp_path / "F.npy", 2 * matrices()[0])
-    with pytest.raises(InputError, match=r"begun with another config: own\.train_features is"):
+    with pytest.raises(InputError, match=r"started with another config: own\.train_features is"):
         own_features.run(config(), out, **given)
     assert (out / "selection.jsonl").read_bytes() == before
     other = config(selection__budget=0.1, run__replace=True)

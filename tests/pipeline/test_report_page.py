@@ -3,7 +3,7 @@
 import json
 
 from g2is_jax.pipeline.report_page import validation_curves
-from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.stages import run_stage
 
 POINTS = [{"epoch": 0, "validation_loss": 2.5}, {"epoch": 1, "validation_loss": 1.5}]
 

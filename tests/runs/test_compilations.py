@@ -1,10 +1,11 @@
-"""Programs that were compiled are counted, and told in the manifest of the stage they were for."""
+"""Programs that were compiled are counted, in the manifest of the stage that they were for."""
 
 import jax
 import numpy as np
 
 from g2is_jax.runs.compilations import compilations
-from g2is_jax.runs.manifest import read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.stages import run_stage
 
 
 def test_a_program_counts_once_a_shape():
@@ -25,7 +26,7 @@ def test_of_a_stage_alone(tmp_path):
         jax.jit(lambda x: x - 1)(np.ones(6, np.float32))
         return {}
 
-    manifest = read_manifest(run_stage(tmp_path, "one", {}, {}, build))
+    manifest = read_manifest(run_stage(tmp_path, "stage", {}, {}, build))
     assert manifest["compilations"] == 1
     assert manifest["compile_seconds"] >= 0
     idle = read_manifest(run_stage(tmp_path, "other", {}, {}, lambda folder: {}))

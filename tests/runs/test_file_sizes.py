@@ -8,7 +8,8 @@ from etils import epath
 
 from g2is_jax.runs import file_sizes
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.stages import run_stage
 
 FILES = {"rows.jsonl": b"ten bytes\n", "adapter/a.safetensors": b"x" * 1234, "deep/er/none": b""}
 
@@ -29,17 +30,17 @@ def folder(tmp_path) -> Path:
     return Path(run_stage(tmp_path, "finetune", {}, {}, build))
 
 
-def test_the_manifest_tells_the_sizes(folder):
-    told = json.loads((folder / "manifest.json").read_text())["files"]
-    assert told == {name: len(content) for name, content in sorted(FILES.items())}
+def test_the_manifest_lists_the_sizes(folder):
+    sizes = json.loads((folder / "manifest.json").read_text())["files"]
+    assert sizes == {name: len(content) for name, content in sorted(FILES.items())}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_gone_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refused:
         run_stage(folder.parents[1], "finetune", {}, {}, must_not_build)
-    assert str(told.value) == (
+    assert str(refused.value) == (
         f"{folder / name}: the file is gone; delete {folder} and run the same command again"
     )
 
@@ -47,9 +48,9 @@ def test_a_file_that_is_gone_is_named(folder, name):
 def test_a_file_that_was_cut_short_is_named_by_whoever_reads(folder):
     (folder / "adapter/a.safetensors").write_bytes(b"x" * 617)
     for _ in range(2):  # a refusal is not forgotten
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as refused:
             read_manifest(folder)
-    assert str(told.value) == (
+    assert str(refused.value) == (
         f"{folder}/adapter/a.safetensors: 617 bytes of 1,234; "
         f"delete {folder} and run the same command again"
     )

@@ -32,7 +32,7 @@ def held(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_run_is_refused_and_told_of_the_first(held):
+def test_a_second_run_is_refused_with_the_name_of_the_first(held):
     folder, process = held
     with pytest.raises(InputError) as refused, locked(folder):
         pass
@@ -82,13 +82,13 @@ def test_a_lease_is_renewed_and_given_back(quick, tmp_path):
 
 def test_the_lease_of_a_dead_run_is_taken_over(quick, tmp_path):
     folder = epath.Path(tmp_path)
-    lock._renew(folder / LOCK, "of one that is gone")
-    began = time.monotonic()
+    lock._renew(folder / LOCK, "of a run that is gone")
+    started = time.monotonic()
     with lock._leased(folder):
-        assert time.monotonic() - began > 0.9
+        assert time.monotonic() - started > 0.9
 
 
-def test_of_two_that_come_at_once_one_gets_the_lease(quick, tmp_path, monkeypatch):
+def test_the_lease_has_one_owner_where_two_runs_come_at_once(quick, tmp_path, monkeypatch):
     folder = epath.Path(tmp_path)
     renew = lock._renew
 

@@ -55,7 +55,7 @@ def test_one_device_shares_nothing():
     assert shared_out(mesh_of(1), (16, 24)).spec == PartitionSpec()
 
 
-def test_what_is_whole_is_not_gathered():
+def test_a_whole_weight_is_not_gathered():
     """So that it works outside of shard_map as well."""
     leaf = jnp.ones((16, 24))
     assert whole(leaf, (16, 24)) is leaf

@@ -14,9 +14,11 @@ from etils import epath
 
 from g2is_jax.runs import lock, manifest
 from g2is_jax.runs.errors import InputError, StoreLost
+from g2is_jax.runs.hashing import file_hash
 from g2is_jax.runs.lock import LOCK, locked
-from g2is_jax.runs.manifest import file_hash, is_finished, read_manifest, run_stage
+from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.metrics import MetricsLog
+from g2is_jax.runs.stages import is_finished, run_stage
 from g2is_jax.runs.stopping import STOPPED, Stopped, sigterm_heeded
 from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 from g2is_jax.runs.tensors import read_tensors, write_tensors
@@ -26,7 +28,7 @@ WORK = """
 import sys
 from g2is_jax.runs import lock
 from g2is_jax.runs.lock import locked
-from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.runs.stopping import sigterm_heeded
 from g2is_jax.runs.storage import write_atomic
 
@@ -100,13 +102,14 @@ def work(folder) -> subprocess.CompletedProcess:
 
 def test_a_run_that_was_stopped_goes_on(store, folder):
     """After `kill -9` its lease is taken over, and what it wrote is kept."""
-    told = []
+    attempts = []
     for by, file in ((signal.SIGKILL, "/1"), (signal.SIGTERM, "/2"), (None, "none")):
         store.rule = stopping(store, folder, by, file)
-        told.append(work(folder))
+        attempts.append(work(folder))
         assert (LOCK in store.files(f"{folder.name}/")) == (by == signal.SIGKILL)
-    assert [one.returncode for one in told] == [-signal.SIGKILL, STOPPED, 0], told[-1].stderr
-    assert [re.findall(r"writes (\d)", one.stdout) for one in told] == [
+    codes = [attempt.returncode for attempt in attempts]
+    assert codes == [-signal.SIGKILL, STOPPED, 0], attempts[-1].stderr
+    assert [re.findall(r"writes (\d)", attempt.stdout) for attempt in attempts] == [
         ["0", "1"],
         ["1", "2"],
         ["2"],
@@ -182,7 +185,7 @@ def test_a_request_that_fails_is_tried_again(store, folder, answer):
 @pytest.mark.parametrize("answer", [CUT, 503])
 def test_a_lost_store(store, folder, answer):
     done = run_stage(folder, "features", {}, {}, lambda stage: {})
-    manifest._stored_manifest.cache_clear()
+    manifest.stored_manifest.cache_clear()
     store.rule = fails_with(answer)
     way_out = r"the store cannot be reached \(.*\); run the same command again; finished parts are"
     for action in (lambda: write_atomic(folder / "a", ""), lambda: read_manifest(done)):

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from g2is_jax.runs.manifest import run_stage
+from g2is_jax.runs.stages import run_stage
 from g2is_jax.runs.stopping import STOPPED, Stopped, asked_to_stop, finishing, sigterm_heeded
 
 
@@ -25,7 +25,7 @@ def test_a_step_is_finished():
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_no_stage_is_begun(tmp_path):
+def test_no_stage_is_started(tmp_path):
     with sigterm_heeded():
         with finishing():
             signal.raise_signal(signal.SIGTERM)

@@ -142,7 +142,7 @@ def test_reading_holds_one_tensor(tmp_path):
 
 
 def test_remote_file(tmp_path, monkeypatch):
-    """One without readinto, whose reads come back short: read in pieces, never copied whole."""
+    """A stream without readinto, whose reads come back short: in pieces, never copied whole."""
     monkeypatch.setattr(tensors_module, "READ_BYTES", 20)
     tensors, asked = arrays(np.float32), []
     file = write(tmp_path / "a.safetensors", tensors)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from g2is_jax.data.chat import Encoded
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 
 END = "\n"
 

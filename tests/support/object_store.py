@@ -79,7 +79,7 @@ def object_store() -> Iterator[ObjectStore]:
     """Serve gs:// of this process, and of those it starts, from memory."""
     from g2is_jax.runs import manifest
 
-    manifest._stored_manifest.cache_clear()  # of another store
+    manifest.stored_manifest.cache_clear()  # of another store
     store = ObjectStore()
     server = _Server(("127.0.0.1", 0), partial(_Handler, store))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

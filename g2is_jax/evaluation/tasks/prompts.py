@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from etils import epath
 
-from g2is_jax.data.files import Message, Record
+from g2is_jax.data.files import Record
+from g2is_jax.data.formats import Message
 from g2is_jax.runs.errors import InputError
 
 ANSWER = "Answer:"

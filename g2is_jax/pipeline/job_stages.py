@@ -8,7 +8,8 @@ import jax
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.manifest import Stage, is_finished, read_manifest, run_stages, stage_folder
+from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.stages import Stage, is_finished, run_stages, stage_folder
 
 RUN, REUSED = "run", "reused"
 
