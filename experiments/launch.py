@@ -42,8 +42,8 @@ def launch(
     jax.config.config_with_absl()
 
     def main(_) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
-        getLogger("gcsfs").setLevel(CRITICAL)  # what goes wrong in the end is told once, here
+        logging.set_verbosity(logging.WARNING)  # orbax logs every step of every save
+        getLogger("gcsfs").setLevel(CRITICAL)  # an error is reported once, here
         if instead(config_flag.value):
             return
         if together.value:
@@ -54,7 +54,7 @@ def launch(
             stack.enter_context(naming_failures(place))
             if is_first():
                 stack.enter_context(locked(place))
-            else:  # what it would say, the first one says
+            else:  # the first process prints for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             if profile.value:
@@ -65,8 +65,7 @@ def launch(
 
 
 def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
-    """absl's `run`, where a user's mistake ends in one line and in status 2, and a lost
-    store in one line and in status 75."""
+    """Call absl's `run`; a user's mistake ends in one line and status 2, a lost store in 75."""
     try:
         app.run(main, flags_parser=parse)
     except (InputError, StoreLost) as error:
@@ -84,5 +83,5 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
 
 
 def _printable(text: str) -> str:
-    """On one line: a user's text may hold line breaks, and signs that steer a terminal."""
+    """Put a text on one line: a user's text may hold line breaks, and signs that steer a terminal."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

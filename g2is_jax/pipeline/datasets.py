@@ -42,7 +42,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """Of the file, without its suffixes."""
+        """The file's name, without its suffixes."""
         return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
 
     @property

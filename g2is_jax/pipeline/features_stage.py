@@ -80,7 +80,7 @@ def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]
 
 
 def pass_stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
-    """The same stages as the gradient passes leave them.
+    """The stages of the gradient passes, before any folding.
 
     All kinds that the job's methods take of these rows come from one pass.
     """
@@ -204,7 +204,7 @@ def _measured(dataset: Dataset, function, inputs, devices: int) -> int:
 
 
 def _counts(dataset: Dataset, folder: epath.Path, momentum: float | None, b1: float) -> dict:
-    """What the manifest says of the features; their diagnostics are written beside them.
+    """Counts for the manifest of a store; its diagnostics are written beside it.
 
     momentum: |m|, where the kind has a momentum term.
     """

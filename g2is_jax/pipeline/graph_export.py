@@ -70,17 +70,17 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
         *_unless_too_large(folder, GRAPHML, lambda: write_graphml(graph, folder / GRAPHML[0])),
         *_unless_too_large(folder, ADJACENCY, lambda: write_adjacency(pool_NP, folder)),
     ]
-    told = statistics.statistics(graph, pool_NP)
-    told |= {
+    summary = statistics.statistics(graph, pool_NP)
+    summary |= {
         "knowledge": core.summary(),
         "rows_not_finite": int((~finite_N).sum()),
         "left_out": left_out,
     }
-    page = graph_page.markdown(told, f"{method}, {target.name}, seed {seed}")
-    write_atomic(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
+    page = graph_page.markdown(summary, f"{method}, {target.name}, seed {seed}")
+    write_atomic(folder / "statistics.json", json.dumps(summary, indent=2) + "\n")
     write_atomic(folder / "statistics.md", page)
     plot_explained(core, folder / "explained_variance.png")
-    histograms = told["pairs"]["histogram"], told["stored"]["histogram"]
+    histograms = summary["pairs"]["histogram"], summary["stored"]["histogram"]
     plot_similarities(*histograms, folder / "similarities.png")
     print(f"graph {method} {target.name} seed {seed}: {folder}", flush=True)
     return folder
@@ -93,7 +93,7 @@ def directions(job: Job, method: str, target: Target, seed: int) -> Core:
 
 
 def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
-    """As under `selections/`: a folder of its own for each target only where there are several."""
+    """Make the folder of a graph, which has one for each target only where there are several."""
     folder = job.stages.workdir / "graphs" / f"{method}-{seed}"
     folder = folder / target.name if len(job.data.targets) > 1 else folder
     make_folder(folder)

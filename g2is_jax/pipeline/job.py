@@ -20,7 +20,7 @@ from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.runs.workdir import claim_workdir
 from g2is_jax.selection.budget import Limits, limits
 
-# How the work is done, not what comes out: may differ between runs in one work folder.
+# They say how the work is done, not what comes out: runs in one work folder may differ in them.
 FREE_FIELDS = (
     "run",
     "grads.batch_tokens",
@@ -44,7 +44,7 @@ class Job:
     stages: Stages
 
     def variant(self, overrides: dict) -> "Job":
-        """The same with other values of some fields ({"walk.delta": 0.7}), in the same work folder.
+        """A job with other values of some fields ({"walk.delta": 0.7}), in the same work folder.
 
         The folder's config and the shown selections stay those of this job.
         """
@@ -140,7 +140,7 @@ class Job:
             f"{data.pool.dropped:,} dropped without a supervised token, "
             f"{data.pool.truncated:,} cut at {length:,} tokens; "
             f"budget {self.limits.budget:,} {self.cost_unit}\n"
-            f"{shared_rows.told(data.shared, len(data.whole_pool.records), removed)}\n"
+            f"{shared_rows.summary(data.shared, len(data.whole_pool.records), removed)}\n"
             f"{match_report(self.settings.lora, self.model.base_shapes)}",
             flush=True,
         )

@@ -30,7 +30,7 @@ class Stages:
     _reported: set[epath.Path] = field(default_factory=set)
 
     def for_variant(self) -> "Stages":
-        """The same folder for another config: counts what that one uses, and shows nothing."""
+        """Stages of the same folder for another config, which count its own and show nothing."""
         return dataclasses.replace(self, shows=False, used={})
 
     def run(
@@ -92,5 +92,5 @@ def _took(manifest: dict) -> str:
 
 
 def has_stages(workdir: epath.Path) -> bool:
-    """Whether work was done here: a run that was refused must not bind the folder to its config."""
+    """Tell whether work was done here: a run that was refused does not bind the folder to it."""
     return any(not stage.name.startswith("world-") for stage in (workdir / "stages").glob("*"))

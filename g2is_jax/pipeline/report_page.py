@@ -104,7 +104,7 @@ def _published(job: Job) -> dict[str, Mapping[str, float]]:
 
 
 def _facts(job: Job) -> dict[str, str]:
-    """What was run, in words."""
+    """The run in words, for the first section."""
     config, pool = job.config, job.data.pool
     counts = Counter(record.source for record in pool.records).most_common()
     named = ", ".join(f"{source} ({count:,})" for source, count in counts[:MOST_SOURCES])
@@ -133,17 +133,17 @@ def _facts(job: Job) -> dict[str, str]:
     }
 
 
-def _all_of(told: list[dict]) -> str:
+def _all_of(values: list[dict]) -> str:
     """Every value that the stages name, once: `jax 0.10.2 and 0.11.0, numpy 2.4`."""
     found: dict[str, dict[str, None]] = {}
-    for one in told:
-        for name, value in one.items():
+    for named in values:
+        for name, value in named.items():
             found.setdefault(name, {})[value or "not recorded"] = None
     return ", ".join(f"{name} {' and '.join(values)}".strip() for name, values in found.items())
 
 
 def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]:
-    """What each fine-tune cost with all that stands behind it, and how its loss fell."""
+    """The cost of each fine-tune, with all stages behind it, and its learning curve."""
     measured = validation_curves(job.stages.workdir)
     for method, target, seed in selection_stage.each(job):
         chosen = selection_stage.stage(job, method, target, seed)
@@ -165,7 +165,7 @@ def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]
 
 
 def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """What stages named curve-* measured, by the fine-tune and by the validation rows."""
+    """Validation losses of the stages named curve-*, by fine-tune and by validation rows."""
     found = {}
     for file in (workdir / "stages").glob("curve-*/curve.json"):
         if file.parent.suffix == ".part":  # not finished
@@ -219,14 +219,16 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
 
 
 def _directions(job: Job, method: str, target: Target, seed: int, core: Core) -> list[str]:
-    """What each core direction is: a component with its weight, or a validation row."""
+    """A name for each core direction: a component's weight, or a validation row."""
     if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
     features = features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
     usable = np.flatnonzero(features_stage.finite(features))
     records = [dataset.records[row] for row in usable]
-    return [f"validation row {one.id}: {shortened(material.prompt(one))}" for one in records]
+    return [
+        f"validation row {record.id}: {shortened(material.prompt(record))}" for record in records
+    ]
 
 
 def _units(rows: np.ndarray) -> np.ndarray:

@@ -19,9 +19,9 @@ def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], d
     """
     lines = []
     for pick in selection.picks:
-        told = {"position": pick.row}
-        told |= {key: value for key, value in vars(pick).items() if key != "row"}
-        lines.append(json.dumps(known(pick.row) | told) + "\n")
+        chosen = {"position": pick.row}
+        chosen |= {key: value for key, value in vars(pick).items() if key != "row"}
+        lines.append(json.dumps(known(pick.row) | chosen) + "\n")
     write_atomic(folder / WHY, "".join(lines))
 
 
@@ -32,7 +32,7 @@ def write_lines(folder: epath.Path, selection: Selection, records: Sequence[Reco
 
 
 def read_why(folder: epath.Path) -> list[dict]:
-    """What `write_why` wrote."""
+    """Read the objects that `write_why` wrote."""
     return [json.loads(line) for line in (folder / WHY).read_text().splitlines()]
 
 

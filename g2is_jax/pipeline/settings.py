@@ -53,7 +53,7 @@ ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Where the checkpoint comes from: a folder, `skills`, or a hub id with its revision."""
+    """The source of the checkpoint: a folder, `skills`, or a hub id with its revision."""
 
     name: str
     revision: str

@@ -44,11 +44,11 @@ def find(pool: Dataset, targets: Sequence[Target]) -> list[Shared]:
     ]
 
 
-def told(shared: Sequence[Shared], rows: int, removed: bool) -> str:
-    """In a line."""
+def summary(shared: Sequence[Shared], rows: int, removed: bool) -> str:
+    """One line on the rows that are shared."""
     if not shared:
         return f"overlap: no pool row has a prompt or {RUN} words in a row of the targets' files"
-    files = Counter(one.file for one in shared)
+    files = Counter(row.file for row in shared)
     return (
         f"overlap: {len(shared):,} of {rows:,} pool rows have a prompt or {RUN} words in a row of "
         + ", ".join(f"{file} ({count:,})" for file, count in files.items())
@@ -59,4 +59,4 @@ def told(shared: Sequence[Shared], rows: int, removed: bool) -> str:
 def write(shared: Sequence[Shared], file: epath.Path) -> None:
     """All of them as JSON."""
     make_folder(file.parent)
-    write_atomic(file, json.dumps([dataclasses.asdict(one) for one in shared], indent=2) + "\n")
+    write_atomic(file, json.dumps([dataclasses.asdict(row) for row in shared], indent=2) + "\n")

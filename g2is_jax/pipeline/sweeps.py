@@ -37,23 +37,23 @@ def run(
         _variant(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
         for label, overrides in zip(labels, settings, strict=True)
     ]
-    told_settings, entries = [], []
+    reported, entries = [], []
     for number, (variant, overrides) in enumerate(zip(variants, settings, strict=True)):
         print(f"{sweep} {number + 1}/{len(settings)}: {labels[number]}", flush=True)
         entries += _entries(variant, labels[number], finetune)
-        told_settings.append(
+        reported.append(
             {"setting": labels[number], "fields": overrides, "stages": _stages(variant)}
         )
-    told = {
+    summary = {
         "sweep": sweep,
         "seconds": round(time.monotonic() - began, 3),
-        "settings": told_settings,
+        "settings": reported,
     }
     sources = [record.source for record in job.data.pool.records]
     folder = workdir / "sweeps" / sweep
-    told, table = write_sweep(told, entries, sources, folder)
+    summary, table = write_sweep(summary, entries, sources, folder)
     print(f"\n{table}\nsweep: {folder}")
-    return told
+    return summary
 
 
 def expand(sweeps: Sweeps, sweep: str) -> list[dict]:
@@ -82,7 +82,7 @@ def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> N
                 f"sweep {sweep} in configs/sweeps.py: there is no config field {field}; did you "
                 f"mean {near[0]}?"
             )
-    twice = [one for number, one in enumerate(settings) if one in settings[:number]]
+    twice = [setting for number, setting in enumerate(settings) if setting in settings[:number]]
     if twice:
         raise InputError(f"sweep {sweep} in configs/sweeps.py has a setting twice: {twice[0]}")
 

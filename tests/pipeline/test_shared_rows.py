@@ -62,6 +62,6 @@ def test_a_pool_that_shares_nothing_is_as_it_was(file_config, tmp_path):
     ]
     assert all(job.data.shared == [] for job in jobs)
     assert jobs[0].pool.digest == jobs[1].pool.digest == jobs[1].whole_pool.digest
-    assert "no pool row" in shared_rows.told([], 40, removed=True)
+    assert "no pool row" in shared_rows.summary([], 40, removed=True)
     shared_rows.write([], epath.Path(tmp_path / "overlap.json"))
     assert json.loads((tmp_path / "overlap.json").read_text()) == []
