@@ -9,7 +9,7 @@ from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import Message
 from g2is_jax.evaluation.likelihood import Tokens, continuations, likelihoods
 from g2is_jax.evaluation.tasks.prompts import Turns, fitted, unanswered
-from g2is_jax.evaluation.tasks.table import Exam
+from g2is_jax.evaluation.tasks.table import EvalSet
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 
@@ -21,21 +21,21 @@ def letter_likelihoods(
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    exam: Exam,
+    eval_set: EvalSet,
     max_length: int,
     batch_tokens: int,
 ) -> tuple[np.ndarray, int]:
     """Summed log-likelihood of each letter (M, letters), and how many shots did not fit."""
     pairs: list[Pair] = []
     dropped = 0
-    for record, worked in zip(exam.records, exam.shots, strict=True):
-        turns = unanswered(exam.task.turns(record))
-        shots = [exam.task.turns(row) for row in worked]
+    for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
+        turns = unanswered(eval_set.task.turns(record))
+        shots = [eval_set.task.turns(row) for row in worked]
 
         def render(conversation: Turns) -> list[np.ndarray]:
             return [
                 chat.encode((*conversation, Message("assistant", letter)), sys.maxsize).tokens_T
-                for letter in exam.task.letters
+                for letter in eval_set.task.letters
             ]
 
         rows, left = fitted(turns, shots, render, max_length)
@@ -43,7 +43,7 @@ def letter_likelihoods(
         dropped += left
     encoded = continuations(pairs, max_length)
     found = likelihoods(model, adapter, base, encoded, batch_tokens)
-    return found.sums_M.reshape(len(exam.records), -1), dropped
+    return found.sums_M.reshape(len(eval_set.records), -1), dropped
 
 
 def differing(rows: Sequence[np.ndarray]) -> list[Pair]:

@@ -13,7 +13,7 @@ from g2is_jax.evaluation.likelihood import likelihoods
 from g2is_jax.evaluation.replies import replies
 from g2is_jax.evaluation.tasks.prompts import answer_letter, fitted
 from g2is_jax.evaluation.tasks.reply_metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
-from g2is_jax.evaluation.tasks.table import Exam, Task
+from g2is_jax.evaluation.tasks.table import EvalSet, Task
 from g2is_jax.model.build import Model
 from g2is_jax.model.generate import Stops
 from g2is_jax.model.lora import Leaves
@@ -46,7 +46,7 @@ def answer_losses(
 
 
 def encode_prompts(
-    chat: ChatFormat, exam: Exam, max_length: int, new_tokens: int
+    chat: ChatFormat, eval_set: EvalSet, max_length: int, new_tokens: int
 ) -> tuple[list[np.ndarray], int]:
     """The tokens before each reply, which leave room for it, and how many shots did not fit."""
     room = max_length - new_tokens
@@ -56,8 +56,8 @@ def encode_prompts(
             f"model.max_length = {max_length}; lower the one or raise the other"
         )
     prompts, dropped = [], 0
-    for record, worked in zip(exam.records, exam.shots, strict=True):
-        turns, shots = exam.task.turns(record), [exam.task.turns(row) for row in worked]
+    for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
+        turns, shots = eval_set.task.turns(record), [eval_set.task.turns(row) for row in worked]
         (prompt,), left = fitted(
             turns, shots, lambda asked: [chat.encode_prompt(asked, sys.maxsize)], room
         )
@@ -85,7 +85,7 @@ def evaluate(
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    exam: Exam,
+    eval_set: EvalSet,
     max_length: int,
     config: EvaluateConfig,
 ) -> tuple[dict[str, float], list[dict]]:
@@ -94,33 +94,33 @@ def evaluate(
     `answer_loss` is the mean over rows of each row's own mean, without shots; the task's metrics
     are means of its scores. Rows whose answer was cut off entirely count for no loss (None).
     """
-    encoded = chat.encode_all(exam.records, max_length)
+    encoded = chat.encode_all(eval_set.records, max_length)
     losses_M = answer_losses(model, adapter, base, encoded, config.batch_tokens)
     supervised_M = np.array([example.supervised_T.any() for example in encoded])
     rows: list[dict] = [
         {"id": record.id, "loss": float(loss) if counted else None}
-        for record, loss, counted in zip(exam.records, losses_M, supervised_M, strict=True)
+        for record, loss, counted in zip(eval_set.records, losses_M, supervised_M, strict=True)
     ]
     metrics = {LOSS: float(losses_M[supervised_M].mean())}
-    if exam.task.letters:
+    if eval_set.task.letters:
         sums_ML, dropped = letter_likelihoods(
-            model, adapter, base, chat, exam, max_length, config.batch_tokens
+            model, adapter, base, chat, eval_set, max_length, config.batch_tokens
         )
-        pairs = zip(exam.records, sums_ML, strict=True)
-        judged = [judge_letters(exam.task, record, sums_L) for record, sums_L in pairs]
+        pairs = zip(eval_set.records, sums_ML, strict=True)
+        judged = [judge_letters(eval_set.task, record, sums_L) for record, sums_L in pairs]
     elif config.new_tokens:
-        prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
+        prompts, dropped = encode_prompts(chat, eval_set, max_length, config.new_tokens)
         texts = greedy_replies(model, adapter, base, chat, prompts, config)
         judged = [
-            judge_reply(exam.task, record, reply)
-            for record, reply in zip(exam.records, texts, strict=True)
+            judge_reply(eval_set.task, record, reply)
+            for record, reply in zip(eval_set.records, texts, strict=True)
         ]
     else:
         return metrics, rows
     rows = [row | found for row, found in zip(rows, judged, strict=True)]
-    for name in exam.task.metrics:
+    for name in eval_set.task.metrics:
         metrics[name] = float(np.mean([row["scores"][name] for row in rows]))
-    if exam.task.shots:
+    if eval_set.task.shots:
         metrics[SHOTS_DROPPED] = dropped
     return metrics, rows
 

@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.evaluation.evaluate import evaluate
-from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
+from g2is_jax.evaluation.harness_tasks import read_metrics
 from g2is_jax.evaluation.tasks.reply_metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
@@ -35,6 +35,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
 def scores(job: Job) -> list[dict]:
     """Every stage of every method, target and seed, down to its scores and costs."""
     if job.settings.harness.tasks:
+        from g2is_jax.evaluation.harness import check_tasks
+
         check_tasks(job.settings.harness)
     return [
         score(job, method, target, seed)

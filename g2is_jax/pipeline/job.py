@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from g2is_jax.data.batches import TrainingShapes, row_lengths, training_shapes
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.files import read_records
-from g2is_jax.evaluation.tasks.table import Exam, set_exam
+from g2is_jax.evaluation.tasks.table import EvalSet, make_eval_set
 from g2is_jax.features.gradients import DirectionConfig
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
@@ -245,10 +245,10 @@ class Job:
         return target_files(self.config.data, self.settings.world, lambda: self.world)
 
     @functools.cached_property
-    def exams(self) -> dict[str, Exam]:
+    def exams(self) -> dict[str, EvalSet]:
         """What each target, by its name, is measured with."""
         return {
-            target.name: set_exam(
+            target.name: make_eval_set(
                 task,
                 target.test_records,
                 target.test,

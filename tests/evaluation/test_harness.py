@@ -11,7 +11,7 @@ from tokenizers import processors
 
 from g2is_jax.data.chat import ChatFormat, load_tokenizer
 from g2is_jax.data.files import Message
-from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
+from g2is_jax.evaluation.harness_tasks import read_metrics
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.generate import Prompts, Stops, generate
@@ -305,7 +305,7 @@ def likeliest_choices(expected) -> np.ndarray:
 
 def test_tasks_of_a_folder(harness, made, tuned, chat, folder, replies):
     config = config_of(folder, "tiny_group", "tiny_reply", "tiny_text")
-    check_tasks(config)
+    harness.check_tasks(config)
     results = harness.measure(made(), config)
     assert results["versions"]["tiny_first"] == 3
     assert results["results"]["tiny_second"]["acc,none"] == 0.5

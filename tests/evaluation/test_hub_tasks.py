@@ -15,7 +15,7 @@ from g2is_jax.evaluation.tasks.hub_tasks import (
     load_from_hub,
     run,
 )
-from g2is_jax.evaluation.tasks.table import TASKS, set_exam
+from g2is_jax.evaluation.tasks.table import TASKS, make_eval_set
 from g2is_jax.runs.errors import InputError
 
 DOMAINS = ("Physics", "Chemistry", "Biology")
@@ -86,8 +86,8 @@ def test_rows_are_of_the_projects_format_and_serve_their_task(fetched, task):
             *("id", "source", "task", "subtask", "messages", "answer")
         }
     for name in {"gpqa": ["gpqa", "gpqa_5shot"]}.get(task, [task]):
-        exam = set_exam(TASKS[name], tests, "test", worked, "val")
-        for row, shots in zip(tests, exam.shots, strict=True):
+        eval_set = make_eval_set(TASKS[name], tests, "test", worked, "val")
+        for row, shots in zip(tests, eval_set.shots, strict=True):
             assert {shot.subtask for shot in shots} <= {row.subtask}
 
 

@@ -8,8 +8,8 @@ from etils import epath
 
 from g2is_jax.report.page import results
 from g2is_jax.report.page.blocks import Page
+from g2is_jax.report.page.html import html
 from g2is_jax.report.page.markdown import escaped, markdown
-from g2is_jax.report.page.write import html
 from g2is_jax.report.results_table import NOT_RUN, write_report
 from tests.support.page_data import ODD, page, read, scores
 

@@ -55,7 +55,7 @@ def named_task(name: str) -> Task:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalSet:
     """A task's test rows, and the worked rows that are shown before each."""
 
     task: Task
@@ -63,17 +63,17 @@ class Exam:
     shots: Sequence[Sequence[Record]]
 
 
-def set_exam(
+def make_eval_set(
     task: Task,
     records: Sequence[Record],
     test_file: epath.PathLike,
     worked: Sequence[Record],
     worked_file: epath.PathLike,
-) -> Exam:
+) -> EvalSet:
     """The test rows with their shots; InputError where a file has not what the task asks."""
     shots = choose_shots(records, worked, task.shots, worked_file)
     if task.letters:
         check_letters(records, task.letters, test_file)
         shown = {row.row: row for rows in shots for row in rows}
         check_letters(list(shown.values()), task.letters, worked_file)
-    return Exam(task, records, shots)
+    return EvalSet(task, records, shots)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.svg import FIRST, GREY, SECOND, draw, legend_below
-from g2is_jax.report.page.walked import Walk
 
 MOST_SHOWN = 60  # components in the drawing; what comes after is small
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from g2is_jax.evaluation.compare import SUBJECT
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
 from g2is_jax.report.page.svg import colours, draw, legend_below
-from g2is_jax.report.results_table import SUBJECT
 
 STEPS_A_POINT = 10  # that are averaged, or those of an epoch where it has fewer
 MOST_POINTS = 60  # of a line

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from g2is_jax.report.page.blocks import Block, Folded, Section, Table, Text
-from g2is_jax.report.page.walked import Walk
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.selection.walk.rules import WalkConfig
 
 MOST_DIRECTIONS, MOST_ROWS = 60, 15  # listed; selection.jsonl has them all

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Table, Text
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.svg import FIRST, INK, SECOND, draw, legend_below
-from g2is_jax.report.page.walked import Walk
 
 BINS = 50
 LEFT_OUT = 0.002  # of the cosines, at each end of a drawing: they stand in its last bins

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.svg import ACCENT, COLOURS, GREY, INK, draw, legend_below
-from g2is_jax.report.page.walked import Walk
 from g2is_jax.selection.core import principal_directions
 
 MOST_COLOURED, MOST_NUMBERED, MOST_POINTS = 7, 8, 400
