@@ -1,4 +1,4 @@
-"""Which of some letters is the likeliest answer to a row, by their log-likelihoods."""
+"""The log-likelihoods of the letters that may answer a multiple-choice question."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ def letter_likelihoods(
     max_length: int,
     batch_tokens: int,
 ) -> tuple[np.ndarray, int]:
-    """Summed log-likelihood of each letter (M, letters), and how many shots did not fit."""
+    """Returns the summed log-likelihood of each letter (M, letters), and the number of shots that
+    did not fit."""
     pairs: list[Pair] = []
     dropped = 0
     for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
@@ -38,18 +39,18 @@ def letter_likelihoods(
                 for letter in eval_set.task.letters
             ]
 
-        rows, left = fitted(turns, shots, render, max_length)
+        rows, left_out = fitted(turns, shots, render, max_length)
         pairs += differing(rows)
-        dropped += left
+        dropped += left_out
     encoded = continuations(pairs, max_length)
-    found = likelihoods(model, adapter, base, encoded, batch_tokens)
-    return found.sums_M.reshape(len(eval_set.records), -1), dropped
+    scored = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return scored.sums_M.reshape(len(eval_set.records), -1), dropped
 
 
 def differing(rows: Sequence[np.ndarray]) -> list[Pair]:
-    """What the rows have in common at their beginning, and what each has of its own after it.
+    """Splits rows of tokens into the beginning that all share and what each has of its own.
 
-    What they have in common at their ends, as the mark that ends a turn, is left away.
+    The end that all share, such as the mark that ends a turn, is left out.
     """
     before = _common(rows)
     after = _common([row[before:][::-1] for row in rows])
@@ -57,7 +58,7 @@ def differing(rows: Sequence[np.ndarray]) -> list[Pair]:
 
 
 def _common(rows: Sequence[np.ndarray]) -> int:
-    """Length of the longest beginning that all rows share."""
+    """Returns the length of the longest beginning that all rows share."""
     shortest = min(len(row) for row in rows)
     cut_LT = np.array([row[:shortest] for row in rows])
     same_T = np.all(cut_LT == cut_LT[0], axis=0)

@@ -23,8 +23,9 @@ from g2is_jax.runs.errors import InputError
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """batch_tokens: tokens, padding included, that go through the model at once.
+    """Settings of an evaluation.
 
+    batch_tokens: tokens, padding included, that go through the model at once.
     new_tokens: the longest reply; 0 generates none, so that a task of replies has its loss alone.
     """
 
@@ -40,15 +41,16 @@ class EvaluateConfig:
 def answer_losses(
     model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
 ) -> np.ndarray:
-    """Mean negative log-likelihood of each example's supervised tokens, in nats, float64 (M,)."""
-    found = likelihoods(model, adapter, base, encoded, batch_tokens)
-    return -found.sums_M / np.maximum(found.counts_M, 1)
+    """Returns each example's mean negative log-likelihood of a supervised token, in nats (M,)."""
+    scored = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return -scored.sums_M / np.maximum(scored.counts_M, 1)
 
 
 def encode_prompts(
     chat: ChatFormat, eval_set: EvalSet, max_length: int, new_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """The tokens before each reply, which leave room for it, and how many shots did not fit."""
+    """Returns the tokens before each reply, which leave room for it, and the number of shots that
+    did not fit."""
     room = max_length - new_tokens
     if room < 1:
         raise InputError(
@@ -58,11 +60,11 @@ def encode_prompts(
     prompts, dropped = [], 0
     for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
         turns, shots = eval_set.task.turns(record), [eval_set.task.turns(row) for row in worked]
-        (prompt,), left = fitted(
+        (prompt,), left_out = fitted(
             turns, shots, lambda asked: [chat.encode_prompt(asked, sys.maxsize)], room
         )
         prompts.append(prompt if len(prompt) <= room else chat.encode_prompt(turns, room))
-        dropped += left
+        dropped += left_out
     return prompts, dropped
 
 
@@ -74,7 +76,7 @@ def greedy_replies(
     prompts: Sequence[np.ndarray],
     config: EvaluateConfig,
 ) -> list[str]:
-    """The reply that greedy decoding gives to each prompt."""
+    """Returns the reply of greedy decoding to each prompt."""
     greedy = GenerateConfig(config.new_tokens, temperature=0.0, top_p=1.0, seed=0)
     stops = Stops(chat.end_tokens(), chat.stop_strings())
     return replies(model, adapter, base, chat, prompts, greedy, stops, config.batch_tokens)
@@ -89,7 +91,7 @@ def evaluate(
     max_length: int,
     config: EvaluateConfig,
 ) -> tuple[dict[str, float], list[dict]]:
-    """Metrics over the rows, and one object a row: id, loss, what was read and how it scores.
+    """Returns metrics over the rows, and an object for each row: id, loss, answer and scores.
 
     `answer_loss` is the mean over rows of each row's own mean, without shots; the task's metrics
     are means of its scores. Rows whose answer was cut off entirely count for no loss (None).
@@ -117,7 +119,7 @@ def evaluate(
         ]
     else:
         return metrics, rows
-    rows = [row | found for row, found in zip(rows, judged, strict=True)]
+    rows = [row | judgement for row, judgement in zip(rows, judged, strict=True)]
     for name in eval_set.task.metrics:
         metrics[name] = float(np.mean([row["scores"][name] for row in rows]))
     if eval_set.task.shots:
@@ -126,7 +128,7 @@ def evaluate(
 
 
 def judge_reply(task: Task, record: Record, reply: str) -> dict:
-    """The reply, what the task's main metric reads there, and its scores by all metrics."""
+    """Returns the reply, the answer that the main metric reads in it, and its scores."""
     read = {name: METRICS[name].read(reply) for name in task.metrics}
     scores = {
         name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0
@@ -137,7 +139,7 @@ def judge_reply(task: Task, record: Record, reply: str) -> dict:
 
 
 def judge_letters(task: Task, record: Record, sums_L: np.ndarray) -> dict:
-    """The log-likelihoods of the letters, the likeliest, and whether it is right."""
+    """Returns the log-likelihoods of the letters, the likeliest, and whether it is right."""
     likeliest = task.letters[int(np.argmax(sums_L))]
     right = likeliest == answer_letter(record)
     return {

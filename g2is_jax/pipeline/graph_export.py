@@ -36,7 +36,7 @@ ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
-    """One folder for each walk among the methods, each target and seed, under `graphs/`."""
+    """Exports a folder for each walk among the methods, each target and seed, under `graphs/`."""
     job = Job(config, workdir)
     walks = [method for method in job.methods if method in job.settings.selection.walks]
     if not walks:
@@ -66,30 +66,30 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
         *_unless_too_large(folder, GRAPHML, lambda: write_graphml(graph, folder / GRAPHML[0])),
         *_unless_too_large(folder, ADJACENCY, lambda: write_adjacency(pool_NP, folder)),
     ]
-    told = statistics.statistics(graph, pool_NP)
-    told |= {
+    summary = statistics.statistics(graph, pool_NP)
+    summary |= {
         "knowledge": core.summary(),
         "rows_not_finite": int((~finite_N).sum()),
         "left_out": left_out,
     }
-    page = graph_page.markdown(told, f"{method}, {target.name}, seed {seed}")
-    write_atomic(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
+    page = graph_page.markdown(summary, f"{method}, {target.name}, seed {seed}")
+    write_atomic(folder / "statistics.json", json.dumps(summary, indent=2) + "\n")
     write_atomic(folder / "statistics.md", page)
     plot_explained(core, folder / "explained_variance.png")
-    histograms = told["pairs"]["histogram"], told["stored"]["histogram"]
+    histograms = summary["pairs"]["histogram"], summary["stored"]["histogram"]
     plot_similarities(*histograms, folder / "similarities.png")
     print(f"graph {method} {target.name} seed {seed}: {folder}", flush=True)
     return folder
 
 
 def directions(job: Job, method: str, target: Target, seed: int) -> Core:
-    """The core directions that the method's walk follows."""
+    """Returns the core directions that the method's walk follows."""
     found = material.gather(job, method, target, seed)
     return core_of(job.settings.selection.walks[method].knowledge, found)
 
 
 def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
-    """As under `selections/`: a folder of its own for each target only where there are several."""
+    """Makes the folder of a graph; each target has its own only where there are several."""
     folder = job.workdir / "graphs" / f"{method}-{seed}"
     folder = folder / target.name if len(job.targets) > 1 else folder
     make_folder(folder)
@@ -99,7 +99,7 @@ def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
 def _unless_too_large(
     folder: epath.Path, names: Sequence[str], write: Callable[[], None]
 ) -> list[str]:
-    """Nothing, or why some files were left out, which is printed: the others are worth having."""
+    """Writes files; returns and prints why some were left out, as the others are worth having."""
     try:
         write()
     except TooLarge as error:

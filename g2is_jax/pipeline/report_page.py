@@ -68,17 +68,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
 def write(job: Job, scores: list[dict]) -> epath.Path:
     """Write both files from the finished stages of a job; returns the HTML's path."""
     walks = list(_walks(job))
-    told = composition(selection_stage.entries(job), [record.source for record in job.pool.records])
+    chosen = composition(
+        selection_stage.entries(job), [record.source for record in job.pool.records]
+    )
     tunes = list(_tunes(job))
     stages = [cost_section.read_stage(folder.name, read_manifest(folder)) for folder in job.used]
     sections = [
         overview.section(_facts(job)),
         results.section(scores, _published(job)),
-        cost_section.section([bill for bill, _ in tunes], stages),
+        cost_section.section([cost for cost, _ in tunes], stages),
         learning_curves.section([curve for _, curve in tunes]),
         directions.section(walks),
         similarities.section(walks),
-        sources.section(told),
+        sources.section(chosen),
         walk_map.section(walks),
         reasons.section(walks),
     ]
@@ -92,7 +94,7 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
 
 
 def _published(job: Job) -> dict[str, Mapping[str, float]]:
-    """By target, what others published for the same setting."""
+    """Returns by target the scores that others published for the same setting."""
     config = job.config
     share = config.selection.budget if config.selection.unit == "fraction" else None
     return {
@@ -102,7 +104,7 @@ def _published(job: Job) -> dict[str, Mapping[str, float]]:
 
 
 def _facts(job: Job) -> dict[str, str]:
-    """What was run, in words."""
+    """Describes what was run, in words."""
     config, pool = job.config, job.pool
     counts = Counter(record.source for record in pool.records).most_common()
     named = ", ".join(f"{source} ({count:,})" for source, count in counts[:MOST_SOURCES])
@@ -131,17 +133,17 @@ def _facts(job: Job) -> dict[str, str]:
     }
 
 
-def _all_of(told: list[dict]) -> str:
-    """Every value that the stages name, once: `jax 0.10.2 and 0.11.0, numpy 2.4`."""
+def _all_of(values_by_stage: list[dict]) -> str:
+    """Lists every value that the stages name, once: `jax 0.10.2 and 0.11.0, numpy 2.4`."""
     found: dict[str, dict[str, None]] = {}
-    for one in told:
-        for name, value in one.items():
+    for named in values_by_stage:
+        for name, value in named.items():
             found.setdefault(name, {})[value or "not recorded"] = None
     return ", ".join(f"{name} {' and '.join(values)}".strip() for name, values in found.items())
 
 
 def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves.Curve]]:
-    """What each fine-tune cost with all that stands behind it, and how its loss fell."""
+    """Yields the costs of all that stands behind each fine-tune, and the curve of its loss."""
     measured = validation_curves(job.workdir)
     for method, target, seed in selection_stage.each(job):
         chosen = selection_stage.stage(job, method, target, seed)
@@ -163,7 +165,7 @@ def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves
 
 
 def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """What stages named curve-* measured, by the fine-tune and by the validation rows."""
+    """Reads what stages named curve-* measured, by the fine-tune and by the validation rows."""
     found = {}
     for file in (workdir / "stages").glob("curve-*/curve.json"):
         if file.parent.suffix == ".part":  # not finished
@@ -175,7 +177,7 @@ def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[i
 
 
 def _walks(job: Job) -> Iterator[Walk]:
-    """The walk of g2is, or of another method if g2is is not there, at the first seed."""
+    """Yields the walk of g2is, or of another method if g2is is not there, at the first seed."""
     walking = [method for method in job.methods if method in job.settings.selection.walks]
     if not walking:
         return
@@ -213,17 +215,19 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
 
 
 def _directions(job: Job, method: str, target: Target, seed: int, core: Core) -> list[str]:
-    """What each core direction is: a component with its weight, or a validation row."""
+    """Describes each core direction: a component with its weight, or a validation row."""
     if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
     features = features_stage.load(job, dataset, job.kind(dataset, method), seed)
     usable = np.flatnonzero(features_stage.finite(features))
     records = [dataset.records[row] for row in usable]
-    return [f"validation row {one.id}: {shortened(material.prompt(one))}" for one in records]
+    return [
+        f"validation row {record.id}: {shortened(material.prompt(record))}" for record in records
+    ]
 
 
 def _units(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a zero row stays zero."""
+    """Scales rows to length 1; a zero row stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)

@@ -86,8 +86,8 @@ def test_differences_over_the_seeds_that_both_have():
     loss = seed_differences(rows)[0]
     assert (loss.mean, loss.seeds) == (pytest.approx(0.4), 2)
     assert seed_differences(scores(methods=("random",))) == []
-    one = seed_differences(scores(seeds=1))[0]
-    assert (one.low, one.high) == student_interval([0.3]) == (None, None)
+    single = seed_differences(scores(seeds=1))[0]
+    assert (single.low, single.high) == student_interval([0.3]) == (None, None)
 
 
 def test_means_are_of_the_rows_that_count_for_both():

@@ -1,4 +1,4 @@
-"""Which tasks of lm-evaluation-harness are run: what is wrong with them is said before any work."""
+"""Settings and tasks of lm-evaluation-harness: what is wrong with them is said before any work."""
 
 import importlib
 import sys
@@ -25,7 +25,9 @@ def test_folder_beside_the_built_in_tasks(harness, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(harness, "_task_manager", harness._task_manager.__wrapped__)  # uncached
     monkeypatch.setattr(
-        harness, "TaskManager", lambda **given: asked.append(given) or TaskNames(["tiny_first"])
+        harness,
+        "TaskManager",
+        lambda **arguments: asked.append(arguments) or TaskNames(["tiny_first"]),
     )
     for tasks in (("tiny_first",), ("tiny_first", "gsm8k")):
         harness.task_manager(config_of(folder, *tasks))
@@ -36,7 +38,7 @@ def test_folder_beside_the_built_in_tasks(harness, folder, monkeypatch):
 
 @dataclass
 class TaskNames:
-    """Of a task manager alone what it knows."""
+    """Stands for a task manager: the names that it knows."""
 
     all_tasks: list[str]
 

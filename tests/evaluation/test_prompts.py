@@ -93,11 +93,13 @@ def test_a_prompt_that_does_not_fit_loses_whole_shots_from_the_front():
 
 
 def test_the_rows_own_system_message_comes_first_and_those_of_shots_not_at_all():
-    def told(row, text):
+    def with_system(row, text):
         return dataclasses.replace(row, messages=(Message("system", text), *row.messages))
 
     eval_set = EvalSet(
-        TWO_SHOTS, [told(TESTS[0], "Be brief.")], [[told(WORKED[1], "Be wordy."), WORKED[3]]]
+        TWO_SHOTS,
+        [with_system(TESTS[0], "Be brief.")],
+        [[with_system(WORKED[1], "Be wordy."), WORKED[3]]],
     )
     texts, _ = prompts(eval_set, 1000, 1)
     assert texts == ["s:Be brief.\nu:2*3?\na:It is 6.\nu:5*5?\na:It is 25.\nu:7*8?\na:"]

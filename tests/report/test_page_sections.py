@@ -242,9 +242,9 @@ def test_every_chosen_row_is_listed():
 
 
 def test_long_lists_end_with_a_word_on_the_rest():
-    one = [pick(order, "neighbour", "x") | {"component": 0} for order in range(40)]
+    few = [pick(order, "neighbour", "x") | {"component": 0} for order in range(40)]
     many = [pick(order, "anchor", "x") | {"component": order} for order in range(70)]
-    for picks in (one, many):
+    for picks in (few, many):
         own = dataclasses.replace(
             walk("sums", "x"),
             picks=picks,
@@ -261,7 +261,7 @@ def test_long_lists_end_with_a_word_on_the_rest():
 def test_drawings_share_no_name():
     """Two drawings of the same kind on one page, and the colours of either scheme."""
     drawn = [svg.draw(lambda axis, n=n: axis.plot([0, n], marker="o"), "a < b") for n in (1, 2)]
-    names = [set(svg.re.findall(r' id="([^"]*)"', one.svg)) for one in drawn]
+    names = [set(svg.re.findall(r' id="([^"]*)"', picture.svg)) for picture in drawn]
     assert names[0]
     assert not names[0] & names[1]
     assert "currentColor" in drawn[0].svg

@@ -1,4 +1,4 @@
-"""The tasks, one entry each."""
+"""The table of tasks, and the eval sets that they make of test rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from g2is_jax.runs.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """How a row is asked, and how what comes back is judged.
+    """Says how a row is asked, and how the reply is judged.
 
     shots: worked rows before it. turns: how a worked row is written. metrics: of the generated
     reply, in METRICS; the first is the main one. letters: where there are some, no reply is
@@ -43,7 +43,7 @@ TASKS = {
 
 
 def named_task(name: str) -> Task:
-    """A task of TASKS; or, by a metric's name, a row as it stands with that metric alone."""
+    """Returns a task of TASKS, or for a metric's name a task of rows as they stand."""
     if name in TASKS:
         return TASKS[name]
     if name in METRICS:
@@ -56,7 +56,7 @@ def named_task(name: str) -> Task:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A task's test rows, and the worked rows that are shown before each."""
+    """Holds the test rows of a task, and the worked rows that are shown before each."""
 
     task: Task
     records: Sequence[Record]
@@ -70,7 +70,7 @@ def make_eval_set(
     worked: Sequence[Record],
     worked_file: epath.PathLike,
 ) -> EvalSet:
-    """The test rows with their shots; InputError where a file has not what the task asks."""
+    """Gives each test row its shots; InputError where a file lacks what the task asks."""
     shots = choose_shots(records, worked, task.shots, worked_file)
     if task.letters:
         check_letters(records, task.letters, test_file)

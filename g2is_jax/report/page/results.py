@@ -1,4 +1,4 @@
-"""Who is best on each target, whether the seeds can tell, and the tables behind that."""
+"""The best method on each target, whether that may be chance, and the tables behind it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
