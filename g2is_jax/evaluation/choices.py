@@ -25,8 +25,7 @@ def letter_likelihoods(
     max_length: int,
     batch_tokens: int,
 ) -> tuple[np.ndarray, int]:
-    """Returns the summed log-likelihood of each letter (M, letters), and the number of shots that
-    did not fit."""
+    """Sums the log-likelihood of each letter, (M, letters); counts the shots that did not fit."""
     pairs: list[Pair] = []
     dropped = 0
     for record, worked in zip(eval_set.records, eval_set.shots, strict=True):

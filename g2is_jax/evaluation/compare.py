@@ -24,7 +24,7 @@ Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric)
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """How much better `subject` is than `rival` on one target, over the seeds that both have.
+    """Holds how much better `subject` is than `rival` on a target, over the seeds that both have.
 
     low and high: Student's interval of CONFIDENCE for the mean, None below two seeds. It covers
     what warm-up, projection and fine-tune of other seeds would change, not other test rows. better:
@@ -44,7 +44,7 @@ class SeedDifference:
 
 @dataclass(frozen=True)
 class RowDifference:
-    """How much better `method` is than `rival`, over shared seeds and the rows that count for both.
+    """Holds how much better `method` is than `rival`, over shared seeds and rows counted for both.
 
     low and high: bootstrap interval of CONFIDENCE for the mean, which covers other seeds and other
     test rows.
@@ -108,7 +108,7 @@ def row_differences(scores: Sequence[dict]) -> list[RowDifference]:
 
 
 def group_scores(scores: Sequence[dict]) -> Groups:
-    """Scores by method, target and metric, then by seed; counts of dropped shots are no metric."""
+    """Groups scores by method, target and metric, then seed; dropped shots count as no metric."""
     groups: Groups = {}
     for score in scores:
         for metric in score["metrics"]:
@@ -120,7 +120,7 @@ def group_scores(scores: Sequence[dict]) -> Groups:
 
 
 def paired_gains(own: dict[int, dict], theirs: dict[int, dict], metric: str) -> np.ndarray:
-    """By how much `own` is better at each seed that both have, (S,) float64."""
+    """Returns by how much `own` is better at each seed that both have, (S,) float64."""
     gains = [
         sign_of(metric, own[s]) * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric])
         for s in _shared_seeds(own, theirs)
@@ -129,7 +129,7 @@ def paired_gains(own: dict[int, dict], theirs: dict[int, dict], metric: str) -> 
 
 
 def sign_of(metric: str, score: dict) -> int:
-    """-1 where less of this metric of a score is better, else 1."""
+    """Returns -1 where less of this metric of a score is better, else 1."""
     return -1 if metric in (LOSS, *score.get("less_is_better", ())) else 1
 
 
@@ -138,13 +138,13 @@ def _shared_seeds(own: dict[int, dict], theirs: dict[int, dict]) -> list[int]:
 
 
 def _row_gains(own: dict, theirs: dict, metric: str) -> np.ndarray:
-    """Differences on each test row, (M,); nan where either score has no value."""
+    """Returns the difference on each test row, (M,); nan where either score has no value."""
     own_M, theirs_M = (np.array(score["per_row"][metric], np.float64) for score in (own, theirs))
     return own_M - theirs_M
 
 
 def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
-    """Sample standard deviation / sqrt(n); None below two values."""
+    """Returns the sample standard deviation / sqrt(n); None below two values."""
     if len(values) < 2:
         return None
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
@@ -153,7 +153,7 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
 def student_interval(
     values: Sequence[float] | np.ndarray,
 ) -> tuple[float | None, float | None]:
-    """Student's interval of CONFIDENCE for the mean; (None, None) below two values."""
+    """Returns Student's interval of CONFIDENCE for the mean; (None, None) below two values."""
     from scipy.stats import t as student
 
     error = standard_error(values)
@@ -167,7 +167,7 @@ def student_interval(
 def bootstrap_interval(
     values_SM: np.ndarray, confidence: float = CONFIDENCE, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of values of S seeds and M test rows.
+    """Returns a percentile interval of the mean of values of S seeds and M test rows.
 
     Each draw takes S of the seeds and M of the rows with replacement, the same rows for all its
     seeds (a pigeonhole bootstrap: Owen 2007), so that the interval covers both other seeds and
@@ -187,7 +187,7 @@ def bootstrap_interval(
 
 @functools.lru_cache(maxsize=4)  # many methods are compared on the same rows
 def _weights(seeds: int, rows: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The share of each draw that each seed has, and that each row has."""
+    """Draws the shares of the seeds, (draws, S), and of the rows, (draws, M)."""
     draw = np.random.default_rng(seed)
     of_seeds_KS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
     of_rows_KM = draw.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows

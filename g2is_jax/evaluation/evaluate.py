@@ -49,8 +49,7 @@ def answer_losses(
 def encode_prompts(
     chat: ChatFormat, eval_set: EvalSet, max_length: int, new_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """Returns the tokens before each reply, which leave room for it, and the number of shots that
-    did not fit."""
+    """Encodes prompts that leave room for their replies; counts the shots that did not fit."""
     room = max_length - new_tokens
     if room < 1:
         raise InputError(

@@ -49,8 +49,10 @@ def replies(
 
 
 def _row_ids(prompts: Sequence[np.ndarray]) -> np.ndarray:
-    """Hashes each prompt and the number of equal ones before it, (M,) int32: a sampled reply then
-    depends on neither the others nor their order."""
+    """Hashes each prompt and the number of equal ones before it, (M,) int32.
+
+    A sampled reply then depends on neither the other prompts nor their order.
+    """
     before: Counter[bytes] = Counter()
     ids = []
     for prompt in prompts:

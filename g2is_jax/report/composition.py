@@ -24,8 +24,7 @@ OTHERS = "others"
 def write_composition(
     entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
 ) -> str:
-    """Writes `composition.json` and `composition.md`, a table and an overlap matrix a target;
-    returns the Markdown.
+    """Writes `composition.json` and `composition.md`; returns the Markdown.
 
     entries: method, target, seed, rows (positions in the pool), tokens and seconds of selections.
     pool_sources: the source of each row of the pool.
@@ -173,8 +172,10 @@ def stability_table(found: dict) -> Table:
 
 
 def columns(pool: dict, methods: Sequence[dict]) -> list[str]:
-    """Returns the sources with a column of their own, in the pool's order: those that have the
-    largest share of the pool or of a selection."""
+    """Returns the sources with a column of their own, in the pool's order.
+
+    They are those with the largest share of the pool or of a selection.
+    """
     sources = list(pool["shares"])
     if len(sources) <= MOST_COLUMNS:
         return sources

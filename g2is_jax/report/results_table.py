@@ -185,8 +185,11 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
 
 
 def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
-    """Writes `results.json`, `scores.json` (a seed each), `differences.json`, `results.md` and
-    `results.png`; returns the Markdown of the results alone, without the differences."""
+    """Writes the files of results; returns the Markdown of the results alone.
+
+    These are `results.json`, `scores.json` (a seed each), `differences.json`, `results.png`, and
+    `results.md`, which holds the table of differences too.
+    """
     make_folder(folder)
     cells, differences = aggregate(scores), seed_differences(scores)
     bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]

@@ -112,8 +112,10 @@ def _counts(stages: Mapping[str, int]) -> str:
 
 
 def plot(table: dict, file: epath.Path) -> None:
-    """Plots for each method and target the overlap with the first setting, that between all
-    settings, and the first metric where there is one."""
+    """Plots the overlaps of the settings, for each method and target.
+
+    Panels: the overlap with the first setting, that between all, and the first metric if any.
+    """
     from matplotlib.figure import Figure
 
     panels = [

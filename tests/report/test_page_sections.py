@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from g2is_jax.evaluation.compare import seed_differences
+from g2is_jax.evaluation.compare import row_differences, seed_differences
+from g2is_jax.report.against import against_table
 from g2is_jax.report.page import (
     cost_section,
     learning_curves,
@@ -22,6 +23,7 @@ from g2is_jax.report.published import published
 from g2is_jax.report.results_table import NOT_RUN
 from g2is_jax.selection.walk.equations import REASONS
 from tests.support.page_data import pick, scores, walk, walk_config
+from tests.support.row_scores import row_scores
 
 
 def losses(**by_method) -> list[dict]:
@@ -111,6 +113,16 @@ def test_costs_do_not_depend_on_the_order_of_the_stages():
         bodies.append((by_method.body, by_kind.body))
     assert bodies[0] == bodies[1]
     assert bodies[0][1][0][2] == f"{2**52 + 4:,.1f}"
+
+
+def test_intervals_over_seeds_and_rows_stand_on_the_page():
+    """As a table against random and less, where scores have values of single rows."""
+    own = row_scores()
+    part = results.section(own, {}).blocks[-1]
+    assert part.title == "Random and less"
+    assert part.blocks[1] == against_table(row_differences(own))
+    without = [{name: of for name, of in score.items() if name != "per_row"} for score in own]
+    assert results.section(without, {}).blocks[-1].title == "g2is against each method"
 
 
 def test_published_scores_stand_beside_this_run():

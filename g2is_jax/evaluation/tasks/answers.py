@@ -97,7 +97,7 @@ def same_number(found: str, wanted: str) -> bool:
 
 
 def strict_numeral(reply: str) -> str:
-    """Returns the number right behind the last "####" or "answer is" that has one, but no term."""
+    """Returns the last number right behind "####" or "answer is" that no operation follows."""
     read = ""
     for rest in MARK.split(_plain_numbers(own_part(reply)))[1:]:
         match = NUMERAL.match(rest.lstrip())

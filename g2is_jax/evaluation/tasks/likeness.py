@@ -26,7 +26,10 @@ def token_f1(found: str, wanted: str) -> float:
 
 
 def rouge_l(found: str, wanted: str) -> float:
-    """Computes the F-measure of the longest common subsequence of words (Lin, 2004)."""
+    """Returns the F-measure of the longest common subsequence of words.
+
+    Source: Lin (2004), with equal weights of precision and recall.
+    """
     own, asked = words(found), words(wanted)
     return _f_measure(_common_subsequence(own, asked), len(own), len(asked))
 

@@ -143,7 +143,7 @@ def _as_python(expression: str) -> tuple[str, dict[str, Value]]:
 
 
 def _signs(token: str) -> list[str]:
-    """Splits letters side by side into factors; a longer word is no symbol, so ValueError."""
+    """Splits letters side by side into factors; ValueError for a word that is no symbol."""
     name = token.removeprefix("\\")
     if not name.isalpha() or name in SYMBOLS:
         return [name]

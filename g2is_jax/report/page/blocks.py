@@ -1,4 +1,4 @@
-"""The blocks that a page is made of. HTML and Markdown write the same ones, so neither differs."""
+"""The blocks that a page is made of; HTML and Markdown both write them, so they cannot differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -15,8 +15,11 @@ MOST_POINTS = 60  # of a line
 
 @dataclass(frozen=True)
 class Curve:
-    """Holds the mean loss and tokens of each step of a fine-tune, and its (epoch, loss) on
-    validation rows where that was measured."""
+    """Holds the learning curve of a fine-tune.
+
+    losses, tokens: mean loss and tokens of each step. validation: (epoch, loss) on validation rows,
+    where that was measured.
+    """
 
     method: str
     target: str
