@@ -182,24 +182,26 @@ def rows_of(part: Part, task: str, split: str, load: Load) -> list[dict]:
         ]
         if not examples:
             raise InputError(f"{place}: no examples; compare its rows with PARTS of hub_tasks.py")
-        chosen = examples[: part.most or None]
-        for number, (subtask, question, reply, answer) in enumerate(chosen):
-            name = "" if subtask == task else f"{subtask}_"
-            messages = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": reply},
-            ]
-            rows.append(
-                {
-                    "id": f"{task}_{split}_{name}{number}",
-                    "source": task,
-                    "task": task,
-                    "subtask": subtask,
-                    "messages": messages,
-                    "answer": answer,
-                }
-            )
+        for number, example in enumerate(examples[: part.most or None]):
+            rows.append(_row(task, split, number, *example))
     return rows
+
+
+def _row(task: str, split: str, number: int, *example: str) -> dict:
+    """Writes an example, the number-th of its config, in the project's format."""
+    subtask, question, reply, answer = example
+    name = "" if subtask == task else f"{subtask}_"
+    return {
+        "id": f"{task}_{split}_{name}{number}",
+        "source": task,
+        "task": task,
+        "subtask": subtask,
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": reply},
+        ],
+        "answer": answer,
+    }
 
 
 def _values(raw: dict, fields: tuple[str, ...], place: str) -> list:
