@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
                 {shard.data.shape[0] for shard in cache.addressable_shards}
             ),
         }
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "told.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +99,12 @@ def results(tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize("name", ["eight", "shared base"])
 def test_devices_find_what_one_finds(results, name):
-    ours, one = results[name], results["one"]
+    ours, alone = results[name], results["one"]
     for field in ("counts", "greedy", "replies"):
-        assert ours[field] == one[field]
+        assert ours[field] == alone[field]
     for field in ("sums", "hidden"):
-        np.testing.assert_allclose(ours[field], one[field], rtol=1e-5, atol=1e-6)
-    assert len(set(map(tuple, one["replies"]))) > 2
+        np.testing.assert_allclose(ours[field], alone[field], rtol=1e-5, atol=1e-6)
+    assert len(set(map(tuple, alone["replies"]))) > 2
 
 
 def test_each_device_with_the_whole_base_has_rows_of_its_own(results):
