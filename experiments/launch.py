@@ -83,5 +83,5 @@ def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
 
 
 def _printable(text: str) -> str:
-    """Put a text on one line: a user's text may hold line breaks, and signs that steer a terminal."""
+    """Put text on one line: a user's may hold line breaks, and signs that steer a terminal."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

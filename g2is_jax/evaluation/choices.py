@@ -1,4 +1,4 @@
-"""Which of some letters is the likeliest answer to a row, by their log-likelihoods."""
+"""The log-likelihoods of the letters that may answer a multiple-choice question."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.formats import Message
 from g2is_jax.evaluation.likelihood import Tokens, continuations, likelihoods
 from g2is_jax.evaluation.tasks.prompts import Turns, fitted, unanswered
-from g2is_jax.evaluation.tasks.table import Exam
+from g2is_jax.evaluation.tasks.table import EvalSet
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 
@@ -21,35 +21,35 @@ def letter_likelihoods(
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    exam: Exam,
+    eval_set: EvalSet,
     max_length: int,
     batch_tokens: int,
 ) -> tuple[np.ndarray, int]:
-    """Summed log-likelihood of each letter (M, letters), and how many shots did not fit."""
+    """Sums the log-likelihood of each letter, (M, letters); counts the shots that did not fit."""
     pairs: list[Pair] = []
     dropped = 0
-    for record, worked in zip(exam.records, exam.shots, strict=True):
-        turns = unanswered(exam.task.turns(record))
-        shots = [exam.task.turns(row) for row in worked]
+    for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
+        turns = unanswered(eval_set.task.turns(record))
+        shots = [eval_set.task.turns(row) for row in worked]
 
         def render(conversation: Turns) -> list[np.ndarray]:
             return [
                 chat.encode((*conversation, Message("assistant", letter)), sys.maxsize).tokens_T
-                for letter in exam.task.letters
+                for letter in eval_set.task.letters
             ]
 
-        rows, left = fitted(turns, shots, render, max_length)
+        rows, left_out = fitted(turns, shots, render, max_length)
         pairs += differing(rows)
-        dropped += left
+        dropped += left_out
     encoded = continuations(pairs, max_length)
-    found = likelihoods(model, adapter, base, encoded, batch_tokens)
-    return found.sums_M.reshape(len(exam.records), -1), dropped
+    scored = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return scored.sums_M.reshape(len(eval_set.records), -1), dropped
 
 
 def differing(rows: Sequence[np.ndarray]) -> list[Pair]:
-    """What the rows have in common at their beginning, and what each has of its own after it.
+    """Splits rows of tokens into the beginning that all share and what each has of its own.
 
-    What they have in common at their ends, as the mark that ends a turn, is left away.
+    The end that all share, such as the mark that ends a turn, is left out.
     """
     before = _common(rows)
     after = _common([row[before:][::-1] for row in rows])
@@ -57,7 +57,7 @@ def differing(rows: Sequence[np.ndarray]) -> list[Pair]:
 
 
 def _common(rows: Sequence[np.ndarray]) -> int:
-    """Length of the longest beginning that all rows share."""
+    """Returns the length of the longest beginning that all rows share."""
     shortest = min(len(row) for row in rows)
     cut_LT = np.array([row[:shortest] for row in rows])
     same_T = np.all(cut_LT == cut_LT[0], axis=0)

@@ -13,7 +13,7 @@ from g2is_jax.evaluation.likelihood import likelihoods
 from g2is_jax.evaluation.replies import replies
 from g2is_jax.evaluation.tasks.prompts import answer_letter, fitted
 from g2is_jax.evaluation.tasks.reply_metrics import ACCURACY, LOSS, METRICS, SHOTS_DROPPED
-from g2is_jax.evaluation.tasks.table import Exam, Task
+from g2is_jax.evaluation.tasks.table import EvalSet, Task
 from g2is_jax.model.build import Model
 from g2is_jax.model.generate import Stops
 from g2is_jax.model.lora import Leaves
@@ -23,8 +23,9 @@ from g2is_jax.runs.errors import InputError
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """batch_tokens: tokens, padding included, that go through the model at once.
+    """Settings of an evaluation.
 
+    batch_tokens: tokens, padding included, that go through the model at once.
     new_tokens: the longest reply; 0 generates none, so that a task of replies has its loss alone.
     """
 
@@ -40,15 +41,15 @@ class EvaluateConfig:
 def answer_losses(
     model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
 ) -> np.ndarray:
-    """Mean negative log-likelihood of each example's supervised tokens, in nats, float64 (M,)."""
-    found = likelihoods(model, adapter, base, encoded, batch_tokens)
-    return -found.sums_M / np.maximum(found.counts_M, 1)
+    """Returns each example's mean negative log-likelihood of a supervised token, in nats (M,)."""
+    scored = likelihoods(model, adapter, base, encoded, batch_tokens)
+    return -scored.sums_M / np.maximum(scored.counts_M, 1)
 
 
 def encode_prompts(
-    chat: ChatFormat, exam: Exam, max_length: int, new_tokens: int
+    chat: ChatFormat, eval_set: EvalSet, max_length: int, new_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """The tokens before each reply, which leave room for it, and how many shots did not fit."""
+    """Encodes prompts that leave room for their replies; counts the shots that did not fit."""
     room = max_length - new_tokens
     if room < 1:
         raise InputError(
@@ -56,13 +57,13 @@ def encode_prompts(
             f"model.max_length = {max_length}; lower the one or raise the other"
         )
     prompts, dropped = [], 0
-    for record, worked in zip(exam.records, exam.shots, strict=True):
-        turns, shots = exam.task.turns(record), [exam.task.turns(row) for row in worked]
-        (prompt,), left = fitted(
+    for record, worked in zip(eval_set.records, eval_set.shots, strict=True):
+        turns, shots = eval_set.task.turns(record), [eval_set.task.turns(row) for row in worked]
+        (prompt,), left_out = fitted(
             turns, shots, lambda asked: [chat.encode_prompt(asked, sys.maxsize)], room
         )
         prompts.append(prompt if len(prompt) <= room else chat.encode_prompt(turns, room))
-        dropped += left
+        dropped += left_out
     return prompts, dropped
 
 
@@ -74,7 +75,7 @@ def greedy_replies(
     prompts: Sequence[np.ndarray],
     config: EvaluateConfig,
 ) -> list[str]:
-    """The reply that greedy decoding gives to each prompt."""
+    """Returns the reply of greedy decoding to each prompt."""
     greedy = GenerateConfig(config.new_tokens, temperature=0.0, top_p=1.0, seed=0)
     stops = Stops(chat.end_tokens(), chat.stop_strings())
     return replies(model, adapter, base, chat, prompts, greedy, stops, config.batch_tokens)
@@ -85,48 +86,48 @@ def evaluate(
     adapter: Leaves,
     base: Leaves,
     chat: ChatFormat,
-    exam: Exam,
+    eval_set: EvalSet,
     max_length: int,
     config: EvaluateConfig,
 ) -> tuple[dict[str, float], list[dict]]:
-    """Metrics over the rows, and one object a row: id, loss, what was read and how it scores.
+    """Returns metrics over the rows, and an object for each row: id, loss, answer and scores.
 
     `answer_loss` is the mean over rows of each row's own mean, without shots; the task's metrics
     are means of its scores. Rows whose answer was cut off entirely count for no loss (None).
     """
-    encoded = chat.encode_all(exam.records, max_length)
+    encoded = chat.encode_all(eval_set.records, max_length)
     losses_M = answer_losses(model, adapter, base, encoded, config.batch_tokens)
     supervised_M = np.array([example.supervised_T.any() for example in encoded])
     rows: list[dict] = [
         {"id": record.id, "loss": float(loss) if counted else None}
-        for record, loss, counted in zip(exam.records, losses_M, supervised_M, strict=True)
+        for record, loss, counted in zip(eval_set.records, losses_M, supervised_M, strict=True)
     ]
     metrics = {LOSS: float(losses_M[supervised_M].mean())}
-    if exam.task.letters:
+    if eval_set.task.letters:
         sums_ML, dropped = letter_likelihoods(
-            model, adapter, base, chat, exam, max_length, config.batch_tokens
+            model, adapter, base, chat, eval_set, max_length, config.batch_tokens
         )
-        pairs = zip(exam.records, sums_ML, strict=True)
-        judged = [judge_letters(exam.task, record, sums_L) for record, sums_L in pairs]
+        pairs = zip(eval_set.records, sums_ML, strict=True)
+        judged = [judge_letters(eval_set.task, record, sums_L) for record, sums_L in pairs]
     elif config.new_tokens:
-        prompts, dropped = encode_prompts(chat, exam, max_length, config.new_tokens)
+        prompts, dropped = encode_prompts(chat, eval_set, max_length, config.new_tokens)
         texts = greedy_replies(model, adapter, base, chat, prompts, config)
         judged = [
-            judge_reply(exam.task, record, reply)
-            for record, reply in zip(exam.records, texts, strict=True)
+            judge_reply(eval_set.task, record, reply)
+            for record, reply in zip(eval_set.records, texts, strict=True)
         ]
     else:
         return metrics, rows
-    rows = [row | found for row, found in zip(rows, judged, strict=True)]
-    for name in exam.task.metrics:
+    rows = [row | judgement for row, judgement in zip(rows, judged, strict=True)]
+    for name in eval_set.task.metrics:
         metrics[name] = float(np.mean([row["scores"][name] for row in rows]))
-    if exam.task.shots:
+    if eval_set.task.shots:
         metrics[SHOTS_DROPPED] = dropped
     return metrics, rows
 
 
 def judge_reply(task: Task, record: Record, reply: str) -> dict:
-    """The reply, what the task's main metric reads there, and its scores by all metrics."""
+    """Returns the reply, the answer that the main metric reads in it, and its scores."""
     read = {name: METRICS[name].read(reply) for name in task.metrics}
     scores = {
         name: float(METRICS[name].score(text, record.answer)) if record.answer else 0.0
@@ -137,7 +138,7 @@ def judge_reply(task: Task, record: Record, reply: str) -> dict:
 
 
 def judge_letters(task: Task, record: Record, sums_L: np.ndarray) -> dict:
-    """The log-likelihoods of the letters, the likeliest, and whether it is right."""
+    """Returns the log-likelihoods of the letters, the likeliest, and whether it is right."""
     likeliest = task.letters[int(np.argmax(sums_L))]
     right = likeliest == answer_letter(record)
     return {

@@ -1,8 +1,9 @@
-"""EleutherAI's lm-evaluation-harness: the project's model as it calls one, and a run of its tasks.
+"""EleutherAI's lm-evaluation-harness: the project's model as it calls one, and runs of its tasks.
 
-The one file that imports it, so import this one only where its tasks are asked for.
+No other file imports lm_eval, so import this one only where its tasks are asked for.
 """
 
+import difflib
 import functools
 import json
 import os
@@ -46,7 +47,7 @@ VERSION = lm_eval.__version__
 
 
 class HarnessModel(TemplateLM):
-    """Base and adapter, for any task of the harness; answers are in the order of the requests.
+    """Base and adapter as a model of the harness; answers are in the order of the requests.
 
     TemplateLM brings the harness's own rules of how context and continuation become tokens: both
     at once, then split; blanks at the end of a context belong to the continuation; an empty context
@@ -80,7 +81,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """The token before a text that has no context."""
         found = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         for token in found:
             if token is not None:
@@ -92,13 +93,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells the harness's stored requests of one tokenizer and template from another's."""
+        """The name by which the harness stores requests of this tokenizer and template."""
         return f"{self.tokenizer.name_or_path}--{self.chat.template}".replace("/", "__")
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The conversation up to the next answer, or up to where its last message breaks off."""
+        """Writes a conversation up to the next answer, or to the break in its last message."""
         messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
         if add_generation_prompt:
             return self.chat.prompt_text(messages)
@@ -107,7 +108,7 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs
     ) -> list[int]:
-        """With the tokens that the tokenizer adds, unless the text brings them itself."""
+        """Encodes a text, with the tokens that the tokenizer adds unless they are in it."""
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             own = self.chats and self.chat.template == "own"
@@ -116,7 +117,7 @@ class HarnessModel(TemplateLM):
         return found["input_ids"]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """Of each text: every token once, in windows of at most `max_length` tokens."""
+        """Scores every token of each text once, in windows of at most `max_length` tokens."""
         pairs, owners = [], []
         for number, request in enumerate(requests):
             (text,) = request.args
@@ -132,7 +133,7 @@ class HarnessModel(TemplateLM):
         return totals
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """The replies, cut before the first stop; requests of the same arguments go together."""
+        """Generates replies, cut before the first stop; requests of equal arguments go together."""
         asked: dict[tuple[GenerateConfig, Stops], list[int]] = {}
         for number, request in enumerate(requests):
             asked.setdefault(self._read_arguments(request.args[1]), []).append(number)
@@ -146,7 +147,7 @@ class HarnessModel(TemplateLM):
         return texts
 
     def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
-        """TemplateLM's `loglikelihood` ends here, with (texts, context, continuation) each."""
+        """Answers TemplateLM's `loglikelihood`: requests are (texts, context, continuation)."""
         found = self._likelihoods([(context, rest) for _, context, rest in requests])
         answers = list(zip(found.sums_M.tolist(), found.greedy_M.tolist(), strict=True))
         for (texts, _, _), answer in zip(requests, answers, strict=True):
@@ -155,11 +156,11 @@ class HarnessModel(TemplateLM):
 
     def _likelihoods(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Likelihoods:
         rows = continuations(pairs, self.max_length)
-        _tell_cut([row.truncated for row in rows], self.max_length)
+        _report_cut([row.truncated for row in rows], self.max_length)
         return likelihoods(*self.weights, rows, self.batch_tokens)
 
     def _prompts(self, contexts: Sequence[str], new_tokens: int) -> list[np.ndarray]:
-        """The contexts' tokens; a longer one than leaves room for the reply loses its beginning."""
+        """Encodes contexts; those that leave no room for the reply lose their beginning."""
         room = self.max_length - new_tokens
         if room < 1:
             raise InputError(
@@ -168,11 +169,11 @@ class HarnessModel(TemplateLM):
                 "or raise model.max_length"
             )
         prompts = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
-        _tell_cut([len(prompt) > room for prompt in prompts], room)
+        _report_cut([len(prompt) > room for prompt in prompts], room)
         return [np.asarray(prompt[-room:], np.int32) for prompt in prompts]
 
     def _read_arguments(self, arguments: dict) -> tuple[GenerateConfig, Stops]:
-        """A request's `generation_kwargs`; greedy unless they ask for a temperature."""
+        """Reads a request's `generation_kwargs`; greedy unless they ask for a temperature."""
         asked = dict(normalize_gen_kwargs(arguments, NEW_TOKENS))
         unknown = [name for name in asked if name not in SUPPORTED]
         if unknown:
@@ -186,12 +187,12 @@ class HarnessModel(TemplateLM):
         return config, Stops(self.chat.end_tokens(), strings)
 
     def _remember(self, method: str, requests, answers: Sequence) -> None:
-        """For the harness's own cache of answers, where one is in use."""
+        """Adds answers to the harness's own cache, where it is in use."""
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(method, request.args, answer)
 
 
-def _tell_cut(cut: Sequence[bool], room: int) -> None:
+def _report_cut(cut: Sequence[bool], room: int) -> None:
     if any(cut):
         print(
             f"harness: {sum(cut):,} of {len(cut):,} prompts lose their beginning to fit into "
@@ -201,7 +202,7 @@ def _tell_cut(cut: Sequence[bool], room: int) -> None:
 
 
 def measure(model: HarnessModel, config: HarnessConfig) -> dict:
-    """The harness's results, as the JSON that it would write, without single rows."""
+    """Runs the tasks; returns the JSON that the harness would write, without single rows."""
     results = lm_eval.simple_evaluate(
         model,
         tasks=list(config.tasks),
@@ -216,14 +217,33 @@ def measure(model: HarnessModel, config: HarnessConfig) -> dict:
     return json.loads(json.dumps(results, default=handle_non_serializable))
 
 
+def check_tasks(config: HarnessConfig) -> None:
+    """Loads all tasks and their data, so that InputError names what is wrong before any work."""
+    manager = task_manager(config)
+    for task in config.tasks:
+        if task not in manager.all_tasks:
+            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists all"
+            raise InputError(f"evaluate.harness_tasks: there is no task {task!r}; {hint}")
+    try:
+        manager.load(list(config.tasks))  # all at once: no task may come in by two names
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"evaluate.harness_tasks = {','.join(config.tasks)} cannot be loaded "
+            f"({type(error).__name__}: {reason}); check the names, and that the hub can be reached "
+            "or the tasks' YAML files name local files"
+        ) from error
+
+
 def task_manager(config: HarnessConfig) -> TaskManager:
-    """Knows the folder's tasks alone where they suffice: to read all others takes many seconds."""
+    """Finds tasks in the folder alone where they suffice: to read all others takes many seconds."""
     return _task_manager(config.tasks, config.include, config.digest())
 
 
 @functools.cache
 def _task_manager(tasks: tuple[str, ...], include: str, digest: str) -> TaskManager:
-    """`digest`: of the folder, so that a changed file is read again."""
+    """Caches managers by the folder's digest, so that a changed file is read again."""
     if include:
         own = TaskManager(include_path=include, include_defaults=False)
         if set(tasks) <= set(own.all_tasks):

@@ -1,6 +1,8 @@
-"""Which tasks of EleutherAI's lm-evaluation-harness are run, how, and the scores they give."""
+"""Settings of EleutherAI's lm-evaluation-harness, and the scores in its results.
 
-import difflib
+It is not imported here, so that settings can be read where it is not installed.
+"""
+
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,9 @@ from g2is_jax.runs.hashing import file_hash
 
 @dataclass(frozen=True)
 class HarnessConfig:
-    """tasks: names of tasks, groups or tags; empty: the harness is not used.
+    """Settings of the harness.
+
+    tasks: names of tasks, groups or tags; empty: the harness is not used.
 
     include: local folder of YAML files of further tasks, with Python code that is run; "": none.
     shots: examples before each question; -1: the task's own number. limit: the first rows of each
@@ -36,7 +40,7 @@ class HarnessConfig:
             )
 
     def digest(self) -> str:
-        """Of all files in the folder: data and code stand beside the YAML files."""
+        """Hashes all files in the folder: data and code stand beside the YAML files."""
         if not self.include:
             return ""
         lines = []
@@ -46,34 +50,13 @@ class HarnessConfig:
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def check_tasks(config: HarnessConfig) -> None:
-    """Load all tasks and their data, so that whatever is wrong with them is said now."""
-    from g2is_jax.evaluation.harness import task_manager
-
-    manager = task_manager(config)
-    for task in config.tasks:
-        if task not in manager.all_tasks:
-            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists all"
-            raise InputError(f"evaluate.harness_tasks: there is no task {task!r}; {hint}")
-    try:
-        manager.load(list(config.tasks))  # all at once: no task may come in by two names
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"evaluate.harness_tasks = {','.join(config.tasks)} cannot be loaded "
-            f"({type(error).__name__}: {reason}); check the names, and that the hub can be reached "
-            "or the tasks' YAML files name local files"
-        ) from error
-
-
 def read_metrics(results: dict) -> tuple[dict[str, float], list[str]]:
-    """Metrics named `task/metric`, and the names of those where less is better.
+    """Returns metrics named `task/metric`, and the names of those where less is better.
 
     The parts of a group that has metrics of its own are left out. A metric that is read in several
     ways is named after its filter too: `gsm8k/exact_match,strict-match`.
     """
-    found = {task: _numbers(told) for task, told in results["results"].items()}
+    found = {task: _numbers(reported) for task, reported in results["results"].items()}
     groups = results["group_subtasks"]
     parts = {part for group in groups if found.get(group) for part in groups[group]}
     named, falling = {}, []
@@ -87,10 +70,10 @@ def read_metrics(results: dict) -> tuple[dict[str, float], list[str]]:
     return named, falling
 
 
-def _numbers(told: dict[str, Any]) -> dict[str, float]:
-    """Beside `metric,filter` the harness keeps `metric_stderr,filter`, names and counts."""
+def _numbers(reported: dict[str, Any]) -> dict[str, float]:
+    """Keeps the values of `metric,filter`, among `metric_stderr,filter`, names and counts."""
     return {
         key: float(value)
-        for key, value in told.items()
+        for key, value in reported.items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     }

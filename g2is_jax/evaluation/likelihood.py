@@ -1,4 +1,4 @@
-"""Log-likelihood of given continuations, and whether greedy decoding would have written them."""
+"""The log-likelihood of continuations, and whether greedy decoding would have written them."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ Tokens = Sequence[int] | np.ndarray
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """Of each row's supervised tokens, given all tokens before each of them.
+    """Holds how likely each row's supervised tokens are, after all tokens before each of them.
 
     sums_M: summed log-probability in nats, float64; counts_M: how many tokens; greedy_M: each of
     them is the likeliest, so that greedy decoding writes them. A row without any: 0, 0, True.
@@ -36,11 +36,11 @@ class Likelihoods:
 def likelihoods(
     model: Model, adapter: Leaves, base: Leaves, encoded: Sequence[Encoded], batch_tokens: int
 ) -> Likelihoods:
-    """In order, whatever the batches; `batch_tokens` go through each device at once.
+    """Scores rows, in order whatever the batches; `batch_tokens` go through each device at once.
 
     The processes that share the work deal with different batches, and each returns all rows.
     """
-    found = Likelihoods(
+    scored = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
     run, devices = likelihood_function(model), model.row_devices(base)
@@ -51,13 +51,13 @@ def likelihoods(
         results = run(adapter, base, *of_rows)
         mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in (batch.rows_B, *results)])
     for rows, *values in itertools.chain(*gathered(mine)):
-        for found_M, value in zip(vars(found).values(), values, strict=True):
-            found_M[rows] = value
-    return found
+        for scored_M, value in zip(vars(scored).values(), values, strict=True):
+            scored_M[rows] = value
+    return scored
 
 
 def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> list[Encoded]:
-    """Rows of (prompt, continuation) whose continuation is supervised, for `likelihoods`.
+    """Encodes pairs (prompt, continuation) as rows whose continuation alone is supervised.
 
     A row longer than `max_length` tokens loses the beginning of its prompt. Raises InputError for
     an empty prompt or continuation, or one that leaves no room for a token of its prompt. Differs
@@ -88,7 +88,7 @@ def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> li
 def batches(
     encoded: Sequence[Encoded], batch_tokens: int, most: int, devices: int = 1
 ) -> Iterator[Batch]:
-    """This process's share of the batches, in which every row is once, by length.
+    """Yields this process's share of the batches, in which every row is once, by length.
 
     batch_tokens: of each device. Not padded beyond `most` tokens, the longest the model takes.
     """
@@ -102,9 +102,9 @@ def batches(
 
 @functools.cache
 def likelihood_function(model: Model) -> Callable:
-    """Jitted (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
+    """Compiles (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
 
-    def one(adapter, base, tokens_T, supervised_T):
+    def row_likelihood(adapter, base, tokens_T, supervised_T):
         logits_TV = model.logits(adapter, base, tokens_T)[:-1]
         next_T, counted_T = tokens_T[1:], supervised_T[1:]
         chosen_T = jnp.take_along_axis(logits_TV, next_T[:, None], axis=-1)[:, 0]
@@ -116,4 +116,4 @@ def likelihood_function(model: Model) -> Callable:
             jnp.all(likeliest_T | ~counted_T),
         )
 
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))
+    return jax.jit(jax.vmap(row_likelihood, in_axes=(None, None, 0, 0)))

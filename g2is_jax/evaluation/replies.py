@@ -1,4 +1,4 @@
-"""Replies to many prompts, batched by length; which rows share a batch does not change them."""
+"""Replies to many prompts, batched by length; the batches do not change the replies."""
 
 import itertools
 import zlib
@@ -26,9 +26,10 @@ def replies(
     stops: Stops,
     batch_tokens: int,
 ) -> list[str]:
-    """The reply to each prompt of tokens, in order; `batch_tokens` go into each device at once.
+    """Generates the reply to each prompt of tokens, in order.
 
-    The processes that share the work deal with different batches, and each returns all replies.
+    `batch_tokens` go into each device at once. The processes that share the work deal with
+    different batches, and each returns all replies.
     """
     # Every token supervised: the mask then tells prompts from padding.
     encoded = [Encoded(prompt, np.ones(len(prompt), bool), False) for prompt in prompts]
@@ -41,15 +42,17 @@ def replies(
     mine: list[tuple[int, str]] = []
     for batch in batches(encoded, batch_tokens, room, model.row_devices(base)):
         rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
-        found = generate(model, adapter, base, rows, config, stops, decode)
-        mine += zip(batch.rows_B.tolist(), (reply.text for reply in found), strict=True)
-    told = dict(itertools.chain(*gathered(mine)))  # beside the empty rows' -1
-    return [told[row] for row in range(len(prompts))]
+        generated = generate(model, adapter, base, rows, config, stops, decode)
+        mine += zip(batch.rows_B.tolist(), (reply.text for reply in generated), strict=True)
+    by_row = dict(itertools.chain(*gathered(mine)))  # beside the empty rows' -1
+    return [by_row[row] for row in range(len(prompts))]
 
 
 def _row_ids(prompts: Sequence[np.ndarray]) -> np.ndarray:
-    """Of what a prompt says, and of how many equal ones stand before it: a sampled reply then
-    depends on neither the others nor their order; (M,) int32."""
+    """Hashes each prompt and the number of equal ones before it, (M,) int32.
+
+    A sampled reply then depends on neither the other prompts nor their order.
+    """
     before: Counter[bytes] = Counter()
     ids = []
     for prompt in prompts:

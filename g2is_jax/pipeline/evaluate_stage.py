@@ -20,8 +20,8 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
 
     `metrics.json` holds the means over the rows, `rows.jsonl` each row's loss, reply and scores.
     """
-    exam = job.exams[target.name]
-    task = exam.task
+    eval_set = job.eval_sets[target.name]
+    task = eval_set.task
 
     def build(folder: epath.Path) -> dict:
         metrics, rows = evaluate(
@@ -29,7 +29,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
             adapter_leaves(job, tuned),
             job.weights,
             job.data.chat,
-            exam,
+            eval_set,
             job.settings.data.max_length,
             job.settings.evaluation.evaluate,
         )

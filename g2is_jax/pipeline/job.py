@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import read_records
-from g2is_jax.evaluation.tasks.table import Exam, set_exam
+from g2is_jax.evaluation.tasks.table import EvalSet, make_eval_set
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.pipeline import shared_rows
@@ -80,11 +80,11 @@ class Job:
         return limits(self.settings.selection.budget, pool.tokens_N, sources)
 
     @functools.cached_property
-    def exams(self) -> dict[str, Exam]:
+    def eval_sets(self) -> dict[str, EvalSet]:
         """The rows that measure each target, by its name, with the worked rows shown before."""
         shots_files = self.shots_files
         return {
-            target.name: set_exam(
+            target.name: make_eval_set(
                 task,
                 target.test_records,
                 target.test,
@@ -124,7 +124,7 @@ class Job:
     def check_inputs(self) -> None:
         """Read everything but the weights, so that whatever is wrong with it is said now."""
         data = self.data
-        _ = self.limits, self.exams
+        _ = self.limits, self.eval_sets
         files = [data.pool, *(target.validation for target in data.targets)]
         check_vocabulary(files, self.model.config.vocab_size, self.checkpoint.folder)
         check_sizes(self.settings, self.model, data.pool, data.targets)

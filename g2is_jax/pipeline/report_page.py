@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.evaluation.compare import SUBJECT
 from g2is_jax.pipeline import (
     features_stage,
     finetune_stage,
@@ -26,6 +27,7 @@ from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_files import WHY, read_why
 from g2is_jax.report.composition import composition
 from g2is_jax.report.page import (
+    cost_section,
     directions,
     learning_curves,
     overview,
@@ -33,16 +35,14 @@ from g2is_jax.report.page import (
     results,
     similarities,
     sources,
-    stage_bills,
     walk_map,
 )
 from g2is_jax.report.page.blocks import Page
+from g2is_jax.report.page.finished_walk import Walk
+from g2is_jax.report.page.html import html
 from g2is_jax.report.page.markdown import markdown
 from g2is_jax.report.page.reasons import shortened
-from g2is_jax.report.page.walked import Walk
-from g2is_jax.report.page.write import html
 from g2is_jax.report.published import published
-from g2is_jax.report.results_table import SUBJECT
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.storage import make_folder, write_atomic
@@ -68,19 +68,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
 def write(job: Job, scores: list[dict]) -> epath.Path:
     """Write both files from the finished stages of a job; returns the HTML's path."""
     walks = list(_walks(job))
-    told = composition(
+    chosen = composition(
         selection_stage.entries(job), [record.source for record in job.data.pool.records]
     )
     tunes = list(_tunes(job))
-    stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in job.stages.used]
+    stages = [
+        cost_section.read_stage(folder.name, read_manifest(folder)) for folder in job.stages.used
+    ]
     sections = [
         overview.section(_facts(job)),
         results.section(scores, _published(job)),
-        stage_bills.section([bill for bill, _ in tunes], stages),
+        cost_section.section([cost for cost, _ in tunes], stages),
         learning_curves.section([curve for _, curve in tunes]),
         directions.section(walks),
         similarities.section(walks),
-        sources.section(told),
+        sources.section(chosen),
         walk_map.section(walks),
         reasons.section(walks),
     ]
@@ -142,7 +144,7 @@ def _all_of(values: list[dict]) -> str:
     return ", ".join(f"{name} {' and '.join(values)}".strip() for name, values in found.items())
 
 
-def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]:
+def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves.Curve]]:
     """The cost of each fine-tune, with all stages behind it, and its learning curve."""
     measured = validation_curves(job.stages.workdir)
     for method, target, seed in selection_stage.each(job):
@@ -153,13 +155,13 @@ def _tunes(job: Job) -> Iterator[tuple[stage_bills.Bill, learning_curves.Curve]]
             *material.sources(job, method, target, seed),
             *(chosen.folder, tuned),
         ]
-        stages = [stage_bills.stage(folder.name, read_manifest(folder)) for folder in behind]
+        stages = [cost_section.read_stage(folder.name, read_manifest(folder)) for folder in behind]
         steps = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
         losses, tokens = ([step[name] for step in steps] for name in ("loss", "tokens"))
         validation = measured.get((stage_hash(tuned), target.validation.digest), [])
         epochs = job.settings.finetune.fit.epochs
         yield (
-            stage_bills.Bill(method, len(chosen.rows), chosen.tokens, stages),
+            cost_section.AdapterCost(method, len(chosen.rows), chosen.tokens, stages),
             learning_curves.Curve(method, target.name, epochs, losses, tokens, validation),
         )
 

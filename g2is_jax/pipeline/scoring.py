@@ -5,7 +5,7 @@ import json
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
+from g2is_jax.evaluation.harness_tasks import read_metrics
 from g2is_jax.pipeline import (
     curve_stage,
     evaluate_stage,
@@ -28,6 +28,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
 def score_all(job: Job) -> list[dict]:
     """Every stage of every method, target and seed, down to its scores and costs."""
     if job.settings.evaluation.harness.tasks:
+        from g2is_jax.evaluation.harness import check_tasks  # late: the harness is an extra
+
         check_tasks(job.settings.evaluation.harness)
     return [
         score(job, method, target, seed)

@@ -22,10 +22,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[dict]:
 
 
 def _report(job: Job, scores: list[dict]) -> None:
-    """Write `report/` and print the table."""
+    """Write `report/`; print the table of scores and the path of the page."""
     workdir = job.stages.workdir
     shared_rows.write(job.data.shared, workdir / "report" / "overlap.json")
     print("\n" + write_report(scores, workdir / "report"))
-    print(write_against(scores, workdir / "report"))
-    print(selection_stage.write_compositions(job))
-    print(f"report: {report_page.write(job, scores)}; selections: {workdir / 'selections'}")
+    write_against(scores, workdir / "report")
+    selection_stage.write_compositions(job)
+    print(f"report: {report_page.write(job, scores)}")

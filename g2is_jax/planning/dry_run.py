@@ -18,7 +18,7 @@ from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import Record, read_records
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
-from g2is_jax.evaluation.tasks.table import set_exam
+from g2is_jax.evaluation.tasks.table import make_eval_set
 from g2is_jax.model.build import build_model
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.families import decoder_config, read_config
@@ -186,9 +186,9 @@ def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) ->
         shots_file = named or validation
         shown = read_records(shots_file) if task.shots else []
         records = sample(read_records(test, need_answer=True))
-        exam = set_exam(task, records, test, shown, shots_file)
+        eval_set = make_eval_set(task, records, test, shown, shots_file)
         new_tokens = 0 if task.letters else settings.evaluation.evaluate.new_tokens
-        found += map(len, encode_prompts(chat, exam, length, new_tokens)[0])
+        found += map(len, encode_prompts(chat, eval_set, length, new_tokens)[0])
     return np.array(found)
 
 

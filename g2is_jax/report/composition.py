@@ -1,4 +1,4 @@
-"""What the methods chose: composition by source against the pool's, costs, and their overlap."""
+"""The composition of selections by source against the pool's, their costs and their overlap."""
 
 import itertools
 import json
@@ -24,22 +24,21 @@ OTHERS = "others"
 def write_composition(
     entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
 ) -> str:
-    """Write `composition.json` and `composition.md`, a table and an overlap matrix a target; the
-    Markdown is returned.
+    """Writes `composition.json` and `composition.md`; returns the Markdown.
 
     entries: method, target, seed, rows (positions in the pool), tokens and seconds of selections.
     pool_sources: the source of each row of the pool.
     """
     make_folder(folder)
-    told = composition(entries, pool_sources)
-    text = markdown(told)
-    write_atomic(folder / "composition.json", json.dumps(told, indent=2) + "\n")
+    found = composition(entries, pool_sources)
+    text = markdown(found)
+    write_atomic(folder / "composition.json", json.dumps(found, indent=2) + "\n")
     write_atomic(folder / "composition.md", text)
     return text
 
 
 def composition(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
-    """Means over seeds for each target and method, in the entries' order.
+    """Averages over seeds for each target and method, in the entries' order.
 
     Sources are in the order of their size in the pool; shares are of rows, ties by name.
     """
@@ -60,8 +59,8 @@ def composition(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
                 ],
                 "stability": [_stability(list(of.values())) for of in by_method.values()],
                 "overlap": [
-                    [_overlap(one, other) for other in by_method.values()]
-                    for one in by_method.values()
+                    [_overlap(own, other) for other in by_method.values()]
+                    for own in by_method.values()
                 ],
             }
             for target, by_method in by_target.items()
@@ -81,7 +80,7 @@ def _check(entry: dict, by_seed: Mapping[int, dict], pool_rows: int) -> None:
 
 
 def _means(chosen: Sequence[dict], pool_sources: Sequence[str], sources: Sequence[str]) -> dict:
-    """Of one method on one target over its seeds."""
+    """Averages the selections of one method on one target over its seeds."""
     shares = [_shares([pool_sources[row] for row in e["rows"]], sources) for e in chosen]
     return {
         "seeds": len(chosen),
@@ -93,46 +92,46 @@ def _means(chosen: Sequence[dict], pool_sources: Sequence[str], sources: Sequenc
 
 
 def _shares(of_rows: Sequence[str], sources: Sequence[str]) -> dict[str, float]:
-    """The share of each source in some rows; all 0 where there is no row."""
+    """Returns the share of each source in some rows; all 0 where there is no row."""
     counts = Counter(of_rows)
     return {source: counts[source] / max(len(of_rows), 1) for source in sources}
 
 
-def _overlap(one: Mapping[int, dict], other: Mapping[int, dict]) -> float | None:
-    """Mean Jaccard index over the seeds that both have; None where they share none."""
-    seeds = one.keys() & other.keys()
+def _overlap(own: Mapping[int, dict], other: Mapping[int, dict]) -> float | None:
+    """Averages the Jaccard index over the seeds that both have; None where they share none."""
+    seeds = own.keys() & other.keys()
     if not seeds:
         return None
-    return float(np.mean([jaccard(one[seed]["rows"], other[seed]["rows"]) for seed in seeds]))
+    return float(np.mean([jaccard(own[seed]["rows"], other[seed]["rows"]) for seed in seeds]))
 
 
 def _stability(chosen: Sequence[dict]) -> float | None:
-    """Mean Jaccard index over the pairs of seeds of one method; None with one seed."""
+    """Averages the Jaccard index over the pairs of seeds of a method; None with one seed."""
     pairs = list(itertools.combinations([entry["rows"] for entry in chosen], 2))
     return float(np.mean([jaccard(*pair) for pair in pairs])) if pairs else None
 
 
-def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
-    """Rows in both over rows in either; two selections without rows are equal, which is 1."""
-    either = set(one) | set(other)
-    return len(set(one) & set(other)) / len(either) if either else 1.0
+def jaccard(own: Sequence[int], other: Sequence[int]) -> float:
+    """Divides the rows in both by the rows in either; 1 where neither has a row."""
+    either = set(own) | set(other)
+    return len(set(own) & set(other)) / len(either) if either else 1.0
 
 
-def markdown(told: dict) -> str:
-    """For each target: a line a method, then how much the methods' rows overlap."""
+def markdown(found: dict) -> str:
+    """Writes for each target a line a method, then the overlap of the methods' rows."""
     parts = []
-    for target, found in told["targets"].items():
-        lines = table_lines(composition_table(told["pool"], found["methods"]))
-        if len(found["methods"]) > 1:
-            lines += ["", SHARED, "", *table_lines(overlap_table(found))]
-        if any(value is not None for value in found["stability"]):
-            lines += ["", STABLE, "", *table_lines(stability_table(found))]
+    for target, of_target in found["targets"].items():
+        lines = table_lines(composition_table(found["pool"], of_target["methods"]))
+        if len(of_target["methods"]) > 1:
+            lines += ["", SHARED, "", *table_lines(overlap_table(of_target))]
+        if any(value is not None for value in of_target["stability"]):
+            lines += ["", STABLE, "", *table_lines(stability_table(of_target))]
         parts.append("\n".join([f"### {escaped(target)}: rows by source", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
 def composition_table(pool: dict, methods: Sequence[dict]) -> Table:
-    """Shares in percent; in brackets, how many times the pool's."""
+    """Makes a line for each method: shares in percent, in brackets how many times the pool's."""
     named = columns(pool, methods)
     whole = folded(pool["shares"], named)
     others = [OTHERS] if len(whole) > len(named) else []
@@ -148,7 +147,7 @@ def composition_table(pool: dict, methods: Sequence[dict]) -> Table:
 
 
 def overlap_table(found: dict) -> Table:
-    """A line and a column a method."""
+    """Makes a line and a column for each method."""
     names = [of["method"] for of in found["methods"]]
     lines = [
         [name, *("" if value is None else f"{value:.2f}" for value in row)]
@@ -164,7 +163,7 @@ def overlap_table(found: dict) -> Table:
 
 
 def stability_table(found: dict) -> Table:
-    """A line a method."""
+    """Makes a line for each method."""
     lines = [
         [of["method"], "" if value is None else f"{value:.2f}"]
         for of, value in zip(found["methods"], found["stability"], strict=True)
@@ -173,8 +172,10 @@ def stability_table(found: dict) -> Table:
 
 
 def columns(pool: dict, methods: Sequence[dict]) -> list[str]:
-    """The sources with a column of their own, in the pool's order: those that have the largest
-    share of the pool or of a selection."""
+    """Returns the sources with a column of their own, in the pool's order.
+
+    They are those with the largest share of the pool or of a selection.
+    """
     sources = list(pool["shares"])
     if len(sources) <= MOST_COLUMNS:
         return sources
@@ -184,7 +185,7 @@ def columns(pool: dict, methods: Sequence[dict]) -> list[str]:
 
 
 def folded(shares: Mapping[str, float], named: Sequence[str]) -> list[float]:
-    """The share of each of these sources, and of all others together where there are others."""
+    """Returns the share of each named source, and of all others together where there are any."""
     few = [shares[source] for source in named]
     rest = [share for source, share in shares.items() if source not in named]
     return [*few, sum(rest)] if rest else few

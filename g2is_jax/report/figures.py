@@ -1,4 +1,4 @@
-"""Figures of what is selected from: the core knowledge's spectrum, a graph's similarities."""
+"""Figures beside an exported graph: the spectrum of the core, and the similarities."""
 
 import io
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from g2is_jax.selection.core import Core
 
 
 def plot_explained(core: Core, file: epath.Path) -> None:
-    """Explained variance of each component and its running sum; those kept are marked."""
+    """Plots the explained variance of each component and its running sum; those kept are marked."""
     from matplotlib.figure import Figure
 
     kept, explained_C = core.components, core.explained_C
     numbers_C = np.arange(1, len(explained_C) + 1)
-    told = core.summary()
+    summary = core.summary()
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     each, running = figure.subplots(1, 2)
     each.bar(numbers_C[:kept], explained_C[:kept], width=1.0, label=f"{kept} kept")
     each.bar(numbers_C[kept:], explained_C[kept:], width=1.0, color="0.8")
-    each.set_title(f"effective rank {told['effective_rank']:.1f}", fontsize=9)
+    each.set_title(f"effective rank {summary['effective_rank']:.1f}", fontsize=9)
     each.set_ylabel("explained variance")
     each.legend()
     running.plot(numbers_C, np.cumsum(explained_C))
     running.axvline(kept, linestyle="--", color="0.5")
-    running.set_title(f"{kept} components explain {told['explained']:.1%}", fontsize=9)
+    running.set_title(f"{kept} components explain {summary['explained']:.1%}", fontsize=9)
     running.set_ylim(0, 1.02)
     for axis in (each, running):
         axis.set_xlabel("component")
@@ -35,7 +35,7 @@ def plot_explained(core: Core, file: epath.Path) -> None:
 
 
 def plot_similarities(pairs: Sequence[int], stored: Sequence[int], file: epath.Path) -> None:
-    """Histograms, in equal bins from -1 to 1, of the cosines of pairs and of stored edges."""
+    """Plots histograms, in equal bins from -1 to 1, of the cosines of pairs and of stored edges."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")

@@ -7,25 +7,25 @@ CORE_COLUMNS = ("component", "weight", "reinforce", "conflict", "largest", "smal
 MOST_SOURCES = 20  # lines of the page; the JSON has them all
 
 
-def markdown(told: dict, title: str) -> str:
-    """The statistics as a page; what does not fit a page is in the JSON alone."""
-    sources = told["sources"]
+def markdown(found: dict, title: str) -> str:
+    """Writes the statistics as a page; what does not fit a page is in the JSON alone."""
+    sources = found["sources"]
     hubs = [
         [str(h[name]) for name in ("row", "id", "source", "in_degree")]
-        for h in told["degree"]["hubs"]
+        for h in found["degree"]["hubs"]
     ]
     core = [
         [
             *(str(number), f"{c['weight']:.3f}", str(c["reinforce"]), str(c["conflict"])),
             *(f"{c['largest']:.3f}", f"{c['smallest']:.3f}"),
         ]
-        for number, c in enumerate(told["core"])
+        for number, c in enumerate(found["core"])
     ]
     lines = [
         *[f"# {escaped(title)}", ""],
-        f"{told['rows']:,} rows, {told['core_directions']} core directions, {told['edges']:,} "
-        f"edges; {told['neighbours']} neighbours a row.",
-        *["", *_bullets(told), "", "## Sources", ""],
+        f"{found['rows']:,} rows, {found['core_directions']} core directions, {found['edges']:,} "
+        f"edges; {found['neighbours']} neighbours a row.",
+        *["", *_bullets(found), "", "## Sources", ""],
         f"{_percent(sources['all_inside'])} of the edges between rows stay inside a source "
         f"({_percent(sources['all_inside_by_chance'])} by chance).",
         *["", *_source_table(sources), "", "## Hubs", ""],
@@ -36,8 +36,8 @@ def markdown(told: dict, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bullets(told: dict) -> list[str]:
-    degree, pairs_, stored_ = told["degree"], told["pairs"], told["stored"]
+def _bullets(found: dict) -> list[str]:
+    degree, pairs_, stored_ = found["degree"], found["pairs"], found["stored"]
     spread = ", ".join(f"{name} {value:,.4g}" for name, value in degree["quantiles"].items())
     mean = "none" if pairs_["mean_cosine"] is None else f"{pairs_['mean_cosine']:.3f}"
     return [
@@ -51,10 +51,10 @@ def _bullets(told: dict) -> list[str]:
         f"- cosine: mean of pairs {mean}, median of stored edges "
         f"{stored_['quantiles']['median']:.3f}",
         *[
-            f"- connected components, {name.replace('_', ' ')}: {found['components']:,}, the "
-            f"largest with {_percent(found['largest_share'])} of the nodes, "
-            f"{found['isolated']:,} of one node"
-            for name, found in told["pieces"].items()
+            f"- connected components, {name.replace('_', ' ')}: {pieces['components']:,}, the "
+            f"largest with {_percent(pieces['largest_share'])} of the nodes, "
+            f"{pieces['isolated']:,} of one node"
+            for name, pieces in found["pieces"].items()
         ],
     ]
 
@@ -69,8 +69,8 @@ def _source_table(sources: dict) -> list[str]:
         for s in order[:MOST_SOURCES]
     ]
     left = len(order) - len(fields)
-    told = ["", f"{left} smaller sources are in the JSON alone."] if left else []
-    return table_lines(Table(["source", "rows", "edges inside", "by chance"], fields)) + told
+    note = ["", f"{left} smaller sources are in the JSON alone."] if left else []
+    return table_lines(Table(["source", "rows", "edges inside", "by chance"], fields)) + note
 
 
 def _percent(share: float | None) -> str:

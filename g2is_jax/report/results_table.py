@@ -2,23 +2,29 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
-from g2is_jax.evaluation.tasks.reply_metrics import LOSS, SHOTS_DROPPED, title
+from g2is_jax.evaluation.compare import (
+    CONFIDENCE,
+    REFERENCE,
+    Groups,
+    SeedDifference,
+    group_scores,
+    paired_gains,
+    seed_differences,
+    standard_error,
+)
+from g2is_jax.evaluation.tasks.reply_metrics import title
 from g2is_jax.report.page.blocks import Table
 from g2is_jax.report.page.markdown import escaped, table_lines
 from g2is_jax.runs.storage import make_folder, write_atomic
 
-REFERENCE = "random"  # what every method is compared with, seed by seed
 BOUNDS = ("none", "full")  # zero-shot and the whole pool: always in the table, run or not
 NOT_RUN = "not run"
-SUBJECT = "g2is"  # what is compared with every other method, seed by seed
-CONFIDENCE = 0.95
-Groups = dict[tuple[str, str, str], dict[int, dict]]  # (method, target, metric) -> seed -> score
 PERCENT = f"{100 * CONFIDENCE:.0f}\u00a0%"
 VERSUS = (
     "Mean over seeds of the paired difference, more is better"
@@ -28,7 +34,7 @@ VERSUS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one method on one target over the seeds.
+    """Holds one metric of one method on one target over the seeds.
 
     stderr is the standard error of the mean over seeds; None with one seed. gain is the mean paired
     difference to `random` at the same seed, signed so that more is better, with its standard error.
@@ -48,56 +54,21 @@ class Cell:
 
 
 def aggregate(scores: Sequence[dict]) -> list[Cell]:
-    """Scores (method, target, seed, metrics, rows, tokens, seconds) to cells, in their order."""
-    groups = _groups(scores)
+    """Makes the cells of scores, in their order.
+
+    scores: each with method, target, seed, metrics, rows, tokens and seconds.
+    """
+    groups = group_scores(scores)
     return [_cell(key, by_seed, groups) for key, by_seed in groups.items()]
-
-
-def _groups(scores: Sequence[dict]) -> Groups:
-    groups: Groups = {}
-    for score in scores:
-        for metric in score["metrics"]:
-            if metric == SHOTS_DROPPED:
-                continue
-            key = (score["method"], score["target"], metric)
-            groups.setdefault(key, {})[score["seed"]] = score
-    return groups
-
-
-def sign_of(metric: str, score: dict) -> int:
-    """-1 where less of this metric of a score is better."""
-    return -1 if metric in (LOSS, *score.get("less_is_better", ())) else 1
-
-
-def _gains(own: dict, theirs: dict, metric: str, seeds: Sequence[int]) -> list[float]:
-    """By how much `own` is better at each seed."""
-    return [
-        sign_of(metric, own[s]) * (own[s]["metrics"][metric] - theirs[s]["metrics"][metric])
-        for s in seeds
-    ]
-
-
-def paired_scores(
-    scores: Sequence[dict], rival: str
-) -> Iterator[tuple[str, str, str, list[tuple[dict, dict]]]]:
-    """Method, target, metric; and the method's and the rival's score at each seed of both."""
-    groups = _groups(scores)
-    for (method, target, metric), own in groups.items():
-        theirs = groups.get((rival, target, metric), {})
-        pairs = [(own[seed], theirs[seed]) for seed in sorted(own.keys() & theirs.keys())]
-        if pairs:
-            yield method, target, metric, pairs
 
 
 def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: Groups) -> Cell:
     method, target, metric = key
     values = [score["metrics"][metric] for score in by_seed.values()]
     gain, gain_stderr = None, None
-    reference = groups.get((REFERENCE, target, metric), {})
-    shared = sorted(by_seed.keys() & reference.keys())
-    if method != REFERENCE and shared:
-        gains = _gains(by_seed, reference, metric, shared)
-        gain, gain_stderr = float(np.mean(gains)), standard_error(gains)
+    gains_S = paired_gains(by_seed, groups.get((REFERENCE, target, metric), {}), metric)
+    if method != REFERENCE and len(gains_S):
+        gain, gain_stderr = float(gains_S.mean()), standard_error(gains_S)
     costs = {
         name: float(np.mean([score[name] for score in by_seed.values()]))
         for name in ("rows", "tokens", "seconds")
@@ -116,67 +87,8 @@ def _cell(key: tuple[str, str, str], by_seed: dict[int, dict], groups: Groups) -
     )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How much better `subject` is than `rival` on one target: more is better, whatever the metric.
-
-    The mean over the seeds both have, with Student's interval of CONFIDENCE for it (None below two
-    seeds). It covers what warm-up, projection and fine-tune of other seeds would change, not other
-    test rows. better counts the seeds on which the subject is ahead.
-    """
-
-    subject: str
-    rival: str
-    target: str
-    metric: str
-    mean: float
-    low: float | None
-    high: float | None
-    better: int
-    seeds: int
-
-
-def differences(scores: Sequence[dict], subject: str = SUBJECT) -> list[Difference]:
-    """`subject` against every other method, on each target and metric, paired by seed."""
-    groups = _groups(scores)
-    found = []
-    for rival, target, metric in groups:
-        own = groups.get((subject, target, metric), {})
-        theirs = groups[rival, target, metric]
-        shared = sorted(own.keys() & theirs.keys())
-        if rival == subject or not shared:
-            continue
-        gains_S = np.array(_gains(own, theirs, metric, shared))
-        low, high = interval(gains_S)
-        ahead = int((gains_S > 0).sum())
-        mean = float(gains_S.mean())
-        found.append(
-            Difference(subject, rival, target, metric, mean, low, high, ahead, len(shared))
-        )
-    return found
-
-
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float | None, float | None]:
-    """Student's interval of CONFIDENCE for the mean; (None, None) below two values."""
-    from scipy.stats import t as student
-
-    error = standard_error(values)
-    if error is None:
-        return None, None
-    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    mean = float(np.mean(values))
-    return mean - half, mean + half
-
-
-def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
-    """Sample standard deviation / sqrt(n); None below two values."""
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
 def tables(cells: Sequence[Cell]) -> dict[str, Table]:
-    """One for each target: a line a method, each metric with its standard error and gain."""
+    """Makes a table for each target: a line a method, each metric with its error and gain."""
     return {
         target: _table([cell for cell in cells if cell.target == target])
         for target in dict.fromkeys(cell.target for cell in cells)
@@ -184,7 +96,7 @@ def tables(cells: Sequence[Cell]) -> dict[str, Table]:
 
 
 def _table(cells: Sequence[Cell]) -> Table:
-    """Of one target."""
+    """Makes the table of one target's cells."""
     metrics = list(dict.fromkeys(cell.metric for cell in cells))
     head = ["method", "rows", "tokens", "seconds"]
     for metric in metrics:
@@ -204,7 +116,7 @@ def _table(cells: Sequence[Cell]) -> Table:
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """The table of each target under its name."""
+    """Writes the table of each target under its name."""
     parts = [
         "\n".join([f"### {escaped(target)}", "", *table_lines(table)])
         for target, table in tables(cells).items()
@@ -212,26 +124,26 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def versus(found: Sequence[Difference]) -> str:
-    """The table of differences under its title."""
-    if not found:
+def versus(differences: Sequence[SeedDifference]) -> str:
+    """Writes the table of differences under its title."""
+    if not differences:
         return ""
-    lines = [f"### {found[0].subject} against each method", "", VERSUS, ""]
-    return "\n".join([*lines, *table_lines(versus_table(found))]) + "\n"
+    lines = [f"### {differences[0].subject} against each method", "", VERSUS, ""]
+    return "\n".join([*lines, *table_lines(versus_table(differences))]) + "\n"
 
 
-def versus_table(found: Sequence[Difference]) -> Table:
-    """A line a rival, a column a target and metric: the mean difference and its interval."""
-    columns = list(dict.fromkeys((d.target, d.metric) for d in found))
+def versus_table(differences: Sequence[SeedDifference]) -> Table:
+    """Makes a line for each rival, and a column of mean and interval for each target and metric."""
+    columns = list(dict.fromkeys((d.target, d.metric) for d in differences))
     names = [f"{target}: {title(metric).split(' (')[0]}" for target, metric in columns]
     lines = []
-    for rival in dict.fromkeys(d.rival for d in found):
-        of_rival = {(d.target, d.metric): d for d in found if d.rival == rival}
-        lines.append([rival, *(_told(of_rival.get(column)) for column in columns)])
+    for rival in dict.fromkeys(d.rival for d in differences):
+        of_rival = {(d.target, d.metric): d for d in differences if d.rival == rival}
+        lines.append([rival, *(_cell_text(of_rival.get(column)) for column in columns)])
     return Table(["against", *names], lines)
 
 
-def _told(difference: Difference | None) -> str:
+def _cell_text(difference: SeedDifference | None) -> str:
     if difference is None:
         return ""
     ahead = f"{difference.better}/{difference.seeds}"
@@ -241,7 +153,7 @@ def _told(difference: Difference | None) -> str:
 
 
 def spread(mean: float | None, stderr: float | None, sign: str = "") -> str:
-    """A mean with its standard error, where there is one."""
+    """Formats a mean with its standard error, where there is an error."""
     if mean is None:
         return ""
     text = f"{mean:{sign}.3f}"
@@ -249,7 +161,7 @@ def spread(mean: float | None, stderr: float | None, sign: str = "") -> str:
 
 
 def plot(cells: Sequence[Cell], file: epath.Path) -> None:
-    """Every metric of every target as points with two standard errors, one panel each."""
+    """Draws each metric of each target in a panel: a point a method, with two standard errors."""
     import io
 
     from matplotlib.figure import Figure
@@ -273,17 +185,23 @@ def plot(cells: Sequence[Cell], file: epath.Path) -> None:
 
 
 def write_report(scores: Sequence[dict], folder: epath.Path) -> str:
-    """Write `results.json`, `scores.json` (a seed each), `differences.json`, `results.md`,
-    `results.png`; the Markdown is returned."""
+    """Writes the files of results; returns the Markdown of the results alone.
+
+    These are `results.json`, `scores.json` (a seed each), `differences.json`, `results.png`, and
+    `results.md`, which holds the table of differences too.
+    """
     make_folder(folder)
-    cells = aggregate(scores)
-    against = differences(scores)
-    table = "\n".join(part for part in (markdown(cells), versus(against)) if part)
-    write_atomic(folder / "results.json", json.dumps([vars(c) for c in cells], indent=2) + "\n")
-    told = json.dumps([vars(d) for d in against], indent=2) + "\n"
-    write_atomic(folder / "differences.json", told)
+    cells, differences = aggregate(scores), seed_differences(scores)
     bare = [{name: of for name, of in score.items() if name != "per_row"} for score in scores]
-    write_atomic(folder / "scores.json", json.dumps(bare, indent=2) + "\n")
-    write_atomic(folder / "results.md", table)
+    results = markdown(cells)
+    write_atomic(folder / "results.json", _json([vars(c) for c in cells]))
+    write_atomic(folder / "differences.json", _json([vars(d) for d in differences]))
+    write_atomic(folder / "scores.json", _json(bare))
+    both = "\n".join(part for part in (results, versus(differences)) if part)
+    write_atomic(folder / "results.md", both)
     plot(cells, folder / "results.png")
-    return table
+    return results
+
+
+def _json(values: list[dict]) -> str:
+    return json.dumps(values, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""What a sweep over settings selected: its table, overlaps and plot."""
+"""The table, overlaps and plot of the selections of a sweep over settings."""
 
 import io
 import json
@@ -17,25 +17,25 @@ MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has the
 
 
 def write_sweep(
-    told: dict, entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
+    sweep: dict, entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
 ) -> tuple[dict, str]:
-    """Write `table.json`, `table.md` and `plot.png`; returns what the first two hold.
+    """Writes `table.json`, `table.md` and `plot.png`; returns what the first two hold.
 
-    told: sweep, seconds, and settings with the stages of each. entries: method, setting, target,
-    seed, rows (positions in the pool), tokens, seconds, folder and, where there are some, metrics
-    of each selection. pool_sources: the source of each row of the pool.
+    sweep: its name as `sweep`, seconds, and settings with the stages of each. entries: method,
+    setting, target, seed, rows (positions in the pool), tokens, seconds, folder and, where there
+    are some, metrics of each selection. pool_sources: the source of each row of the pool.
     """
     make_folder(folder)
-    told = told | {"methods": _by_method(entries, pool_sources)}
-    text = markdown(told)
-    write_atomic(folder / "table.json", json.dumps(told, indent=2) + "\n")
+    table = sweep | {"methods": _by_method(entries, pool_sources)}
+    text = markdown(table)
+    write_atomic(folder / "table.json", json.dumps(table, indent=2) + "\n")
     write_atomic(folder / "table.md", text)
-    plot(told, folder / "plot.png")
-    return told, text
+    plot(table, folder / "plot.png")
+    return table, text
 
 
 def _by_method(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
-    """method -> target -> settings (means over seeds) and the overlap matrix between them."""
+    """Makes method -> target -> settings (means over seeds) and the overlap matrix between them."""
     found: dict[str, dict] = {}
     for method in dict.fromkeys(entry["method"] for entry in entries):
         own = [entry for entry in entries if entry["method"] == method]
@@ -56,22 +56,22 @@ def _by_method(entries: Sequence[dict], pool_sources: Sequence[str]) -> dict:
 
 
 def _mean_metrics(metrics: Sequence[dict]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+    return {name: float(np.mean([of[name] for of in metrics])) for name in metrics[0]}
 
 
-def markdown(told: dict) -> str:
-    """A table of each method and target, then what was run and what was there already."""
-    parts = [f"## Sweep {told['sweep']}"]
-    for method, by_target in told["methods"].items():
+def markdown(table: dict) -> str:
+    """Writes a table of each method and target, then the stages that were run and reused."""
+    parts = [f"## Sweep {table['sweep']}"]
+    for method, by_target in table["methods"].items():
         for target, found in by_target.items():
             parts.append(f"### {escaped(method)}, {escaped(target)}")
             parts.append("\n".join(_table(found["settings"])))
-    parts.append("\n".join(_stages_table(told)))
+    parts.append("\n".join(_stages_table(table)))
     made: Counter[str] = Counter()
-    for of in told["settings"]:
+    for of in table["settings"]:
         made.update(of["stages"]["run"])
     parts.append(
-        f"{len(told['settings'])} settings in {told['seconds']:,.1f} s of this run, which made "
+        f"{len(table['settings'])} settings in {table['seconds']:,.1f} s of this run, which made "
         f"these stages: {_counts(made)}."
     )
     return "\n\n".join(parts) + "\n"
@@ -84,25 +84,25 @@ def _table(settings: Sequence[dict]) -> list[str]:
     body = [
         [
             *(of["setting"], f"{of['rows']:,.0f}", f"{of['tokens']:,.0f}", f"{of['seconds']:,.1f}"),
-            *_given([of["overlap_with_first"]], ".2f"),
-            *_given([of["metrics"].get(name) for name in metrics], ".3f"),
-            *_given([of["shares"][source] for source in sources], ".1%"),
+            *_formatted([of["overlap_with_first"]], ".2f"),
+            *_formatted([of["metrics"].get(name) for name in metrics], ".3f"),
+            *_formatted([of["shares"][source] for source in sources], ".1%"),
         ]
         for of in settings
     ]
     return table_lines(Table(head, body))
 
 
-def _given(values: Sequence[float | None], form: str) -> list[str]:
-    """Nothing where there is no value."""
+def _formatted(values: Sequence[float | None], form: str) -> list[str]:
+    """Formats values; an absent one is empty."""
     return ["" if value is None else format(value, form) for value in values]
 
 
-def _stages_table(told: dict) -> list[str]:
-    """Stages by name, of each setting: how many this run made, and how many it found made."""
+def _stages_table(table: dict) -> list[str]:
+    """Counts the stages of each setting by name: those this run made, and those it reused."""
     body = [
         [of["setting"], *(_counts(of["stages"][how]) for how in ("run", "reused"))]
-        for of in told["settings"]
+        for of in table["settings"]
     ]
     return table_lines(Table(["setting", "stages run", "stages reused"], body))
 
@@ -111,14 +111,16 @@ def _counts(stages: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in stages.items()) or "none"
 
 
-def plot(told: dict, file: epath.Path) -> None:
-    """Of each method and target: overlap with the first setting, and between all of them; the
-    first metric too, where there is one."""
+def plot(table: dict, file: epath.Path) -> None:
+    """Plots the overlaps of the settings, for each method and target.
+
+    Panels: the overlap with the first setting, that between all, and the first metric if any.
+    """
     from matplotlib.figure import Figure
 
     panels = [
         (f"{method}, {target}", found)
-        for method, by_target in told["methods"].items()
+        for method, by_target in table["methods"].items()
         for target, found in by_target.items()
     ]
     all_settings = [of for _, found in panels for of in found["settings"]]
@@ -127,7 +129,7 @@ def plot(told: dict, file: epath.Path) -> None:
         for name in all_settings[0]["metrics"]
         if all(name in of["metrics"] for of in all_settings)
     ][:1]
-    count = len(told["settings"])
+    count = len(table["settings"])
     height = max(3.0, 1.0 + 0.22 * count)
     size = (6 * (2 + len(metrics)), height * len(panels))
     figure = Figure(figsize=size, layout="constrained")

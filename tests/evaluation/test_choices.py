@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from g2is_jax.evaluation.choices import differing, letter_likelihoods
 from g2is_jax.evaluation.evaluate import EvaluateConfig, evaluate
-from g2is_jax.evaluation.tasks.table import TASKS, set_exam
+from g2is_jax.evaluation.tasks.table import TASKS, make_eval_set
 from tests.support.characters import Characters, record
 from tests.support.tiny_models import logits, lora_config, ours
 
@@ -45,7 +45,7 @@ def expected(adapted) -> np.ndarray:
 
 def exam_of(answers):
     rows = [record(n, q, a) for n, (q, a) in enumerate(zip(QUESTIONS, answers, strict=True))]
-    return set_exam(TASKS["gpqa_5shot"], rows, "test.jsonl", WORKED, "val.jsonl")
+    return make_eval_set(TASKS["gpqa_5shot"], rows, "test.jsonl", WORKED, "val.jsonl")
 
 
 def test_accuracy_equals_the_loop(adapted, expected):

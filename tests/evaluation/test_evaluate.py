@@ -20,7 +20,7 @@ from g2is_jax.evaluation.evaluate import (
     evaluate,
     greedy_replies,
 )
-from g2is_jax.evaluation.tasks.table import TASKS, Exam
+from g2is_jax.evaluation.tasks.table import TASKS, EvalSet
 from g2is_jax.model.build import load_model
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import FLOAT32, lora_config, random_leaves
@@ -49,13 +49,13 @@ def records(shared_data):
     return sorted(rows, key=lambda r: r.id)[:9]
 
 
-def exam(records) -> Exam:
+def eval_set(records) -> EvalSet:
     """The rows as the default task asks them."""
-    return Exam(TASKS["answer"], records, [()] * len(records))
+    return EvalSet(TASKS["answer"], records, [()] * len(records))
 
 
 def replies_to(model, adapter, base, chat, records, max_length, config) -> list[str]:
-    prompts, _ = encode_prompts(chat, exam(records), max_length, config.new_tokens)
+    prompts, _ = encode_prompts(chat, eval_set(records), max_length, config.new_tokens)
     return greedy_replies(model, adapter, base, chat, prompts, config)
 
 
@@ -173,7 +173,7 @@ def recorded(monkeypatch, records):
 def test_exact_match_of_recorded_replies(stories, records, recorded):
     model, adapter, base, chat = stories
     metrics, rows = evaluate(
-        model, adapter, base, chat, exam(records), MAX_LENGTH, EvaluateConfig(512, 12)
+        model, adapter, base, chat, eval_set(records), MAX_LENGTH, EvaluateConfig(512, 12)
     )
     assert metrics.keys() == {"answer_loss", "exact_match"}
     assert metrics["exact_match"] == pytest.approx(2 / len(records))
@@ -190,7 +190,7 @@ def test_exact_match_of_recorded_replies(stories, records, recorded):
 def test_losses_alone(stories, records):
     model, adapter, base, chat = stories
     metrics, rows = evaluate(
-        model, adapter, base, chat, exam(records), MAX_LENGTH, EvaluateConfig(512, 0)
+        model, adapter, base, chat, eval_set(records), MAX_LENGTH, EvaluateConfig(512, 0)
     )
     assert metrics.keys() == {"answer_loss"}
     assert rows[0].keys() == {"id", "loss"}
@@ -203,7 +203,7 @@ def test_rows_cut_off_count_for_no_loss(stories, records):
     encoded = chat.encode_all(records, MAX_LENGTH)
     cut = sorted(int(np.argmax(example.supervised_T)) for example in encoded)[4]
     metrics, rows = evaluate(
-        model, adapter, base, chat, exam(records), cut, EvaluateConfig(512, 12)
+        model, adapter, base, chat, eval_set(records), cut, EvaluateConfig(512, 12)
     )
     kept = [row["loss"] for row in rows if row["loss"] is not None]
     assert 0 < len(kept) < len(rows)

@@ -12,7 +12,7 @@ from tokenizers import processors
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.formats import Message
 from g2is_jax.data.tokenizer import load_tokenizer
-from g2is_jax.evaluation.harness_tasks import check_tasks, read_metrics
+from g2is_jax.evaluation.harness_tasks import read_metrics
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.generate import Prompts, Stops, generate
@@ -104,7 +104,7 @@ def plain_reply(tuned, chat, context: str, *stops: str) -> str:
 def requests(*arguments: tuple) -> list:
     from lm_eval.api.instance import Instance
 
-    return [Instance("any", {}, given, 0) for given in arguments]
+    return [Instance("any", {}, asked, 0) for asked in arguments]
 
 
 def tokens(chat, text: str, start: bool = True) -> list[int]:
@@ -152,8 +152,8 @@ def test_a_long_prompt_loses_its_beginning(tuned, chat, made, capsys):
     prompt = whole[-MAX_LENGTH : -len(rest)]
     found = made().loglikelihood(requests((LONG.rstrip(), " red"), ("Say", " red")))
     assert found[0][0] == pytest.approx(plain_likelihood(tuned, prompt, rest)[0], abs=1e-4)
-    told = capsys.readouterr().out
-    assert told == "harness: 1 of 2 prompts lose their beginning to fit into 40 tokens\n"
+    printed = capsys.readouterr().out
+    assert printed == "harness: 1 of 2 prompts lose their beginning to fit into 40 tokens\n"
 
 
 def plain_rolling(tuned, chat, text: str) -> float:
@@ -170,8 +170,8 @@ def test_rolling_is_the_sum_over_windows(tuned, chat, made):
     assert len(tokens(chat, LONG)) > 2 * MAX_LENGTH
     expected = [plain_rolling(tuned, chat, text) for text in TEXTS]
     for texts, sums, batch_tokens in ((TEXTS, expected, 1), (TEXTS[::-1], expected[::-1], 10_000)):
-        given = requests(*((text,) for text in texts))
-        found = made(batch_tokens=batch_tokens).loglikelihood_rolling(given)
+        asked = requests(*((text,) for text in texts))
+        found = made(batch_tokens=batch_tokens).loglikelihood_rolling(asked)
         np.testing.assert_allclose(found, sums, atol=3e-4)
 
 
@@ -189,23 +189,23 @@ def replying(**arguments) -> list:
 def test_replies_are_those_of_one_by_one(made, replies, batch_tokens):
     """Each up to the stop that its own request names."""
     stop = replies[0][2:4]
-    given = [*replying(until=[stop])[:3], *replying()[3:]]
+    asked = [*replying(until=[stop])[:3], *replying()[3:]]
     expected = [reply.partition(stop)[0] for reply in replies[:3]] + replies[3:]
     assert expected[0] == replies[0][:2]
     assert len(set(expected)) > 3
     model = made(batch_tokens=batch_tokens)
-    assert model.generate_until(given) == expected
-    assert model.generate_until(given[::-1]) == expected[::-1]
+    assert model.generate_until(asked) == expected
+    assert model.generate_until(asked[::-1]) == expected[::-1]
 
 
 def test_sampled_replies_depend_on_their_prompts_alone(made, replies):
     """Of the two equal prompts each has a reply of its own."""
-    given = replying(do_sample=True, temperature=1.5, top_p=0.9)
-    given.insert(3, given.pop())  # the second of the equal ones
-    found = made(batch_tokens=1).generate_until(given)
+    asked = replying(do_sample=True, temperature=1.5, top_p=0.9)
+    asked.insert(3, asked.pop())  # the second of the equal ones
+    found = made(batch_tokens=1).generate_until(asked)
     assert found[0] != found[3]
     found[0], found[3] = found[3], found[0]
-    assert made().generate_until(given[::-1]) == found[::-1]
+    assert made().generate_until(asked[::-1]) == found[::-1]
     assert replies[0] not in found
 
 
@@ -237,13 +237,13 @@ def test_answers_go_to_the_harness_cache(made, pairs):
     """Under the names and arguments by which it looks them up."""
     model, kept = made(), []
     model.set_cache_hook(SimpleNamespace(add_partial=lambda *entry: kept.append(entry)))
-    for name, given in (
+    for name, asked in (
         ("loglikelihood", requests(*pairs)),
         ("loglikelihood_rolling", requests(*((text,) for text in TEXTS))),
         ("generate_until", replying()),
     ):
-        answers = getattr(model, name)(given)
-        assert kept == [(name, r.args, answer) for r, answer in zip(given, answers, strict=True)]
+        answers = getattr(model, name)(asked)
+        assert kept == [(name, r.args, answer) for r, answer in zip(asked, answers, strict=True)]
         kept.clear()
 
 
@@ -268,9 +268,9 @@ def test_prompts_in_the_chat_template(made, chat, template):
     messages = [Message(**turn) for turn in HISTORY]
     prompt = model.apply_chat_template(HISTORY[:2])
     assert model.tok_encode(prompt) == of_template.encode_prompt(messages, 99).tolist()
-    begun = model.apply_chat_template(HISTORY, add_generation_prompt=False)
-    assert begun == f"{prompt}The answer is"
-    assert model.tokenizer_name.endswith(f"skills_base--{of_template.template}")
+    started = model.apply_chat_template(HISTORY, add_generation_prompt=False)
+    assert started == f"{prompt}The answer is"
+    assert model.tokenizer_name.endswith(f"skills__base--{of_template.template}")
     assert "/" not in model.tokenizer_name
 
 
@@ -306,7 +306,7 @@ def likeliest_choices(expected) -> np.ndarray:
 
 def test_tasks_of_a_folder(harness, made, tuned, chat, folder, replies):
     config = config_of(folder, "tiny_group", "tiny_reply", "tiny_text")
-    check_tasks(config)
+    harness.check_tasks(config)
     results = harness.measure(made(), config)
     assert results["versions"]["tiny_first"] == 3
     assert results["results"]["tiny_second"]["acc,none"] == 0.5
@@ -324,16 +324,16 @@ def test_tasks_of_a_folder(harness, made, tuned, chat, folder, replies):
 
 
 def test_shots_limit_and_chat_reach_the_harness(harness, made, folder):
-    given = []
+    asked = []
 
     class Recorded(harness.HarnessModel):
         def loglikelihood(self, requests, disable_tqdm=False):
-            given.extend(request.args[0] for request in requests)
+            asked.extend(request.args[0] for request in requests)
             return [(0.0, False) for _ in requests]
 
     model = made(chats=True)
     model.__class__ = Recorded
     harness.measure(model, config_of(folder, "tiny_first", shots=1, limit=2, chat=True))
-    assert len(given) == 2 * len(CHOICES)
-    assert given[0].startswith("<|user|>\n")
-    assert given[0].count("<|assistant|>") == 2
+    assert len(asked) == 2 * len(CHOICES)
+    assert asked[0].startswith("<|user|>\n")
+    assert asked[0].count("<|assistant|>") == 2

@@ -1,11 +1,12 @@
-"""Which tasks of lm-evaluation-harness are run: what is wrong with them is said before any work."""
+"""Settings and tasks of lm-evaluation-harness: what is wrong with them is said before any work."""
 
+import importlib
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from g2is_jax.evaluation.harness_tasks import HarnessConfig, check_tasks
+from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.runs.errors import InputError
 from tests.support.harness_folder import config_of, write_tasks
 
@@ -24,7 +25,9 @@ def test_folder_beside_the_built_in_tasks(harness, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(harness, "_task_manager", harness._task_manager.__wrapped__)  # uncached
     monkeypatch.setattr(
-        harness, "TaskManager", lambda **given: asked.append(given) or TaskNames(["tiny_first"])
+        harness,
+        "TaskManager",
+        lambda **arguments: asked.append(arguments) or TaskNames(["tiny_first"]),
     )
     for tasks in (("tiny_first",), ("tiny_first", "gsm8k")):
         harness.task_manager(config_of(folder, *tasks))
@@ -35,7 +38,7 @@ def test_folder_beside_the_built_in_tasks(harness, folder, monkeypatch):
 
 @dataclass
 class TaskNames:
-    """Of a task manager alone what it knows."""
+    """Stands for a task manager: the names that it knows."""
 
     all_tasks: list[str]
 
@@ -43,25 +46,23 @@ class TaskNames:
 def test_a_name_that_nobody_knows(harness, monkeypatch):
     monkeypatch.setattr(harness, "task_manager", lambda config: TaskNames(["tiny_first"]))
     with pytest.raises(InputError, match="no task 'tiny_frist'; did you mean tiny_first"):
-        check_tasks(config_of("", "tiny_frist"))
+        harness.check_tasks(config_of("", "tiny_frist"))
     with pytest.raises(InputError, match="no task 'mmlu'; `lm-eval ls tasks` lists all"):
-        check_tasks(config_of("", "mmlu"))
+        harness.check_tasks(config_of("", "mmlu"))
 
 
-@pytest.mark.usefixtures("harness")
-def test_a_task_without_its_data(folder):
+def test_a_task_without_its_data(harness, folder):
     (folder / "tiny_text.jsonl").unlink()
-    check_tasks(config_of(folder, "tiny_group"))
+    harness.check_tasks(config_of(folder, "tiny_group"))
     with pytest.raises(InputError, match=r"_tasks = tiny_text cannot be loaded .*text\.jsonl"):
-        check_tasks(config_of(folder, "tiny_text"))
+        harness.check_tasks(config_of(folder, "tiny_text"))
 
 
-@pytest.mark.usefixtures("harness")
-def test_a_task_by_two_names(folder):
+def test_a_task_by_two_names(harness, folder):
     with pytest.raises(
         InputError, match=r"tiny_group,tiny_first cannot be loaded .*Duplicate task"
     ):
-        check_tasks(config_of(folder, "tiny_group", "tiny_first"))
+        harness.check_tasks(config_of(folder, "tiny_group", "tiny_first"))
 
 
 @pytest.mark.parametrize(
@@ -96,4 +97,4 @@ def test_without_lm_eval(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "g2is_jax.evaluation.harness", raising=False)
     with pytest.raises(InputError, match=r'pip install -e "\.\[eval\]"'):
-        check_tasks(config_of("", "gsm8k"))
+        importlib.import_module("g2is_jax.evaluation.harness")

@@ -1,4 +1,4 @@
-"""Benchmark rows from the hub: what becomes of each one's rows, without the hub."""
+"""Benchmark rows from the hub: what becomes of their rows, without the hub."""
 
 import json
 import sys
@@ -12,10 +12,10 @@ from g2is_jax.evaluation.tasks.hub_tasks import (
     BBH_SUBTASKS,
     MATH_SUBJECTS,
     PARTS,
+    fetch_task,
     load_from_hub,
-    run,
 )
-from g2is_jax.evaluation.tasks.table import TASKS, set_exam
+from g2is_jax.evaluation.tasks.table import TASKS, make_eval_set
 from g2is_jax.runs.errors import InputError
 
 DOMAINS = ("Physics", "Chemistry", "Biology")
@@ -66,7 +66,7 @@ def hub(repository: str, config: str, split: str) -> list[dict]:
 def fetched(tmp_path_factory):
     folder = epath.Path(tmp_path_factory.mktemp("fetched"))
     for task in PARTS:
-        run(task, folder, hub)
+        fetch_task(task, folder, hub)
     return {
         (task, split): read_records(folder / f"{split}_{task}.jsonl", need_answer=True)
         for task in PARTS
@@ -86,8 +86,8 @@ def test_rows_are_of_the_projects_format_and_serve_their_task(fetched, task):
             *("id", "source", "task", "subtask", "messages", "answer")
         }
     for name in {"gpqa": ["gpqa", "gpqa_5shot"]}.get(task, [task]):
-        exam = set_exam(TASKS[name], tests, "test", worked, "val")
-        for row, shots in zip(tests, exam.shots, strict=True):
+        eval_set = make_eval_set(TASKS[name], tests, "test", worked, "val")
+        for row, shots in zip(tests, eval_set.shots, strict=True):
             assert {shot.subtask for shot in shots} <= {row.subtask}
 
 
@@ -146,15 +146,15 @@ def test_absent_field(tmp_path):
         return [{"question": "1?", "reply": "#### 1"}]
 
     with pytest.raises(InputError) as caught:
-        run("gsm8k", epath.Path(tmp_path), load)
-    told = "openai/gsm8k, config main, split test: no field 'answer', the fields are question, "
-    assert str(caught.value).startswith(told)
+        fetch_task("gsm8k", epath.Path(tmp_path), load)
+    message = "openai/gsm8k, config main, split test: no field 'answer', the fields are question, "
+    assert str(caught.value).startswith(message)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_rows(tmp_path):
     with pytest.raises(InputError, match=r"^cais/mmlu, config all, split test: no examples; "):
-        run("mmlu", epath.Path(tmp_path), lambda *part: [])
+        fetch_task("mmlu", epath.Path(tmp_path), lambda *part: [])
 
 
 def test_without_the_package(monkeypatch):

@@ -60,8 +60,8 @@ SAME = [
 
 @pytest.mark.parametrize("line", SAME)
 def test_same(line):
-    for one, other in itertools.product(line, repeat=2):
-        assert same_mathematics(one, other), (one, other)
+    for first, other in itertools.product(line, repeat=2):
+        assert same_mathematics(first, other), (first, other)
 
 
 @pytest.mark.parametrize("number", range(len(SAME)))

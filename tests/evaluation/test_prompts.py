@@ -11,7 +11,7 @@ from g2is_jax.data.formats import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.prompts import choose_shots, lettered, replied
-from g2is_jax.evaluation.tasks.table import TASKS, Exam, Task, set_exam
+from g2is_jax.evaluation.tasks.table import TASKS, EvalSet, Task, make_eval_set
 from g2is_jax.runs.errors import InputError
 from g2is_jax.skills.world import BASE_FOLDER
 from tests.support.characters import Characters, record, text_of
@@ -27,14 +27,14 @@ WORKED = [
 TESTS = [record(0, "7*8?", "56", "products"), record(1, "1+1?", "2", "sums")]
 
 
-def prompts(exam: Exam, max_length: int, new_tokens: int) -> tuple[list[str], int]:
-    found, dropped = encode_prompts(Characters(), exam, max_length, new_tokens)
+def prompts(eval_set: EvalSet, max_length: int, new_tokens: int) -> tuple[list[str], int]:
+    found, dropped = encode_prompts(Characters(), eval_set, max_length, new_tokens)
     return [text_of(tokens_T) for tokens_T in found], dropped
 
 
 def test_shots_of_the_own_subtask_in_order_and_then_the_question():
-    exam = set_exam(TWO_SHOTS, TESTS, "test.jsonl", WORKED, "val.jsonl")
-    texts, dropped = prompts(exam, 1000, 10)
+    eval_set = make_eval_set(TWO_SHOTS, TESTS, "test.jsonl", WORKED, "val.jsonl")
+    texts, dropped = prompts(eval_set, 1000, 10)
     assert texts == [
         "u:2*3?\na:It is 6.\nu:5*5?\na:It is 25.\nu:7*8?\na:",
         "u:2+2?\na:It is 4.\nu:4+5?\na:It is 9.\nu:1+1?\na:",  # the first worked row asks the same
@@ -72,7 +72,7 @@ def test_files_without_subtasks_are_one():
 def test_too_few_shots():
     four = dataclasses.replace(TWO_SHOTS, shots=3)
     with pytest.raises(InputError) as caught:
-        set_exam(four, TESTS, "test.jsonl", WORKED, "val.jsonl")
+        make_eval_set(four, TESTS, "test.jsonl", WORKED, "val.jsonl")
     assert str(caught.value) == (
         "val.jsonl: 2 worked rows of the subtask 'products' for the test row \"row-0\", the task "
         'shows 3; add rows with that "subtask", or name another file in evaluate.shots_files'
@@ -80,7 +80,7 @@ def test_too_few_shots():
 
 
 def test_a_prompt_that_does_not_fit_loses_whole_shots_from_the_front():
-    exam = set_exam(TWO_SHOTS, TESTS[:1], "test.jsonl", WORKED, "val.jsonl")
+    eval_set = make_eval_set(TWO_SHOTS, TESTS[:1], "test.jsonl", WORKED, "val.jsonl")
     whole, last, bare = (
         "u:2*3?\na:It is 6.\nu:5*5?\na:It is 25.\nu:7*8?\na:",
         "u:5*5?\na:It is 25.\nu:7*8?\na:",
@@ -90,17 +90,19 @@ def test_a_prompt_that_does_not_fit_loses_whole_shots_from_the_front():
         expected = next((text for text in (whole, last, bare) if len(text) <= room), bare[-room:])
         dropped = [whole, last].index(expected) if expected in (whole, last) else 2
         for new_tokens in (1, 30):
-            assert prompts(exam, room + new_tokens, new_tokens) == ([expected], dropped)
+            assert prompts(eval_set, room + new_tokens, new_tokens) == ([expected], dropped)
 
 
 def test_the_rows_own_system_message_comes_first_and_those_of_shots_not_at_all():
-    def told(row, text):
+    def with_system(row, text):
         return dataclasses.replace(row, messages=(Message("system", text), *row.messages))
 
-    exam = Exam(
-        TWO_SHOTS, [told(TESTS[0], "Be brief.")], [[told(WORKED[1], "Be wordy."), WORKED[3]]]
+    eval_set = EvalSet(
+        TWO_SHOTS,
+        [with_system(TESTS[0], "Be brief.")],
+        [[with_system(WORKED[1], "Be wordy."), WORKED[3]]],
     )
-    texts, _ = prompts(exam, 1000, 1)
+    texts, _ = prompts(eval_set, 1000, 1)
     assert texts == ["s:Be brief.\nu:2*3?\na:It is 6.\nu:5*5?\na:It is 25.\nu:7*8?\na:"]
 
 
@@ -109,8 +111,8 @@ def test_the_default_task_shows_the_row_alone_as_it_always_did(max_length):
     """Also where the row is too long: the chat format cuts it."""
     chat = ChatFormat(load_tokenizer(BASE_FOLDER), "auto")
     rows = [record(0, "sort these letters: " + "k a q " * 20, "a k q"), *TESTS]
-    exam = set_exam(TASKS["answer"], rows, "test.jsonl", [], "val.jsonl")
-    found, dropped = encode_prompts(chat, exam, max_length, 8)
+    eval_set = make_eval_set(TASKS["answer"], rows, "test.jsonl", [], "val.jsonl")
+    found, dropped = encode_prompts(chat, eval_set, max_length, 8)
     expected = [chat.encode_prompt(row.messages, max_length - 8) for row in rows]
     assert [tokens_T.tolist() for tokens_T in found] == [tokens_T.tolist() for tokens_T in expected]
     assert dropped == 0
@@ -138,7 +140,7 @@ def test_an_answer_that_is_no_letter(bad, answer):
     with pytest.raises(
         InputError, match=rf'^{bad}\.jsonl: row "row-2": the answer .* is none of A'
     ):
-        set_exam(five, tests, "test.jsonl", worked, "val.jsonl")
+        make_eval_set(five, tests, "test.jsonl", worked, "val.jsonl")
 
 
 def test_shots_of_the_benchmark_files(shared_data):
@@ -146,8 +148,8 @@ def test_shots_of_the_benchmark_files(shared_data):
     from g2is_jax.data.files import read_records
 
     worked, tests = (read_records(shared_data / f"{s}_gsm8k.jsonl") for s in ("val", "test"))
-    exam = set_exam(TASKS["gsm8k"], tests[:3], "test", worked, "val")
-    texts, _ = prompts(exam, 100_000, 1)
+    eval_set = make_eval_set(TASKS["gsm8k"], tests[:3], "test", worked, "val")
+    texts, _ = prompts(eval_set, 100_000, 1)
     shots = "".join(
         f"u:{row.messages[0].content}\na:{row.messages[1].content}\n" for row in worked[:8]
     )

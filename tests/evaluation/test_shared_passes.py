@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         tokens_T = row.tokens_T[:9]
         prompts.tokens_BT[place, : len(tokens_T)] = tokens_T
         prompts.mask_BT[place, : len(tokens_T)] = True
-    greedy, told = GenerateConfig(NEW_TOKENS, temperature=0.0, top_p=1.0, seed=0), {}
+    greedy, results = GenerateConfig(NEW_TOKENS, temperature=0.0, top_p=1.0, seed=0), {}
     for name, (devices, shard_base) in RUNS.items():
         settings = dataclasses.replace(FLOAT32, shard_base=shard_base)
         model = build_model(config_of("llama", **SIZES), lora_config("q_proj"), settings)
@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
         cache = prefill(adapter, base, *inputs, room=9 + NEW_TOKENS).caches[0][0]
         lowered = likelihood_function(model).lower(adapter, base, *two_rows())
         gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", lowered.compile().as_text())
-        told[name] = {
+        results[name] = {
             "gathered": [len(shape.split(",")) for shape in gathered],
             "devices": model.row_devices(base),
             "sums": found.sums_M.tolist(),
@@ -89,37 +89,37 @@ def main(folder: Path) -> None:
                 {shard.data.shape[0] for shard in cache.addressable_shards}
             ),
         }
-    (folder / "told.json").write_text(json.dumps(told))
+    (folder / "told.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> dict:
+def results(tmp_path_factory) -> dict:
     return run_on_eight_devices(__file__, tmp_path_factory.mktemp("devices"))
 
 
 @pytest.mark.parametrize("name", ["eight", "shared base"])
-def test_devices_find_what_one_finds(told, name):
-    ours, one = told[name], told["one"]
+def test_devices_find_what_one_finds(results, name):
+    ours, alone = results[name], results["one"]
     for field in ("counts", "greedy", "replies"):
-        assert ours[field] == one[field]
+        assert ours[field] == alone[field]
     for field in ("sums", "hidden"):
-        np.testing.assert_allclose(ours[field], one[field], rtol=1e-5, atol=1e-6)
-    assert len(set(map(tuple, one["replies"]))) > 2
+        np.testing.assert_allclose(ours[field], alone[field], rtol=1e-5, atol=1e-6)
+    assert len(set(map(tuple, alone["replies"]))) > 2
 
 
-def test_each_device_with_the_whole_base_has_rows_of_its_own(told):
-    assert {name: of["devices"] for name, of in told.items()} == {
+def test_each_device_with_the_whole_base_has_rows_of_its_own(results):
+    assert {name: of["devices"] for name, of in results.items()} == {
         "one": 1,
         "eight": 8,
         "shared base": 1,
     }
-    assert told["eight"]["rows of the cache"] == [1]
+    assert results["eight"]["rows of the cache"] == [1]
 
 
-def test_a_shared_base_stays_where_it_is(told):
+def test_a_shared_base_stays_where_it_is(results):
     """What is gathered has rows, tokens and values: it is no weight."""
-    assert told["shared base"]["gathered"]
-    assert set(told["shared base"]["gathered"]) == {3}
+    assert results["shared base"]["gathered"]
+    assert set(results["shared base"]["gathered"]) == {3}
 
 
 if __name__ == "__main__":

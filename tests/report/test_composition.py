@@ -23,12 +23,12 @@ def entry(method, rows, seed=0, target="sums", tokens=100, seconds=2.0) -> dict:
 
 def test_shares_are_means_over_seeds():
     """All of it from sums at one seed, half of it at the other; ties of size go by name."""
-    told = composition(
+    composed = composition(
         [entry("g2is", [0, 1]), entry("g2is", [2, 6], seed=3, tokens=300, seconds=4.0)], SOURCES
     )
-    assert told["pool"] == {"rows": 8, "shares": {"sums": 0.5, "maps": 0.25, "rhymes": 0.25}}
-    assert list(told["pool"]["shares"]) == ["sums", "maps", "rhymes"]
-    (found,) = told["targets"]["sums"]["methods"]
+    assert composed["pool"] == {"rows": 8, "shares": {"sums": 0.5, "maps": 0.25, "rhymes": 0.25}}
+    assert list(composed["pool"]["shares"]) == ["sums", "maps", "rhymes"]
+    (found,) = composed["targets"]["sums"]["methods"]
     assert found == {
         "method": "g2is",
         "seeds": 2,
@@ -41,7 +41,7 @@ def test_shares_are_means_over_seeds():
 
 def test_overlap_is_over_shared_seeds():
     """1/3 at seed 0, 1 at seed 1; the method of seed 9 alone shares no seed with the others."""
-    told = composition(
+    composed = composition(
         [
             *[entry("one", [0, 1]), entry("other", [1, 2]), entry("late", [1], seed=9)],
             *[entry("one", [3], seed=1), entry("other", [3], seed=1)],
@@ -49,7 +49,7 @@ def test_overlap_is_over_shared_seeds():
         SOURCES,
     )
     third = pytest.approx((1 / 3 + 1) / 2)
-    assert told["targets"]["sums"]["overlap"] == [
+    assert composed["targets"]["sums"]["overlap"] == [
         [1.0, third, None],
         [third, 1.0, None],
         [None, None, 1.0],
@@ -60,9 +60,9 @@ def test_stability_is_over_pairs_of_seeds():
     """1/3, 1 and 1/3 between three seeds; a method of one seed has none, and no table if alone."""
     chosen = {0: [0, 1], 1: [1, 2], 3: [0, 1]}
     entries = [entry("g2is", rows, seed) for seed, rows in chosen.items()]
-    told = composition([*entries, entry("less", [0])], SOURCES)
-    assert told["targets"]["sums"]["stability"] == [pytest.approx(5 / 9), None]
-    assert "| g2is | 0.56 |" in markdown(told)
+    composed = composition([*entries, entry("less", [0])], SOURCES)
+    assert composed["targets"]["sums"]["stability"] == [pytest.approx(5 / 9), None]
+    assert "| g2is | 0.56 |" in markdown(composed)
     assert STABLE not in markdown(composition([entry("less", [0])], SOURCES))
 
 
@@ -73,9 +73,9 @@ def test_jaccard():
 
 
 def test_targets_stay_apart():
-    told = composition([entry("g2is", [0]), entry("g2is", [4, 5], target="rhymes")], SOURCES)
-    assert [found["methods"][0]["rows"] for found in told["targets"].values()] == [1, 2]
-    assert told["targets"]["rhymes"]["methods"][0]["shares"]["rhymes"] == 1
+    composed = composition([entry("g2is", [0]), entry("g2is", [4, 5], target="rhymes")], SOURCES)
+    assert [found["methods"][0]["rows"] for found in composed["targets"].values()] == [1, 2]
+    assert composed["targets"]["rhymes"]["methods"][0]["shares"]["rhymes"] == 1
 
 
 def test_written_files(tmp_path):
@@ -95,9 +95,9 @@ def test_small_sources_share_a_column():
     """13 sources: those of the selection and the largest others, 11 in all, and the rest summed."""
     sources = [f"s{i:02}" for i in range(13) for _ in range(20 - i)]
     rows = [sources.index("s00"), sources.index("s11"), sources.index("s12")]
-    told = composition([entry("g2is", rows)], sources)
-    assert len(told["targets"]["sums"]["methods"][0]["shares"]) == 13
-    text = markdown(told)
+    composed = composition([entry("g2is", rows)], sources)
+    assert len(composed["targets"]["sums"]["methods"][0]["shares"]) == 13
+    text = markdown(composed)
     assert "| s08 | s11 | s12 | others |" in text
     assert "s09" not in text
     assert "s10" not in text
@@ -106,17 +106,17 @@ def test_small_sources_share_a_column():
 
 
 def test_names_cannot_break_the_table():
-    told = composition([entry("g2is", [0])], ["a|b\nc"])
-    lines = markdown(told).splitlines()
+    composed = composition([entry("g2is", [0])], ["a|b\nc"])
+    lines = markdown(composed).splitlines()
     assert "| method | rows | tokens | seconds | a\\|b c |" in lines
 
 
 def test_a_selection_without_rows():
-    told = composition([entry("g2is", [])], SOURCES)
-    (found,) = told["targets"]["sums"]["methods"]
+    composed = composition([entry("g2is", [])], SOURCES)
+    (found,) = composed["targets"]["sums"]["methods"]
     assert found["rows"] == 0
     assert set(found["shares"].values()) == {0.0}
-    assert "| g2is | 0 |" in markdown(told)
+    assert "| g2is | 0 |" in markdown(composed)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from etils import epath
 
 from g2is_jax.report.page import results
 from g2is_jax.report.page.blocks import Page
+from g2is_jax.report.page.html import html
 from g2is_jax.report.page.markdown import escaped, markdown
-from g2is_jax.report.page.write import html
 from g2is_jax.report.results_table import NOT_RUN, write_report
 from tests.support.page_data import ODD, page, read, scores
 
@@ -45,7 +45,7 @@ def test_stands_alone(plain):
     assert len(ids) == len(set(ids)) > 0
     pointed = re.findall(r'href="([^"]*)"|url\(([^)]*)\)', text)
     assert pointed
-    assert {one or other for one, other in pointed} <= {f"#{name}" for name in ids}
+    assert {target or other for target, other in pointed} <= {f"#{name}" for name in ids}
 
 
 def test_text_stays_text(odd):
@@ -57,12 +57,12 @@ def test_text_stays_text(odd):
     assert f"{ODD}0" in cells  # an id
     assert ODD in cells  # a source
     drawn = re.findall(r"<text.*?</text>", html(odd), flags=re.DOTALL)
-    assert ODD in {read(one).text for one in drawn}  # a name in a drawing is no formula
+    assert ODD in {read(text).text for text in drawn}  # a name in a drawing is no formula
 
 
 def test_tags_are_balanced(plain, odd):
-    for one in (plain, odd):
-        found = read(html(one))
+    for whole in (plain, odd):
+        found = read(html(whole))
         assert (found.wrong, found.open) == ([], [])
         for tag, of in found.tags:
             if tag == "svg":

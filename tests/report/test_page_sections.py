@@ -6,21 +6,24 @@ import itertools
 import numpy as np
 import pytest
 
+from g2is_jax.evaluation.compare import row_differences, seed_differences
+from g2is_jax.report.against import against_table
 from g2is_jax.report.page import (
+    cost_section,
     learning_curves,
     reasons,
     results,
     similarities,
-    stage_bills,
     svg,
     walk_map,
 )
 from g2is_jax.report.page.blocks import Folded, Section, Table
-from g2is_jax.report.page.stage_bills import NOT_RECORDED, Bill, Stage
+from g2is_jax.report.page.cost_section import NOT_RECORDED, AdapterCost, Stage
 from g2is_jax.report.published import published
-from g2is_jax.report.results_table import NOT_RUN, differences
+from g2is_jax.report.results_table import NOT_RUN
 from g2is_jax.selection.walk.equations import REASONS
 from tests.support.page_data import pick, scores, walk, walk_config
+from tests.support.row_scores import row_scores
 
 
 def losses(**by_method) -> list[dict]:
@@ -38,42 +41,42 @@ def losses(**by_method) -> list[dict]:
     ]
 
 
-def told(own: list[dict]) -> str:
+def verdict(own: list[dict]) -> str:
     ahead = results.lead(own, "sums", "answer_loss")
     return results.verdict(own, "sums", "answer_loss", ahead)
 
 
-def test_a_loss_is_told():
-    text = told(losses(less=(1.0, 1.1, 1.0), g2is=(1.5, 1.6, 1.5), random=(3.0, 3.0, 3.0)))
+def test_a_loss_is_reported():
+    text = verdict(losses(less=(1.0, 1.1, 1.0), g2is=(1.5, 1.6, 1.5), random=(3.0, 3.0, 3.0)))
     assert "less is best at 1.033" in text
     assert "g2is loses to it by 0.500" in text
     assert "excludes zero" in text
 
 
 def test_a_win_that_may_be_chance():
-    text = told(losses(g2is=(1.0, 2.0), less=(1.1, 2.05), random=(3.0, 3.0)))
+    text = verdict(losses(g2is=(1.0, 2.0), less=(1.1, 2.05), random=(3.0, 3.0)))
     assert "g2is is best" in text
     assert "less is the next, behind it by 0.075" in text
     assert "includes zero, so this may be chance" in text
 
 
 def test_one_seed_proves_nothing():
-    text = told(losses(g2is=(1.0,), less=(2.0,)))
+    text = verdict(losses(g2is=(1.0,), less=(2.0,)))
     assert "g2is is best" in text
     assert "may be chance" in text
     assert "excludes" not in text
 
 
 def test_equals():
-    assert "all methods are equal" in told(losses(g2is=(1.0, 1.0), less=(1.0, 1.0)))
-    text = told(losses(less=(1.0, 1.0), random=(1.0, 1.0), g2is=(2.0, 3.0)))
+    assert "all methods are equal" in verdict(losses(g2is=(1.0, 1.0), less=(1.0, 1.0)))
+    text = verdict(losses(less=(1.0, 1.0), random=(1.0, 1.0), g2is=(2.0, 3.0)))
     assert "less and random are best, equal at 1.000" in text
     assert "g2is loses to them by 1.500" in text
 
 
 def test_without_g2is_or_rivals():
-    assert "less is best" in told(losses(random=(2.0, 2.0), less=(1.0, 1.0)))
-    assert told(losses(random=(2.0, 2.0))).endswith("random is best at 2.000 ± 0.000.")
+    assert "less is best" in verdict(losses(random=(2.0, 2.0), less=(1.0, 1.0)))
+    assert verdict(losses(random=(2.0, 2.0))).endswith("random is best at 2.000 ± 0.000.")
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
@@ -81,8 +84,8 @@ def test_verdict_agrees_with_the_interval(seeds):
     for seed in range(8):
         draws = np.random.default_rng(seed)
         own = losses(g2is=draws.normal(size=seeds), less=1 + draws.normal(size=seeds))
-        (gap,) = differences(own)
-        text = told(own)
+        (gap,) = seed_differences(own)
+        text = verdict(own)
         assert ("excludes zero" in text) == (gap.low > 0 or gap.high < 0)
         assert ("g2is loses" in text) == (gap.mean < 0)
 
@@ -104,10 +107,22 @@ def test_costs_do_not_depend_on_the_order_of_the_stages():
     stages = [Stage(f"warmup-{n}", "warmup", s, None, 3600) for n, s in enumerate(seconds)]
     bodies = []
     for order in (stages, stages[::-1]):
-        _, by_method, _, by_kind = stage_bills.section([Bill("less", 1, 1, order)], order).blocks
+        _, by_method, _, by_kind = cost_section.section(
+            [AdapterCost("less", 1, 1, order)], order
+        ).blocks
         bodies.append((by_method.body, by_kind.body))
     assert bodies[0] == bodies[1]
     assert bodies[0][1][0][2] == f"{2**52 + 4:,.1f}"
+
+
+def test_intervals_over_seeds_and_rows_stand_on_the_page():
+    """As a table against random and less, where scores have values of single rows."""
+    own = row_scores()
+    part = results.section(own, {}).blocks[-1]
+    assert part.title == "Random and less"
+    assert part.blocks[1] == against_table(row_differences(own))
+    without = [{name: of for name, of in score.items() if name != "per_row"} for score in own]
+    assert results.section(without, {}).blocks[-1].title == "g2is against each method"
 
 
 def test_published_scores_stand_beside_this_run():
@@ -128,12 +143,14 @@ def test_published_scores_stand_beside_this_run():
 def test_costs_of_shared_stages():
     """Counted for each method, once in all; hours times devices."""
     shared = Stage("features-1", "features", 1800.0, 2 * 10**9, 4)
-    bills = [
-        Bill(method, 10, 100, [shared, Stage(f"finetune-{method}", "finetune", 360.0, 10**9, 4)])
+    adapters = [
+        AdapterCost(
+            method, 10, 100, [shared, Stage(f"finetune-{method}", "finetune", 360.0, 10**9, 4)]
+        )
         for method in ("less", "g2is")
     ]
-    _, by_method, _, by_kind = stage_bills.section(
-        bills, [s for b in bills for s in b.stages]
+    _, by_method, _, by_kind = cost_section.section(
+        adapters, [s for a in adapters for s in a.stages]
     ).blocks
     assert by_method.body[1] == ["g2is", "10", "100", "1,800.0", "360.0", "2,160.0", "2.4", "2.00"]
     assert by_kind.body == [
@@ -145,7 +162,7 @@ def test_costs_of_shared_stages():
 
 def test_what_no_manifest_says_is_not_recorded():
     manifest = {"name": "warmup", "seconds": 3.0, "counts": {"rows": 4}}
-    *_, by_kind = stage_bills.section([], [stage_bills.stage("warmup-1", manifest)]).blocks
+    *_, by_kind = cost_section.section([], [cost_section.read_stage("warmup-1", manifest)]).blocks
     assert by_kind.body[0] == ["warmup", "1", "3.0", NOT_RECORDED, NOT_RECORDED, NOT_RECORDED]
 
 
@@ -237,9 +254,9 @@ def test_every_chosen_row_is_listed():
 
 
 def test_long_lists_end_with_a_word_on_the_rest():
-    one = [pick(order, "neighbour", "x") | {"component": 0} for order in range(40)]
+    few = [pick(order, "neighbour", "x") | {"component": 0} for order in range(40)]
     many = [pick(order, "anchor", "x") | {"component": order} for order in range(70)]
-    for picks in (one, many):
+    for picks in (few, many):
         own = dataclasses.replace(
             walk("sums", "x"),
             picks=picks,
@@ -256,7 +273,7 @@ def test_long_lists_end_with_a_word_on_the_rest():
 def test_drawings_share_no_name():
     """Two drawings of the same kind on one page, and the colours of either scheme."""
     drawn = [svg.draw(lambda axis, n=n: axis.plot([0, n], marker="o"), "a < b") for n in (1, 2)]
-    names = [set(svg.re.findall(r' id="([^"]*)"', one.svg)) for one in drawn]
+    names = [set(svg.re.findall(r' id="([^"]*)"', picture.svg)) for picture in drawn]
     assert names[0]
     assert not names[0] & names[1]
     assert "currentColor" in drawn[0].svg

@@ -6,10 +6,9 @@ import math
 import pytest
 from etils import epath
 
+from g2is_jax.evaluation.compare import seed_differences
 from g2is_jax.report.results_table import (
     aggregate,
-    differences,
-    interval,
     markdown,
     plot,
     spread,
@@ -70,7 +69,7 @@ def test_a_score_may_name_metrics_of_which_less_is_better():
         row["less_is_better"] = ["web/perplexity"]
     cells = aggregate(rows)
     assert cell(cells, "g2is", "web/perplexity").gain == pytest.approx(-0.2)
-    assert differences(rows)[0].mean == pytest.approx(-0.2)
+    assert seed_differences(rows)[0].mean == pytest.approx(-0.2)
     assert "| web/perplexity | gain over random |" in markdown(cells)
 
 
@@ -154,7 +153,9 @@ def test_files(tmp_path, seeds):
     folder = epath.Path(tmp_path / "report")
     rows = scores(seeds=seeds, targets=("sums", "words"))
     table = write_report(rows, folder)
-    assert (folder / "results.md").read_text() == table
+    written = (folder / "results.md").read_text()
+    assert table == markdown(aggregate(rows))
+    assert written == f"{table}\n{versus(seed_differences(rows))}"
     assert json.loads((folder / "scores.json").read_text()) == rows
     cells = json.loads((folder / "results.json").read_text())
     assert len(cells) == 2 * 2 * 2
@@ -165,7 +166,6 @@ def test_files(tmp_path, seeds):
         }
     found = json.loads((folder / "differences.json").read_text())
     assert len(found) == 2 * 2
-    assert versus(differences(rows)) in table
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
@@ -184,33 +184,11 @@ def test_a_name_is_no_formula(tmp_path):
     assert (tmp_path / "results.png").exists()
 
 
-def test_differences_are_paired_and_more_is_better():
-    """Loss fell by 0.3, 0.1 and 0.5; Student's quantile for two degrees of freedom is 4.3027."""
-    loss, match = differences(scores())
-    assert (loss.subject, loss.rival, loss.metric) == ("g2is", "random", "answer_loss")
-    assert loss.mean == pytest.approx(0.3)
-    half = 4.302653 * 0.2 / math.sqrt(3)
-    assert (loss.low, loss.high) == pytest.approx((0.3 - half, 0.3 + half))
-    assert (loss.better, loss.seeds) == (3, 3)
-    assert match.mean == pytest.approx(0.2)
-    (reverse, _) = differences(scores(), subject="random")
-    assert (reverse.mean, reverse.better) == (pytest.approx(-0.3), 0)
-
-
-def test_differences_over_the_seeds_that_both_have():
-    rows = [s for s in scores() if not (s["method"] == "g2is" and s["seed"] == 1)]
-    loss = differences(rows)[0]
-    assert (loss.mean, loss.seeds) == (pytest.approx(0.4), 2)
-    assert differences(scores(methods=("random",))) == []
-    one = differences(scores(seeds=1))[0]
-    assert (one.low, one.high) == interval([0.3]) == (None, None)
-
-
 def test_versus_has_a_line_a_rival_and_a_column_a_target():
-    table = versus(differences(scores(targets=("sums", "words"))))
+    table = versus(seed_differences(scores(targets=("sums", "words"))))
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert lines[0].startswith("| against | sums: answer loss | sums: exact match | words: ")
     assert lines[2].startswith("| random | +0.300 (-0.197..+0.797; 3/3) | +0.200 (")
     assert len({line.count("|") for line in lines}) == 1
     assert versus([]) == ""
-    assert "| random | +0.300 (1/1) |" in versus(differences(scores(seeds=1)))
+    assert "| random | +0.300 (1/1) |" in versus(seed_differences(scores(seeds=1)))

@@ -8,7 +8,7 @@ from etils import epath
 from g2is_jax.report.sweep_table import write_sweep
 
 SOURCES = ["a|b", "a|b", "c", "c", "c"]
-TOLD = {
+SWEEP = {
     "sweep": "own",
     "seconds": 1.5,
     "settings": [
@@ -29,11 +29,11 @@ def entries() -> list[dict]:
     return [entry(*which, chosen) for which, chosen in rows.items()]
 
 
-def test_what_is_told(entries, tmp_path):
-    told, table = write_sweep(TOLD, entries, SOURCES, epath.Path(tmp_path / "own"))
-    assert json.loads((tmp_path / "own" / "table.json").read_text()) == told
+def test_what_is_written(entries, tmp_path):
+    written, table = write_sweep(SWEEP, entries, SOURCES, epath.Path(tmp_path / "own"))
+    assert json.loads((tmp_path / "own" / "table.json").read_text()) == written
     assert (tmp_path / "own" / "table.md").read_text() == table
-    found = told["methods"]["g2is"]["t"]
+    found = written["methods"]["g2is"]["t"]
     mean = (1 / 3 + 1) / 2
     assert found["overlap"] == [[1, pytest.approx(mean)], [pytest.approx(mean), 1]]
     first, second = found["settings"]
@@ -56,18 +56,18 @@ def test_what_is_told(entries, tmp_path):
 
 
 def test_a_name_is_no_formula(entries, tmp_path):
-    odd = [one | {"target": "$x^$"} for one in entries]
-    write_sweep(TOLD, odd, SOURCES, epath.Path(tmp_path))
+    odd = [entry | {"target": "$x^$"} for entry in entries]
+    write_sweep(SWEEP, odd, SOURCES, epath.Path(tmp_path))
     assert (tmp_path / "plot.png").exists()
 
 
 def test_metrics_are_means_and_are_plotted(entries, tmp_path):
     scored = [
-        one | {"metrics": {"answer_loss": n, "exact_match": 0}} for n, one in enumerate(entries)
+        entry | {"metrics": {"answer_loss": n, "exact_match": 0}} for n, entry in enumerate(entries)
     ]
-    told, table = write_sweep(TOLD, scored, SOURCES, epath.Path(tmp_path / "scored"))
-    write_sweep(TOLD, entries, SOURCES, epath.Path(tmp_path / "bare"))
-    settings = told["methods"]["g2is"]["t"]["settings"]
+    written, table = write_sweep(SWEEP, scored, SOURCES, epath.Path(tmp_path / "scored"))
+    write_sweep(SWEEP, entries, SOURCES, epath.Path(tmp_path / "bare"))
+    settings = written["methods"]["g2is"]["t"]["settings"]
     assert [of["metrics"]["answer_loss"] for of in settings] == [0.5, 2.5]
     assert "| x=2 | 2 | 15 | 1.5 | 0.67 | 2.500 | 0.000 | 75.0% | 25.0% |" in table.splitlines()
     sizes = [(tmp_path / name / "plot.png").stat().st_size for name in ("scored", "bare")]
@@ -77,16 +77,16 @@ def test_metrics_are_means_and_are_plotted(entries, tmp_path):
 def test_a_metric_that_only_some_settings_have(entries, tmp_path):
     """As without replies in some: an empty cell, and no plot of it."""
     scored = [
-        one | {"metrics": {"answer_loss": 1.5} | ({"exact_match": 0.5} if n > 1 else {})}
-        for n, one in enumerate(entries)
+        entry | {"metrics": {"answer_loss": 1.5} | ({"exact_match": 0.5} if n > 1 else {})}
+        for n, entry in enumerate(entries)
     ]
-    _, table = write_sweep(TOLD, scored, SOURCES, epath.Path(tmp_path))
+    _, table = write_sweep(SWEEP, scored, SOURCES, epath.Path(tmp_path))
     lines = [line for line in table.splitlines() if line.startswith("| x=")][:2]
     assert "| 1.500 |  |" in lines[0]
     assert "| 1.500 | 0.500 |" in lines[1]
 
 
 def test_a_setting_without_a_seed_in_common_has_no_overlap(entries, tmp_path):
-    told, table = write_sweep(TOLD, [entries[0], entries[3]], SOURCES, epath.Path(tmp_path))
-    assert told["methods"]["g2is"]["t"]["settings"][1]["overlap_with_first"] is None
+    written, table = write_sweep(SWEEP, [entries[0], entries[3]], SOURCES, epath.Path(tmp_path))
+    assert written["methods"]["g2is"]["t"]["settings"][1]["overlap_with_first"] is None
     assert "| x=2 | 1 | 10 | 2.0 |  | 100.0% | 0.0% |" in table.splitlines()

@@ -7,6 +7,7 @@ import numpy as np
 
 from g2is_jax.report.composition import composition
 from g2is_jax.report.page import (
+    cost_section,
     directions,
     learning_curves,
     overview,
@@ -14,13 +15,12 @@ from g2is_jax.report.page import (
     results,
     similarities,
     sources,
-    stage_bills,
     walk_map,
 )
 from g2is_jax.report.page.blocks import Page
+from g2is_jax.report.page.cost_section import AdapterCost, Stage
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.learning_curves import Curve
-from g2is_jax.report.page.stage_bills import Bill, Stage
-from g2is_jax.report.page.walked import Walk
 from g2is_jax.selection.core import Core
 from g2is_jax.selection.walk.equations import REASONS
 from g2is_jax.selection.walk.rules import WalkConfig
@@ -119,7 +119,7 @@ def page(name: str = "sums", methods=METHODS, walked: bool = True) -> Page:
     sections = [
         overview.section({"pool": name, "nothing": ""}),
         results.section(scores((name,), methods), {}),
-        stage_bills.section([Bill(m, 2, 9, [stage]) for m in methods], [stage]),
+        cost_section.section([AdapterCost(m, 2, 9, [stage]) for m in methods], [stage]),
         learning_curves.section(fine_tunes),
         directions.section(walks),
         similarities.section(walks),

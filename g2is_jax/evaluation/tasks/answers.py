@@ -1,4 +1,4 @@
-"""How an answer is read out of a reply, and when it is right."""
+"""Rules that read an answer out of a reply, and that tell whether it is right."""
 
 import re
 from decimal import Decimal
@@ -25,19 +25,19 @@ VERDICTS = {"yes", "no", "true", "false", "valid", "invalid"}
 
 
 def extract_answer(reply: str) -> str:
-    """The rest of the line after the last "answer is" or "####"; where there is neither, all."""
+    """Returns the rest of the line after the last "answer is" or "####", or all without either."""
     parts = MARK.split(reply)
     return parts[-1].partition("\n")[0].strip() if len(parts) > 1 else reply.strip()
 
 
 def normalise(answer: str) -> str:
-    """Case, blanks, a final full stop, dollar signs, bold marks and thousands separators go."""
+    """Removes case, blanks, a final full stop, dollar signs, bold marks, thousands separators."""
     text = " ".join(re.sub(r"\$|\*\*", "", answer).lower().split()).rstrip(". ")
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
 
 
 def is_correct(reply: str, answer: str) -> bool:
-    """Whether what the reply says is the answer, of the answer's own kind.
+    """Tells whether the reply gives the answer, compared by the answer's own kind.
 
     A number: the last number there has the same value (3.50 is 3.5, and a unit may follow). One
     letter, in brackets or not: the choice that comes first. Anything else: the same text.
@@ -52,23 +52,23 @@ def is_correct(reply: str, answer: str) -> bool:
     return found == wanted
 
 
-# What the benchmarks' own rules read.
+# Readers that the benchmarks' own rules share.
 
 
 def own_part(reply: str) -> str:
-    """The reply up to where it runs on into a further question of its own making."""
+    """Returns the reply up to where it runs on into a further question of its own making."""
     return RUN_ON.split(reply.strip(), maxsplit=1)[0]
 
 
 def stated(reply: str) -> str | None:
-    """The sentence after the last "answer is", "answer:" or "####" that anything follows."""
+    """Returns the sentence after the last "answer is", "answer:" or "####" that text follows."""
     parts = [part.strip() for part in STATED.split(own_part(reply).replace("**", ""))[1:]]
     said = [part for part in parts if part.strip(".")]
     return SENTENCE_END.split(said[-1])[0].strip() if said else None
 
 
 def stated_or_all(reply: str) -> str:
-    """What is stated; where nothing is, the reply's own part."""
+    """Returns what is stated; where nothing is, the reply's own part."""
     found = stated(reply)
     return own_part(reply) if found is None else found
 
@@ -77,12 +77,12 @@ def stated_or_all(reply: str) -> str:
 
 
 def numerals(text: str) -> list[str]:
-    """Each number as it is written: thousands separators, a fraction, a mixed number included."""
+    """Finds each number as it is written: with separators, as a fraction or a mixed number."""
     return [match[0] for match in NUMERAL.finditer(_plain_numbers(text))]
 
 
 def number(numeral: str) -> Fraction | None:
-    """The value of the first number written there, of at most MOST_DIGITS."""
+    """Returns the value of the first number in a text, of at most MOST_DIGITS."""
     match = NUMERAL.search(_plain_numbers(numeral))
     if match is None or len(match[0]) > MOST_DIGITS:
         return None
@@ -92,12 +92,12 @@ def number(numeral: str) -> Fraction | None:
 
 
 def same_number(found: str, wanted: str) -> bool:
-    """Whether both are numbers of one value."""
+    """Tells whether both are numbers of equal value."""
     return number(found) is not None and number(found) == number(wanted)
 
 
 def strict_numeral(reply: str) -> str:
-    """The number right behind the last "####" or "answer is" that has one; nothing computed."""
+    """Returns the last number right behind "####" or "answer is" that no operation follows."""
     read = ""
     for rest in MARK.split(_plain_numbers(own_part(reply)))[1:]:
         match = NUMERAL.match(rest.lstrip())
@@ -107,18 +107,18 @@ def strict_numeral(reply: str) -> str:
 
 
 def last_numeral(reply: str) -> str:
-    """The last number of the reply's own part."""
+    """Returns the last number of the reply's own part."""
     return (numerals(own_part(reply)) or [""])[-1]
 
 
 def stated_numeral(reply: str) -> str:
-    """The number that is stated, behind an equals sign if there is one; else the last of all."""
+    """Returns the stated number, behind an equals sign if there is one; else the last of all."""
     said = numerals((stated(reply) or "").rpartition("=")[2])
     return said[0] if said else last_numeral(reply)
 
 
 def _plain_numbers(text: str) -> str:
-    """Without currency and bold marks, with plain minus signs and thousands separators."""
+    """Removes currency and bold marks; makes minus signs and thousands separators plain."""
     text = re.sub(r"[−–]", "-", text).replace("{,}", ",")
     return re.sub(r"\\?[$€£¥]|\*\*|\\[!,]", "", text)
 
@@ -127,7 +127,7 @@ def _plain_numbers(text: str) -> str:
 
 
 def choice_letter(reply: str) -> str:
-    """The letter of the choice that is stated or that the reply begins with; "" without one.
+    """Returns the letter of the choice that is stated or begins the reply; "" without one.
 
     Where neither is, the one letter that stands in brackets. A bare letter has to end a clause: the
     "A" of "A dog" is no choice.
@@ -142,7 +142,7 @@ def choice_letter(reply: str) -> str:
 
 
 def same_choice(found: str, wanted: str) -> bool:
-    """Whether both name the same letter."""
+    """Tells whether both name the same letter."""
     return found != "" and found == choice_letter(wanted)
 
 
@@ -150,7 +150,7 @@ def same_choice(found: str, wanted: str) -> bool:
 
 
 def same_answer(found: str, wanted: str) -> bool:
-    """Whether a stated answer is the wanted one, of the wanted one's own kind.
+    """Tells whether a stated answer is the wanted one, compared by the wanted one's own kind.
 
     One letter: a choice. A number: that value, behind an equals sign if there is one. Yes, true,
     valid and their contraries: the first word. Anything else: the same words and signs in order,
@@ -166,5 +166,5 @@ def same_answer(found: str, wanted: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Words and single signs, without what only sets them apart."""
+    """Splits a text into words and single signs, without what only sets them apart."""
     return re.findall(r"[\w'-]+|[^\s\w,;.:!\"'`*]", text.lower())

@@ -1,11 +1,7 @@
-"""Writes a benchmark's rows from the Hugging Face hub as val_TASK.jsonl and test_TASK.jsonl.
+"""The benchmarks on the Hugging Face hub, and their rows in the project's format.
 
-    python -m experiments.fetch_task --task=gsm8k --destination=DIR
-
-The rows are those of data.validation and data.test: id, source, task, subtask, messages, answer.
-None of the downloads was run where this was written: repositories, configs, splits and fields are
-as their dataset cards and other projects have them. GPQA asks for a login, and that its terms be
-accepted on its page.
+Repositories, configs, splits and fields in PARTS are as the dataset cards and other projects have
+them; no download was tried. GPQA asks for a login, and that its terms be accepted on its page.
 """
 
 import hashlib
@@ -27,24 +23,25 @@ Load = Callable[[str, str, str], Iterable[dict]]  # repository, config, split ->
 
 
 def from_gsm8k(config: str, question: str, answer: str) -> Iterator[Example]:
-    """Without the calculator's marks, which stand in double angle brackets."""
+    """Removes the calculator's marks, which stand in double angle brackets."""
     reply = re.sub(r"<<.*?>>", "", answer)
     yield "gsm8k", question, reply, reply.rpartition("####")[2].strip()
 
 
 def from_math(config: str, problem: str, solution: str) -> Iterator[Example]:
-    """The answer is what the solution boxes; a problem whose solution boxes nothing is left out."""
+    """Takes the answer from the solution's last box; a problem without a box is left out."""
     answer = boxed(solution)
     if answer:
         yield config, problem, solution, answer
 
 
 def from_bbh(config: str, question: str, target: str) -> Iterator[Example]:
+    """Puts the question as the worked examples do; the reply is the answer alone."""
     yield config, f"Q: {question}", target, target
 
 
 def from_bbh_worked(config: str, subtask: str, text: str) -> Iterator[Example]:
-    """The worked examples of one prompt; what introduces the task stays before the first."""
+    """Splits a prompt into its worked examples; the introduction stays before the first."""
     lead, *examples = re.split(r"(?:\A|\n\n)(?=Q: )", text.rpartition("-----\n")[2].strip())
     for example in examples:
         question, _, reply = example.partition("\nA: ")
@@ -56,6 +53,7 @@ def from_bbh_worked(config: str, subtask: str, text: str) -> Iterator[Example]:
 def from_mmlu(
     config: str, question: str, choices: list[str], answer: int, subject: str
 ) -> Iterator[Example]:
+    """Puts the subject before the question, and the lettered choices after it."""
     topic = subject.replace("_", " ")
     lead = f"The following is a multiple choice question about {topic}.\n\n"
     letter = "ABCD"[answer]
@@ -63,7 +61,7 @@ def from_mmlu(
 
 
 def from_gpqa(config: str, question: str, right: str, *others: str) -> Iterator[Example]:
-    """The choices in an order that depends on the question alone, so that it is always the same."""
+    """Shuffles the choices by the question alone, so that their order is always the same."""
     domain, wrong = others[-1], others[:-1]
     choices = [choice.strip() for choice in (right, *wrong)]
     seed = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big")
@@ -74,15 +72,16 @@ def from_gpqa(config: str, question: str, right: str, *others: str) -> Iterator[
 
 
 def _with_choices(question: str, choices: Iterable[str]) -> str:
+    """Writes the choices below the question, a letter each."""
     lines = [f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
     return "\n".join([question, *lines, "Answer:"])
 
 
 @dataclass(frozen=True)
 class Part:
-    """Splits of one repository: their fields, in the order in which `examples` takes them.
+    """Names a split of a repository and its fields, in the order in which `examples` takes them.
 
-    most: examples of each config, from its beginning; 0: all.
+    configs: all are read in order. most: examples of each, from its beginning; 0: all.
     """
 
     repository: str
@@ -140,7 +139,7 @@ PARTS = {
         Part("cais/mmlu", ("all",), "dev", MMLU, from_mmlu),
         Part("cais/mmlu", ("all",), "test", MMLU, from_mmlu),
     ),
-    # The extended set holds the main one: what is measured there is taken out below.
+    # The extended set holds the main one, whose questions `fetch_task` takes out of it.
     "gpqa": (
         Part("Idavidrein/gpqa", ("gpqa_extended",), "train", GPQA, from_gpqa),
         Part("Idavidrein/gpqa", ("gpqa_main",), "train", GPQA, from_gpqa),
@@ -148,8 +147,12 @@ PARTS = {
 }
 
 
-def run(task: str, destination: epath.Path, load: Load) -> str:
-    """Write both files, no question of the test rows among the validation rows; says how many."""
+def fetch_task(task: str, destination: epath.Path, load: Load) -> str:
+    """Writes val_TASK.jsonl and test_TASK.jsonl, which share no question; returns a summary.
+
+    The rows are those of data.validation and data.test: id, source, task, subtask, messages and
+    answer. Raises InputError where a split has no examples or lacks a field.
+    """
     validation, test = PARTS[task]
     test_rows = rows_of(test, task, "test", load)
     asked = {row["messages"][0]["content"] for row in test_rows}
@@ -159,16 +162,16 @@ def run(task: str, destination: epath.Path, load: Load) -> str:
         if row["messages"][0]["content"] not in asked
     ]
     make_folder(destination)
-    told = []
+    summary = []
     for split, rows in (("val", validation_rows), ("test", test_rows)):
         file = destination / f"{split}_{task}.jsonl"
         write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        told.append(f"{file}: {len(rows):,} rows")
-    return "\n".join(told)
+        summary.append(f"{file}: {len(rows):,} rows")
+    return "\n".join(summary)
 
 
 def rows_of(part: Part, task: str, split: str, load: Load) -> list[dict]:
-    """The rows of a part, in the project's format."""
+    """Loads a part's rows and writes them in the project's format; split is val or test."""
     rows = []
     for config in part.configs:
         place = f"{part.repository}, config {config}, split {part.split}"
@@ -180,26 +183,29 @@ def rows_of(part: Part, task: str, split: str, load: Load) -> list[dict]:
         if not examples:
             raise InputError(f"{place}: no examples; compare its rows with PARTS of hub_tasks.py")
         for number, example in enumerate(examples[: part.most or None]):
-            subtask, question, reply, answer = example
-            name = "" if subtask == task else f"{subtask}_"
-            messages = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": reply},
-            ]
-            rows.append(
-                {
-                    "id": f"{task}_{split}_{name}{number}",
-                    "source": task,
-                    "task": task,
-                    "subtask": subtask,
-                    "messages": messages,
-                    "answer": answer,
-                }
-            )
+            rows.append(_row(task, split, number, *example))
     return rows
 
 
+def _row(task: str, split: str, number: int, *example: str) -> dict:
+    """Writes an example, the number-th of its config, in the project's format."""
+    subtask, question, reply, answer = example
+    name = "" if subtask == task else f"{subtask}_"
+    return {
+        "id": f"{task}_{split}_{name}{number}",
+        "source": task,
+        "task": task,
+        "subtask": subtask,
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": reply},
+        ],
+        "answer": answer,
+    }
+
+
 def _values(raw: dict, fields: tuple[str, ...], place: str) -> list:
+    """Returns the fields' values; InputError names the first field that is absent."""
     absent = [field for field in fields if field not in raw]
     if absent:
         raise InputError(
@@ -210,7 +216,7 @@ def _values(raw: dict, fields: tuple[str, ...], place: str) -> list:
 
 
 def load_from_hub(repository: str, config: str, split: str) -> Iterable[dict]:
-    """The rows of a split, downloaded or from the cache of the `datasets` library.
+    """Loads the rows of a split, from the hub or from the cache of the `datasets` library.
 
     A repository's own loading script is never run.
     """

@@ -44,7 +44,7 @@ MIXED = re.compile(r"(?<![\w.^)])(\d+)\s*\(\((\d+)\)/\((\d+)\)\)|(?<![\w.^)])(\d
 
 
 def read_mathematics(reply: str) -> str:
-    """What the last \\boxed holds, else what is stated as the answer, else a reply of one line."""
+    """Returns what the last \\boxed holds, else the stated answer, else a reply of one line."""
     text = own_part(reply)
     found = boxed(text)
     if found is None:
@@ -55,7 +55,7 @@ def read_mathematics(reply: str) -> str:
 
 
 def boxed(text: str) -> str | None:
-    """The content of the last \\boxed or \\fbox whose braces close; None without one."""
+    """Returns the content of the last \\boxed or \\fbox whose braces close; None without one."""
     for match in reversed(list(BOX.finditer(text))):
         if match.end() < len(text):
             try:
@@ -66,7 +66,7 @@ def boxed(text: str) -> str | None:
 
 
 def argument(text: str, place: int) -> tuple[str, int]:
-    """A command's argument, a group in braces or one sign, and where the text goes on behind it."""
+    """Returns a command's argument (a group in braces, or one sign) and the place behind it."""
     while text[place : place + 1].isspace():
         place += 1
     if place >= len(text):
@@ -85,7 +85,7 @@ def argument(text: str, place: int) -> tuple[str, int]:
 
 
 def plain(answer: str) -> str:
-    """An answer as an expression of + - * / ^ ( ) and sqrt, without units and decoration."""
+    """Writes an answer as an expression of + - * / ^ ( ) and sqrt, without units and decoration."""
     inside = boxed(answer)
     text = (answer if inside is None else inside).strip().rstrip(".").strip()
     for pattern, replacement in PLAINER:
@@ -101,7 +101,7 @@ def plain(answer: str) -> str:
 
 
 def _with_fractions(text: str) -> str:
-    """\\frac and \\sqrt with their arguments as quotients and powers, inside out."""
+    """Writes \\frac and \\sqrt with their arguments as quotients and powers, inside out."""
     for command, arguments in (("\\frac", 2), ("\\sqrt", 1)):
         while (start := text.rfind(command)) >= 0:
             place, root = start + len(command), "2"

@@ -1,4 +1,4 @@
-"""When two mathematical answers are the same: by value, entry by entry, else by their text."""
+"""Comparison of mathematical answers: by value, entry by entry, else by their text."""
 
 import ast
 import math
@@ -18,7 +18,7 @@ OPENING, CLOSING = "([«", ")]»"
 
 
 def same_mathematics(found: str, wanted: str) -> bool:
-    """Whether two answers are equal.
+    """Tells whether two answers are equal.
 
     Numbers and expressions: the same value, exactly where it is rational, and at one arbitrary
     point where there are variables. Tuples and intervals: the same brackets, and equal entries in
@@ -43,7 +43,7 @@ def _same(found: str, wanted: str) -> bool:
 
 
 def _parts(text: str, separator: str) -> tuple[str, list[str]]:
-    """The brackets around an answer ("" for a list or set), and what stands between separators."""
+    """Returns the brackets around an answer ("" for a list or set) and the parts in them."""
     text = text.strip()
     marks = ""
     if separator == "," and text[:1] in tuple(OPENING) and _closes_last(text):
@@ -57,7 +57,7 @@ def _parts(text: str, separator: str) -> tuple[str, list[str]]:
 
 
 def _closes_last(text: str) -> bool:
-    """Whether the bracket that opens the text closes at its end, as that of [0, 1) does."""
+    """Tells whether the bracket that opens the text closes at its end, as that of [0, 1) does."""
     depth = 0
     for place, sign in enumerate(text):
         depth += (sign in OPENING) - (sign in CLOSING)
@@ -67,7 +67,7 @@ def _closes_last(text: str) -> bool:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators that no bracket holds."""
+    """Splits at the separators that no bracket holds."""
     parts, depth = [""], 0
     for sign in text:
         depth += (sign in OPENING) - (sign in CLOSING)
@@ -79,16 +79,16 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _both_signs(text: str) -> list[str]:
-    """Two answers for one that is written with a plus-minus sign."""
+    """Makes two answers of one that is written with a plus-minus sign."""
     return [text.replace("±", "+"), text.replace("±", "-")] if "±" in text else [text]
 
 
 def _all_same(found: list[str], wanted: list[str], ordered: bool) -> bool:
     if ordered:
-        return all(_same(one, other) for one, other in zip(found, wanted, strict=True))
+        return all(_same(entry, other) for entry, other in zip(found, wanted, strict=True))
     left = list(found)
     for other in wanted:
-        match = next((one for one in left if _same(one, other)), None)
+        match = next((entry for entry in left if _same(entry, other)), None)
         if match is None:
             return False
         left.remove(match)
@@ -96,7 +96,7 @@ def _all_same(found: list[str], wanted: list[str], ordered: bool) -> bool:
 
 
 def _text(answer: str) -> str:
-    """Without blanks, and without brackets around one sign; words in lower case."""
+    """Removes blanks and brackets around one sign; words get lower case."""
     text = re.sub(r"\s+", "", answer)
     text = re.sub(r"(?<=[_^])\((\w)\)", r"\1", text)
     return text.lower() if re.fullmatch(r"\(?[A-Za-z]\)|[A-Za-z-]{2,}", text) else text
@@ -112,7 +112,7 @@ def _equal(a: Value, b: Value) -> bool:
 
 
 def evaluate(expression: str) -> Value | None:
-    """The value of an expression, with a fixed one for each variable; None if it is none."""
+    """Returns the value of an expression, at one fixed point of its variables; None without one."""
     if len(expression) > LONGEST:
         return None
     try:
@@ -123,7 +123,7 @@ def evaluate(expression: str) -> Value | None:
 
 
 def _as_python(expression: str) -> tuple[str, dict[str, Value]]:
-    """Python's notation, products written out, and what each name in it stands for."""
+    """Writes Python's notation, with all products; returns also the value of each name in it."""
     names: dict[str, Value] = {}
     source, place, operand = "", 0, False
     while expression[place:].strip():
@@ -133,7 +133,7 @@ def _as_python(expression: str) -> tuple[str, dict[str, Value]]:
         for sign in _signs(token[1]):
             if sign[0].isalnum() or sign[0] == ".":
                 name = f"n{len(names)}"
-                names[name] = _given(sign)
+                names[name] = _operand_value(sign)
                 sign = name
             source += "*" if operand and (sign == "(" or sign[0] == "n") else ""
             source += "**" if sign == "^" else sign
@@ -143,7 +143,7 @@ def _as_python(expression: str) -> tuple[str, dict[str, Value]]:
 
 
 def _signs(token: str) -> list[str]:
-    """One sign, number or symbol; letters side by side are factors, as words they are none."""
+    """Splits letters side by side into factors; ValueError for a word that is no symbol."""
     name = token.removeprefix("\\")
     if not name.isalpha() or name in SYMBOLS:
         return [name]
@@ -152,8 +152,8 @@ def _signs(token: str) -> list[str]:
     return list(name)
 
 
-def _given(name: str) -> Value:
-    """A number's own value; pi; for a variable a positive rational that depends on its name."""
+def _operand_value(name: str) -> Value:
+    """Returns the value of a number or pi; for a variable, a positive rational made of its name."""
     if name == "pi":
         return math.pi
     if name.isalpha():
@@ -180,7 +180,7 @@ def _value(node: ast.expr, names: dict[str, Value]) -> Value:
 
 
 def _power(base: Value, exponent: Value) -> Value:
-    """Exact where both allow it; ValueError where no real number is the power."""
+    """Computes a power, exactly where both allow it; ValueError where it is no real number."""
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator == 1 and bits * abs(exponent.numerator) <= MOST_BITS:

@@ -1,4 +1,4 @@
-"""What the model is shown: worked rows of the same subtask, then the row without its reply."""
+"""Prompts of a task: worked rows of the same subtask, then the row without its reply."""
 
 import dataclasses
 import itertools
@@ -17,12 +17,12 @@ Turns = tuple[Message, ...]
 
 
 def replied(record: Record) -> Turns:
-    """A row with its own reply."""
+    """Returns a row's turns with its own reply."""
     return record.messages
 
 
 def lettered(record: Record) -> Turns:
-    """A row whose question ends in "Answer:", and the letter of its answer as the reply."""
+    """Returns a row's turns, its question ending in "Answer:", its reply the answer's letter."""
     *before, question = unanswered(record.messages)
     if not question.content.rstrip().endswith(ANSWER):
         text = f"{question.content.rstrip()}\n{ANSWER}"
@@ -31,19 +31,19 @@ def lettered(record: Record) -> Turns:
 
 
 def answer_letter(record: Record) -> str:
-    """The letter that a row's answer is, with or without brackets."""
+    """Returns the letter that a row's answer is, with or without brackets."""
     return (record.answer or "").strip().strip("().").upper()
 
 
 def unanswered(turns: Turns) -> Turns:
-    """The turns up to where the model is to reply."""
+    """Returns the turns up to where the model is to reply."""
     return turns[:-1] if turns[-1].role == "assistant" else turns
 
 
 def choose_shots(
     records: Sequence[Record], worked: Sequence[Record], count: int, file: epath.PathLike
 ) -> list[list[Record]]:
-    """For each record the first `count` worked rows of its subtask that do not ask the same.
+    """Chooses for each record the first `count` worked rows of its subtask that ask another thing.
 
     Where neither side has more than one subtask, all worked rows serve. Raises InputError where
     there are too few; `file` is where the worked rows stand.
@@ -71,7 +71,7 @@ def choose_shots(
 
 
 def check_letters(records: Sequence[Record], letters: str, file: epath.PathLike) -> None:
-    """Every answer is one of the letters; InputError names the first that is not."""
+    """Raises InputError, which names the first row whose answer is none of the letters."""
     for record in records:
         if record.answer is None or answer_letter(record) not in tuple(letters):
             raise InputError(
@@ -82,7 +82,7 @@ def check_letters(records: Sequence[Record], letters: str, file: epath.PathLike)
 
 
 def conversation(turns: Turns, shots: Sequence[Turns]) -> Turns:
-    """The row's own system message, the shots without theirs, then the row's turns."""
+    """Joins the row's own system message, the shots without theirs, then the row's turns."""
     first = 1 if turns[0].role == "system" else 0
     shown = [message for shot in shots for message in shot if message.role != "system"]
     return (*turns[:first], *shown, *turns[first:])
@@ -94,9 +94,9 @@ def fitted(
     render: Callable[[Turns], list[np.ndarray]],
     room: int,
 ) -> tuple[list[np.ndarray], int]:
-    """The longest conversation as `render` gives it in rows of tokens, none longer than `room`.
+    """Renders the longest conversation whose rows of tokens all fit into `room`.
 
-    Also how many of the first shots it does without. Without any it may still be too long.
+    Returns also how many of the first shots are left out. Without any it may still be too long.
     """
     for dropped in range(len(shots) + 1):
         rows = render(conversation(turns, shots[dropped:]))

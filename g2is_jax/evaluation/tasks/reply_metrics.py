@@ -1,4 +1,4 @@
-"""The metrics of the tasks: what each reads in a reply, and what that scores."""
+"""The metrics of the tasks: the part of a reply that each reads, and its score."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from g2is_jax.evaluation.tasks.latex import read_mathematics
 from g2is_jax.evaluation.tasks.likeness import contains, rouge_l, token_f1
 from g2is_jax.evaluation.tasks.mathematics import same_mathematics
 
-LOSS = "answer_loss"  # of every task; the one metric of which less is better
+LOSS = "answer_loss"  # of every task; the only metric of which less is better
 ACCURACY = "accuracy"  # of likeliest choices
 SHOTS_DROPPED = "shots_dropped"  # a count, the same for every method: no column in a report
 
 
 @dataclass(frozen=True)
 class Metric:
-    """read: what a reply says. score: from 0 to 1, of what was read, given the row's answer."""
+    """Reads a part of a reply, and scores it from 0 to 1 against the row's answer."""
 
     title: str
     read: Callable[[str], str]
@@ -54,5 +54,5 @@ TITLES = {
 
 
 def title(metric: str) -> str:
-    """A metric's name in a table; its own if none is known, as of the harness's."""
+    """Returns a metric's name in a table: its own where none is known, as with the harness."""
     return TITLES.get(metric, metric)

@@ -1,4 +1,4 @@
-"""The tasks, one entry each."""
+"""The table of tasks, and the eval sets that they make of test rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from g2is_jax.runs.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """How a row is asked, and how what comes back is judged.
+    """Says how a row is asked, and how the reply is judged.
 
     shots: worked rows before it. turns: how a worked row is written. metrics: of the generated
     reply, in METRICS; the first is the main one. letters: where there are some, no reply is
@@ -44,7 +44,7 @@ TASKS = {
 
 
 def named_task(name: str) -> Task:
-    """A task of TASKS; or, by a metric's name, a row as it stands with that metric alone."""
+    """Returns a task of TASKS, or for a metric's name a task of rows as they stand."""
     if name in TASKS:
         return TASKS[name]
     if name in METRICS:
@@ -56,25 +56,25 @@ def named_task(name: str) -> Task:
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A task's test rows, and the worked rows that are shown before each."""
+class EvalSet:
+    """Holds the test rows of a task, and the worked rows that are shown before each."""
 
     task: Task
     records: Sequence[Record]
     shots: Sequence[Sequence[Record]]
 
 
-def set_exam(
+def make_eval_set(
     task: Task,
     records: Sequence[Record],
     test_file: epath.PathLike,
     worked: Sequence[Record],
     worked_file: epath.PathLike,
-) -> Exam:
-    """The test rows with their shots; InputError where a file has not what the task asks."""
+) -> EvalSet:
+    """Gives each test row its shots; InputError where a file lacks what the task asks."""
     shots = choose_shots(records, worked, task.shots, worked_file)
     if task.letters:
         check_letters(records, task.letters, test_file)
         shown = {row.row: row for rows in shots for row in rows}
         check_letters(list(shown.values()), task.letters, worked_file)
-    return Exam(task, records, shots)
+    return EvalSet(task, records, shots)

@@ -1,4 +1,4 @@
-"""What a page is made of. Both ways of writing it hold the same blocks, so they cannot differ."""
+"""The blocks that a page is made of; HTML and Markdown both write them, so they cannot differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """Holds a paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of text under a head, the first column naming the line.
+    """Holds lines of text under a head, the first column naming the line.
 
     best: cells (line, column) that are marked. shades: how dark a cell is, from 0 to 1. prose:
     columns of sentences, which may be broken.
@@ -30,22 +30,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing, and in words what it shows: all that Markdown and a screen reader get of it."""
+    """Holds a drawing, and a caption: all that Markdown and a screen reader get of it."""
 
     svg: Markup
-    told: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Drawings side by side where there is room."""
+    """Holds drawings, side by side where there is room."""
 
     pictures: Sequence[Picture]
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that are shown on demand."""
+    """Holds blocks that are shown on demand."""
 
     title: str
     blocks: Sequence["Block"]
@@ -53,7 +53,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a title; a section inside another one has a smaller title."""
+    """Holds blocks under a title, which is smaller in a section inside a section."""
 
     title: str
     blocks: Sequence["Block"]
@@ -64,7 +64,7 @@ Block = Text | Table | Pictures | Folded | Section
 
 @dataclass(frozen=True)
 class Page:
-    """All of it."""
+    """Holds the title and the sections of a whole page."""
 
     title: str
     sections: Sequence[Section]

@@ -5,21 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.svg import FIRST, GREY, SECOND, draw, legend_below
-from g2is_jax.report.page.walked import Walk
 
 MOST_SHOWN = 60  # components in the drawing; what comes after is small
 
 
 def section(walks: Sequence[Walk]) -> Section | None:
-    """A sentence and a drawing for each walk; None without one."""
+    """Makes a sentence and a drawing for each walk; None without a walk."""
     if not walks:
         return None
-    told = [Text(_told(walk)) for walk in walks]
-    return Section("Core directions", [*told, Pictures([_drawn(walk) for walk in walks])])
+    summaries = [Text(_summary(walk)) for walk in walks]
+    return Section("Core directions", [*summaries, Pictures([_drawn(walk) for walk in walks])])
 
 
-def _told(walk: Walk) -> str:
+def _summary(walk: Walk) -> str:
     found = walk.core.summary()
     of_walk = f"{found['directions']} directions"
     if found["directions"] != found["components"]:
@@ -46,5 +46,5 @@ def _drawn(walk: Walk) -> Picture:
         axis.grid(axis="y", alpha=0.25)
         legend_below(axis)
 
-    told = f"{walk.title}: explained variance of each component, and its running sum."
-    return draw(paint, told)
+    caption = f"{walk.title}: explained variance of each component, and its running sum."
+    return draw(paint, caption)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from g2is_jax.evaluation.compare import SUBJECT
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
 from g2is_jax.report.page.svg import colours, draw, legend_below
-from g2is_jax.report.results_table import SUBJECT
 
 STEPS_A_POINT = 10  # that are averaged, or those of an epoch where it has fewer
 MOST_POINTS = 60  # of a line
@@ -15,8 +15,11 @@ MOST_POINTS = 60  # of a line
 
 @dataclass(frozen=True)
 class Curve:
-    """One fine-tune: mean loss and tokens of each step, and what (epoch, loss) was measured on
-    validation rows, if that was."""
+    """Holds the learning curve of a fine-tune.
+
+    losses, tokens: mean loss and tokens of each step. validation: (epoch, loss) on validation rows,
+    where that was measured.
+    """
 
     method: str
     target: str
@@ -27,7 +30,7 @@ class Curve:
 
 
 def section(curves: Sequence[Curve]) -> Section | None:
-    """A drawing for each target, or two; None without a fine-tune."""
+    """Makes a drawing for each target, or two; None without a fine-tune."""
     if not curves:
         return None
     methods = dict.fromkeys(curve.method for curve in curves)
@@ -36,12 +39,12 @@ def section(curves: Sequence[Curve]) -> Section | None:
     for target in dict.fromkeys(curve.target for curve in curves):
         own = [curve for curve in curves if curve.target == target]
         training = [(curve, *thinned(curve)) for curve in own]
-        told = f"Fine-tune for {target}: training loss of each method, a line a seed."
-        pictures.append(_drawn(training, style, "training loss, nats a token", told))
+        caption = f"Fine-tune for {target}: training loss of each method, a line a seed."
+        pictures.append(_drawn(training, style, "training loss, nats a token", caption))
         measured = [(c, *np.array(c.validation, float).T) for c in own if c.validation]
         if measured:
-            told = f"Fine-tune for {target}: loss on its validation rows, a line a seed."
-            pictures.append(_drawn(measured, style, "validation loss, nats", told))
+            caption = f"Fine-tune for {target}: loss on its validation rows, a line a seed."
+            pictures.append(_drawn(measured, style, "validation loss, nats", caption))
     note = (
         "Each method trains on its own rows, so a lower training loss says that its rows are "
         "easier, not that they are better. Each point is the mean over several steps."
@@ -50,7 +53,7 @@ def section(curves: Sequence[Curve]) -> Section | None:
 
 
 def thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs done at the middle of each group of steps, and the group's mean loss of a token."""
+    """Averages groups of steps: epochs done at the middle of each, and mean loss of a token."""
     steps = len(curve.losses)
     groups = min(max(steps // STEPS_A_POINT, curve.epochs), MOST_POINTS, steps)
     losses, tokens = np.asarray(curve.losses, float), np.asarray(curve.tokens, float)
@@ -60,8 +63,8 @@ def thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return np.array(middles), np.array(means)
 
 
-def _drawn(lines: Sequence[tuple], style: dict, name: str, told: str) -> Picture:
-    """lines: a curve, its epochs and its losses."""
+def _drawn(lines: Sequence[tuple], style: dict, name: str, caption: str) -> Picture:
+    """Draws lines, each a curve with its epochs and its losses."""
 
     def paint(axis) -> None:
         named = set()
@@ -76,4 +79,4 @@ def _drawn(lines: Sequence[tuple], style: dict, name: str, told: str) -> Picture
         legend_below(axis)
 
     rows = -(-len({curve.method for curve, *_ in lines}) // 3)
-    return draw(paint, told, 2.6 + 0.18 * rows)
+    return draw(paint, caption, 2.6 + 0.18 * rows)

@@ -10,28 +10,28 @@ SPECIAL = re.compile(r"([\\`*\[\]<>&~|]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.)", r
 
 
 def markdown(page: Page) -> str:
-    """The whole page."""
+    """Writes the whole page."""
     parts = [f"# {escaped(page.title)}"]
     for section in page.sections:
-        parts += _told(section, depth=2)
+        parts += _written(section, depth=2)
     return "\n\n".join(parts) + "\n"
 
 
-def _told(block: Block, depth: int) -> list[str]:
+def _written(block: Block, depth: int) -> list[str]:
     match block:
         case Text(text):
             return [escaped(text)]
         case Table():
             return ["\n".join(table_lines(block))]
         case Pictures(pictures):
-            return [f"*Figure: {escaped(picture.told)}*" for picture in pictures]
+            return [f"*Figure: {escaped(picture.caption)}*" for picture in pictures]
         case Section(title, blocks) | Folded(title, blocks):
-            inner = [part for one in blocks for part in _told(one, depth + 1)]
+            inner = [part for inner_block in blocks for part in _written(inner_block, depth + 1)]
             return [f"{'#' * depth} {escaped(title)}", *inner]
 
 
 def table_lines(table: Table) -> list[str]:
-    """A table's lines; what is best in its column stands in bold."""
+    """Writes a table's lines; what is best in its column stands in bold."""
     lines = [table.head, ["---"] * len(table.head)]
     for number, cells in enumerate(table.body):
         lines.append(
@@ -49,5 +49,5 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that stays text: on one line, and without marks that Markdown or HTML would read."""
+    """Puts a text on one line and escapes the marks that Markdown or HTML would read."""
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))

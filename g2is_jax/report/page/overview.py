@@ -1,4 +1,4 @@
-"""What was run: the first section of the page."""
+"""The first section of the page: facts about the run."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,6 @@ from g2is_jax.report.page.blocks import Section, Table
 
 
 def section(facts: Mapping[str, str]) -> Section:
-    """One line for each fact, in their order; an empty one is left out."""
-    lines = [[name, told] for name, told in facts.items() if told]
+    """Makes a line for each fact, in their order; an empty fact is left out."""
+    lines = [[name, fact] for name, fact in facts.items() if fact]
     return Section("What was run", [Table(["", ""], lines, prose=frozenset({1}))])

@@ -1,9 +1,9 @@
-"""Why a walk chose each row, in words."""
+"""The reasons for which a walk chose each row, in words."""
 
 from collections.abc import Sequence
 
 from g2is_jax.report.page.blocks import Block, Folded, Section, Table, Text
-from g2is_jax.report.page.walked import Walk
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.selection.walk.rules import WalkConfig
 
 MOST_DIRECTIONS, MOST_ROWS = 60, 15  # listed; selection.jsonl has them all
@@ -34,10 +34,10 @@ WORDS = {
 
 
 def sentence(pick: dict, config: WalkConfig) -> str:
-    """Why this row was chosen: the reason, and the cosines that go with it."""
+    """Says why a row was chosen: the reason, and the cosines that go with it."""
     aim = _aim(config)
     smallest = _number(pick["cos_smallest"])
-    told = WORDS[pick["reason"]].format(
+    text = WORDS[pick["reason"]].format(
         aim=aim,
         coherent=_coherent(config, aim),
         smallest=smallest,
@@ -46,9 +46,9 @@ def sentence(pick: dict, config: WalkConfig) -> str:
     cosines = [f"cosine {_number(pick['cos_component'])} to this direction"]
     if pick["cos_previous"] is not None:
         cosines.append(f"{_number(pick['cos_previous'])} to the row before")
-    if pick["cos_smallest"] is not None and smallest not in told:
+    if pick["cos_smallest"] is not None and smallest not in text:
         cosines.append(f"at least {smallest} to all before")
-    return f"{told[0].upper()}{told[1:]} ({', '.join(cosines)}; score {_number(pick['score'])})."
+    return f"{text[0].upper()}{text[1:]} ({', '.join(cosines)}; score {_number(pick['score'])})."
 
 
 def _aim(config: WalkConfig) -> str:
@@ -60,7 +60,7 @@ def _aim(config: WalkConfig) -> str:
 
 
 def _coherent(config: WalkConfig, aim: str) -> str:
-    """What a neighbour's score says of it."""
+    """Says what a neighbour's score rewards."""
     similar = "the one most similar to it"
     if config.pull in (0, 1):
         return aim if config.pull else similar
@@ -72,7 +72,7 @@ def _number(value: float | None) -> str:
 
 
 def section(walks: Sequence[Walk]) -> Section | None:
-    """A folded list for each direction of each walk; None without one."""
+    """Makes a folded list for each direction of each walk; None without a walk."""
     walks = [walk for walk in walks if walk.picks]
     if not walks:
         return None
@@ -100,7 +100,7 @@ def _listed(walk: Walk) -> list[Block]:
 
 
 def _counts(walk: Walk) -> Table:
-    """How often each reason decided."""
+    """Counts how often each reason decided."""
     reasons = [pick["reason"] for pick in walk.picks]
     lines = [[name, f"{reasons.count(name):,}"] for name in WORDS if name in reasons]
     return Table(["reason", "rows"], lines)
@@ -122,6 +122,6 @@ def _table(walk: Walk, places: Sequence[int]) -> Table:
 
 
 def shortened(prompt: str) -> str:
-    """The beginning of a prompt, on one line."""
+    """Returns the beginning of a prompt, on one line."""
     line = " ".join(prompt.split())
     return line if len(line) <= PROMPT_CHARACTERS else f"{line[:PROMPT_CHARACTERS]}…"

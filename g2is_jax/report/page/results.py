@@ -1,21 +1,24 @@
-"""Who is best on each target, whether the seeds can tell, and the tables behind that."""
+"""The best method on each target, whether that may be chance, and the tables behind it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from g2is_jax.evaluation.compare import (
+    SUBJECT,
+    SeedDifference,
+    row_differences,
+    seed_differences,
+)
 from g2is_jax.evaluation.tasks.reply_metrics import LOSS, title
-from g2is_jax.report.against import AGAINST, against, against_table
+from g2is_jax.report.against import AGAINST, against_table
 from g2is_jax.report.page.blocks import Block, Picture, Pictures, Section, Table, Text
 from g2is_jax.report.page.svg import ACCENT, GREY, draw
 from g2is_jax.report.published import THEIRS, published_table
 from g2is_jax.report.results_table import (
     PERCENT,
-    SUBJECT,
     VERSUS,
     Cell,
-    Difference,
     aggregate,
-    differences,
     spread,
     tables,
     versus_table,
@@ -34,7 +37,7 @@ CAUTION = (
 
 
 def section(scores: Sequence[dict], theirs: Mapping[str, Mapping[str, float]]) -> Section:
-    """A part for each target, then g2is against every other method.
+    """Makes a part for each target, then g2is against every method, then all against two rivals.
 
     theirs: published scores in percent, by target and method.
     """
@@ -47,14 +50,14 @@ def section(scores: Sequence[dict], theirs: Mapping[str, Mapping[str, float]]) -
         )
         for target, table in tables(cells).items()
     ]
-    found = differences(scores)
-    if found:
+    by_seed = seed_differences(scores)
+    if by_seed:
         name = f"{SUBJECT} against each method"
-        notes = (f"{VERSUS}.", CAUTION) if any(d.low is not None for d in found) else ONE_SEED
-        parts.append(Section(name, [Text(notes[0]), versus_table(found), Text(notes[1])]))
-    sampled = against(scores)
-    if sampled:
-        parts.append(Section("Random and less", [Text(f"{AGAINST}."), against_table(sampled)]))
+        notes = (f"{VERSUS}.", CAUTION) if any(d.low is not None for d in by_seed) else ONE_SEED
+        parts.append(Section(name, [Text(notes[0]), versus_table(by_seed), Text(notes[1])]))
+    by_row = row_differences(scores)
+    if by_row:
+        parts.append(Section("Random and less", [Text(f"{AGAINST}."), against_table(by_row)]))
     return Section("Results", parts)
 
 
@@ -63,7 +66,7 @@ def _of_target(
 ) -> list[Block]:
     metrics = list(dict.fromkeys(cell.metric for cell in cells if cell.target == target))
     ahead = [lead(scores, target, metric) for metric in metrics]
-    told = [
+    verdicts = [
         Text(verdict(scores, target, metric, by_method))
         for metric, by_method in zip(metrics, ahead, strict=True)
     ]
@@ -71,11 +74,11 @@ def _of_target(
         _drawn([cell for cell in cells if (cell.target, cell.metric) == (target, metric)])
         for metric in metrics
     ]
-    return [*told, Text(GAIN), _marked(table, ahead), Pictures(pictures)]
+    return [*verdicts, Text(GAIN), _marked(table, ahead), Pictures(pictures)]
 
 
 def _published(theirs: Mapping[str, float], target: str, cells: Sequence[Cell]) -> list[Block]:
-    """Beside them, this run's score by the metric after the answer loss: the task's main one."""
+    """Puts this run's score beside theirs, by the task's main metric: the first after the loss."""
     if not theirs:
         return []
     own = [cell for cell in cells if cell.target == target and cell.metric != LOSS]
@@ -84,11 +87,11 @@ def _published(theirs: Mapping[str, float], target: str, cells: Sequence[Cell]) 
 
 
 def lead(scores: Sequence[dict], target: str, metric: str) -> dict[str, float]:
-    """How far each method is ahead of the first one, more being better."""
+    """Returns how far each method is ahead of the first one, more being better."""
     own = [s for s in scores if s["target"] == target and metric in s["metrics"]]
     first = own[0]["method"]
-    against = differences(own, subject=first)
-    return {first: 0.0} | {d.rival: -d.mean for d in against if d.metric == metric}
+    found = seed_differences(own, subject=first)
+    return {first: 0.0} | {d.rival: -d.mean for d in found if d.metric == metric}
 
 
 def _best(ahead: dict[str, float]) -> list[str]:
@@ -96,7 +99,7 @@ def _best(ahead: dict[str, float]) -> list[str]:
 
 
 def _marked(table: Table, ahead: Sequence[dict[str, float]]) -> Table:
-    """The best method's mean and gain marked, for each metric; nobody where all are equal."""
+    """Marks the best method's mean and gain, for each metric; none where all are equal."""
     best = {
         (line, column)
         for number, by_method in enumerate(ahead)
@@ -109,7 +112,7 @@ def _marked(table: Table, ahead: Sequence[dict[str, float]]) -> Table:
 
 
 def verdict(scores: Sequence[dict], target: str, metric: str, ahead: dict[str, float]) -> str:
-    """Who is best, and whether the difference to g2is, or of g2is to the next, could be chance."""
+    """Says who is best, and whether its lead over g2is, or over the next, could be chance."""
     name, best = _capital(title(metric)), _best(ahead)
     if len(best) == len(ahead) > 1:
         return f"{name}: all methods are equal."
@@ -117,31 +120,31 @@ def verdict(scores: Sequence[dict], target: str, metric: str, ahead: dict[str, f
     own = cells[best[0], target, metric]
     value = spread(own.mean, own.stderr)
     if len(best) > 1:
-        told = f"{name}: {', '.join(best[:-1])} and {best[-1]} are best, equal at {value}."
+        text = f"{name}: {', '.join(best[:-1])} and {best[-1]} are best, equal at {value}."
     else:
-        told = f"{name}: {best[0]} is best at {value}."
+        text = f"{name}: {best[0]} is best at {value}."
     others = {method: by for method, by in ahead.items() if method not in best}
     if not others:
-        return told
+        return text
     leader = SUBJECT if SUBJECT in best else best[0]
     behind = max(others, key=others.__getitem__)
     if SUBJECT in others:
         behind = SUBJECT
     wanted = (target, metric, behind)
-    gaps = differences(scores, leader)
+    gaps = seed_differences(scores, leader)
     (gap,) = (d for d in gaps if (d.target, d.metric, d.rival) == wanted)
     which = "loses to it" if behind == SUBJECT else "is the next, behind it"
     if len(best) > 1:
         which = which.replace("it", "them")
-    return f"{told} {behind} {which} by {gap.mean:.3f}{_chance(gap)}"
+    return f"{text} {behind} {which} by {gap.mean:.3f}{_chance(gap)}"
 
 
 def _capital(name: str) -> str:
     return f"{name[:1].upper()}{name[1:]}"
 
 
-def _chance(gap: Difference) -> str:
-    """What the interval of a difference says, as the end of a sentence."""
+def _chance(gap: SeedDifference) -> str:
+    """Ends a sentence with what the interval of a difference says."""
     if gap.low is None or gap.high is None:
         return "; with one seed there is no interval, so this may be chance."
     interval = f" ({PERCENT} interval {gap.low:+.3f} to {gap.high:+.3f}, {gap.seeds} seeds)"
@@ -151,7 +154,7 @@ def _chance(gap: Difference) -> str:
 
 
 def _drawn(cells: Sequence[Cell]) -> Picture:
-    """A point a method, with a bar of two standard errors."""
+    """Draws a point for each method, with a bar of two standard errors."""
     name = title(cells[0].metric)
     bars = " with two standard errors" if any(cell.stderr for cell in cells) else ""
 

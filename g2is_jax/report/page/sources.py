@@ -1,4 +1,4 @@
-"""What the selections are made of, by source against the pool, and how much they overlap."""
+"""The composition of the selections by source, against the pool's, and their overlap."""
 
 from collections.abc import Sequence
 
@@ -18,17 +18,17 @@ from g2is_jax.report.page.blocks import Block, Picture, Pictures, Section, Text
 from g2is_jax.report.page.svg import GREY, colours, draw, legend_below
 
 
-def section(told: dict) -> Section | None:
-    """told: what composition.json holds. None without a selection."""
-    if not told["targets"]:
+def section(composition: dict) -> Section | None:
+    """Shows for each target what composition.json holds; None without a selection."""
+    if not composition["targets"]:
         return None
     parts = []
-    for target, found in told["targets"].items():
+    for target, found in composition["targets"].items():
         note = "Share of the rows by source, mean over seeds; × is against the share in the pool."
         blocks: list[Block] = [
             Text(note),
-            Pictures([_bars(target, told["pool"], found["methods"])]),
-            composition_table(told["pool"], found["methods"]),
+            Pictures([_bars(target, composition["pool"], found["methods"])]),
+            composition_table(composition["pool"], found["methods"]),
         ]
         if len(found["methods"]) > 1:
             blocks += [Text(SHARED), overlap_table(found)]
@@ -39,7 +39,7 @@ def section(told: dict) -> Section | None:
 
 
 def _bars(target: str, pool: dict, methods: Sequence[dict]) -> Picture:
-    """A bar a method, the pool's on top, cut by source."""
+    """Draws a bar for each method, the pool's on top, cut by source."""
     sources = columns(pool, methods)
     names = ["(the pool)", *(of["method"] for of in methods)]
     shares = np.array([folded(of["shares"], sources) for of in (pool, *methods)])
@@ -59,5 +59,5 @@ def _bars(target: str, pool: dict, methods: Sequence[dict]) -> Picture:
         axis.set_xlabel("share of rows")
         legend_below(axis, 2)
 
-    told = f"Rows for {target} by source: the pool, then each method."
-    return draw(paint, told, 1.0 + 0.22 * len(names) + 0.17 * -(-shares.shape[1] // 2))
+    caption = f"Rows for {target} by source: the pool, then each method."
+    return draw(paint, caption, 1.0 + 0.22 * len(names) + 0.17 * -(-shares.shape[1] // 2))

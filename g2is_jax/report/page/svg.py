@@ -36,8 +36,8 @@ GREY = "#8a8f98"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def draw(paint: Callable, told: str, height: float = HEIGHT) -> Picture:
-    """What `paint` puts on an axis of matplotlib. told: the same in words."""
+def draw(paint: Callable, caption: str, height: float = HEIGHT) -> Picture:
+    """Draws what `paint` puts on an axis of matplotlib; the caption says the same in words."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -48,11 +48,11 @@ def draw(paint: Callable, told: str, height: float = HEIGHT) -> Picture:
         axis.patch.set_visible(False)
         paint(axis)
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return Picture(inline(buffer.getvalue(), told), told)
+    return Picture(inline(buffer.getvalue(), caption), caption)
 
 
-def inline(text: str, told: str) -> Markup:
-    """An SVG file as an element of a page, with a title and with names that no other one has."""
+def inline(text: str, caption: str) -> Markup:
+    """Makes an element of a page of an SVG file, with a title and names that no other has."""
     body = text[text.index("<svg") :]
     body = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r' (xmlns(:xlink)?|version)="[^"]*"', "", body).replace("xlink:href", "href")
@@ -65,11 +65,11 @@ def inline(text: str, told: str) -> Markup:
     body = re.sub(r' id="([^"]*)"', renamed, body)
     body = re.sub(r'((?:href="|url\()#)', rf"\g<1>{mark}-", body).replace(INK, "currentColor")
     opening, _, rest = body.partition(">")
-    return Markup(f'{opening} role="img"><title>{escape(told)}</title>{rest.strip()}')
+    return Markup(f'{opening} role="img"><title>{escape(caption)}</title>{rest.strip()}')
 
 
 def colours(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a kind of line for each name, no two alike among the first twenty."""
+    """Returns a colour and a kind of line for each name, no two alike among the first twenty."""
     styles = ("solid", "dashed", "dotted")
     return {
         name: (COLOURS[i % len(COLOURS)], styles[i // len(COLOURS) % len(styles)])
@@ -78,5 +78,5 @@ def colours(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def legend_below(axis, columns: int = 3) -> None:
-    """Names under the drawing, where they cover nothing."""
+    """Puts the names under the drawing, where they cover nothing."""
     axis.figure.legend(loc="outside lower center", ncols=columns)

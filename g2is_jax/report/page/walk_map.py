@@ -6,15 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.report.page.blocks import Picture, Pictures, Section, Text
+from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.svg import ACCENT, COLOURS, GREY, INK, draw, legend_below
-from g2is_jax.report.page.walked import Walk
 from g2is_jax.selection.core import principal_directions
 
 MOST_COLOURED, MOST_NUMBERED, MOST_POINTS = 7, 8, 400
 
 
 def section(walks: Sequence[Walk]) -> Section | None:
-    """A drawing for each walk; None without one."""
+    """Makes a drawing for each walk; None without a walk."""
     walks = [walk for walk in walks if walk.picks]
     if not walks:
         return None
@@ -27,7 +27,7 @@ def section(walks: Sequence[Walk]) -> Section | None:
 
 
 def plane(rows_NP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two unit directions of largest variance, the mean, and the two shares of the variance."""
+    """Returns the two unit directions of largest variance, the mean, and their shares of it."""
     mean_P = rows_NP.mean(axis=0, dtype=np.float64)
     variances_C, directions_CP = principal_directions(rows_NP - mean_P)
     found = min(2, len(directions_CP))
@@ -66,8 +66,8 @@ def _drawn(walk: Walk) -> Picture:
         axis.set_ylabel(f"second ({shares_2[1]:.0%})")
         legend_below(axis)
 
-    told = (
+    caption = (
         f"{walk.title}: the first {len(picks)} of {len(walk.picks)} chosen rows, coloured by the "
         "direction they were chosen for."
     )
-    return draw(paint, told, 4.2)
+    return draw(paint, caption, 4.2)

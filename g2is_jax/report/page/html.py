@@ -1,4 +1,4 @@
-"""A page as one HTML file that needs no other file and no network."""
+"""A page as a single HTML file, which needs no other file and no network."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -6,7 +6,7 @@ from g2is_jax.report.page.blocks import Page
 
 
 def html(page: Page) -> str:
-    """The whole page; every text in it is escaped."""
+    """Writes the whole page; every text in it is escaped."""
     loader = PackageLoader("g2is_jax.report.page", "")
     environment = Environment(
         loader=loader,

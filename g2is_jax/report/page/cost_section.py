@@ -1,4 +1,4 @@
-"""What it cost: by method, as if it were run alone, and by kind of stage, each stage once.
+"""The costs of a run: by method, as if it were run alone, and by kind of stage, each stage once.
 
 Sums are exact (fsum): a page that is written again meets the stages in another order.
 """
@@ -15,7 +15,7 @@ KINDS = ("warmup", "features", "folded", "hidden", "selection", "finetune", "cur
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage; None where its manifest does not say.
+    """Holds the costs of a finished stage; None where its manifest does not say.
 
     folder: its name, by which a stage that several methods share is known.
     """
@@ -28,8 +28,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What stands behind one method's adapter, for one target and seed."""
+class AdapterCost:
+    """Holds all stages behind one method's adapter, for one target and seed."""
 
     method: str
     rows: int
@@ -37,15 +37,18 @@ class Bill:
     stages: Sequence[Stage]
 
 
-def stage(folder: str, manifest: dict) -> Stage:
-    """The part of a stage's manifest that tells what it cost."""
+def read_stage(folder: str, manifest: dict) -> Stage:
+    """Takes the costs of a stage from its manifest."""
     devices = manifest["counts"].get("devices")
     peak = manifest.get("peak_memory_bytes")
     return Stage(folder, manifest["name"], manifest["seconds"], peak, devices)
 
 
-def section(bills: Sequence[Bill], stages: Sequence[Stage]) -> Section:
-    """bills: of every method, target and seed. stages: all that the run used."""
+def section(adapters: Sequence[AdapterCost], stages: Sequence[Stage]) -> Section:
+    """Makes a table by method and one by kind of stage.
+
+    adapters: of every method, target and seed. stages: all that the run used.
+    """
     by_method = (
         "By method, mean over targets and seeds, of all that stands behind one adapter: stages "
         "that several methods share count for each of them. Times are wall-clock seconds. Peak "
@@ -57,24 +60,24 @@ def section(bills: Sequence[Bill], stages: Sequence[Stage]) -> Section:
         "process had."
     )
     used = list({stage.folder: stage for stage in stages}.values())
-    blocks: list[Block] = [Text(by_method), _by_method(bills), Text(by_kind), _by_kind(used)]
-    return Section("Cost", blocks if bills else blocks[2:])
+    blocks: list[Block] = [Text(by_method), _by_method(adapters), Text(by_kind), _by_kind(used)]
+    return Section("Cost", blocks if adapters else blocks[2:])
 
 
-def _by_method(bills: Sequence[Bill]) -> Table:
-    kinds = _kinds([stage for bill in bills for stage in bill.stages])
+def _by_method(adapters: Sequence[AdapterCost]) -> Table:
+    kinds = _kinds([stage for adapter in adapters for stage in adapter.stages])
     head = ["method", "examples", "supervised tokens", *(f"{kind} (s)" for kind in kinds)]
     head += ["together (s)", "device-hours", "peak memory (GB)"]
     lines = []
-    for method in dict.fromkeys(bill.method for bill in bills):
-        own = [bill for bill in bills if bill.method == method]
-        stages = [stage for bill in own for stage in bill.stages]
+    for method in dict.fromkeys(adapter.method for adapter in adapters):
+        own = [adapter for adapter in adapters if adapter.method == method]
+        stages = [stage for adapter in own for stage in adapter.stages]
         sums = [[s.seconds for s in stages if s.kind == kind] for kind in kinds]
         lines.append(
             [
                 method,
-                f"{sum(bill.rows for bill in own) / len(own):,.0f}",
-                f"{sum(bill.tokens for bill in own) / len(own):,.0f}",
+                f"{sum(adapter.rows for adapter in own) / len(own):,.0f}",
+                f"{sum(adapter.tokens for adapter in own) / len(own):,.0f}",
                 *(f"{fsum(some) / len(own):,.1f}" if some else "" for some in sums),
                 f"{fsum(s.seconds for s in stages) / len(own):,.1f}",
                 _device_hours(stages, len(own)),
@@ -99,13 +102,13 @@ def _by_kind(stages: Sequence[Stage]) -> Table:
 
 
 def _kinds(stages: Sequence[Stage]) -> list[str]:
-    """In the order of the work; others behind them."""
+    """Lists the kinds in the order of the work, others behind them."""
     found = dict.fromkeys(stage.kind for stage in stages)
     return sorted(found, key=lambda kind: KINDS.index(kind) if kind in KINDS else len(KINDS))
 
 
 def _device_hours(stages: Sequence[Stage], shares: int) -> str:
-    known = [one.seconds * one.devices / 3600 for one in stages if one.devices is not None]
+    known = [s.seconds * s.devices / 3600 for s in stages if s.devices is not None]
     return f"{fsum(known) / shares:,.4g}" if len(known) == len(stages) else NOT_RECORDED
 
 

@@ -1,4 +1,4 @@
-"""One finished walk, as the sections about it read it."""
+"""A finished walk, as the sections about walks read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from g2is_jax.selection.walk.rules import WalkConfig
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """A walk for one target, at one seed.
+    """Holds a walk for a target, at a seed.
 
-    picks: what selection.jsonl tells of each chosen row, in order; prompts_K: their prompts.
-    directions_C: what each core direction is, in words. chosen_KP, sample_SP, validation_MP: unit
+    picks: the lines of selection.jsonl, a chosen row each, in order; prompts_K: their prompts.
+    directions_C: each core direction in words. chosen_KP, sample_SP, validation_MP: unit
     rows of features of the chosen rows (or the first of them), of some rows of the pool, and of
     validation rows. listing: the file with all that the page leaves out.
     """
@@ -34,5 +34,5 @@ class Walk:
 
     @property
     def title(self) -> str:
-        """Which walk it is."""
+        """The method, target and seed, in words."""
         return f"{self.method} on {self.target}, seed {self.seed}"
