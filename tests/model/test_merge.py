@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments.merge_adapter import run
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.build import load_model
-from g2is_jax.model.merge import write_merged
+from g2is_jax.model.merge import merge_folders, write_merged
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
@@ -83,8 +82,8 @@ def test_weights_and_files(tmp_path, folders):
     """One rounding, of the float32 sum; no bit of the other weights changes."""
     source, adapter = folders
     output = epath.Path(tmp_path / "merged")
-    said = run(str(source), adapter, output, "bfloat16")
-    assert said.startswith("LoRA r=3, scale 2.33333: k_proj in 2 of 2 layers, v_proj in 1 of 2 ")
+    report = merge_folders(str(source), adapter, output, "bfloat16")
+    assert report.startswith("LoRA r=3, scale 2.33333: k_proj in 2 of 2 layers, v_proj in 1 of 2 ")
     _, leaves, base = ours("qwen2", lora_config("layers.1.*.v_proj", "k_proj"), BFLOAT16)
     _, merged = load_model(output, NO_LORA, BFLOAT16)
     changed = set()
@@ -115,7 +114,7 @@ def test_interrupted_merge_is_no_checkpoint(tmp_path, folders):
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         load_model(target, NO_LORA, BFLOAT16)
     with pytest.raises(InputError, match="merged: is not empty; give another --output"):
-        run(str(source), adapter, target, "bfloat16")
+        merge_folders(str(source), adapter, target, "bfloat16")
 
 
 def test_adapter_of_another_base(tmp_path, folders):
@@ -125,7 +124,7 @@ def test_adapter_of_another_base(tmp_path, folders):
     write_adapter(adapter, leaves, model, "base")
     output = epath.Path(tmp_path / "merged")
     with pytest.raises(InputError, match="is not shared with the model"):
-        run(str(source), adapter, output, "bfloat16")
+        merge_folders(str(source), adapter, output, "bfloat16")
     assert not output.exists()
 
 
