@@ -82,9 +82,8 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore()
                 ),
             )
-            expected = restored["position"].get(
-                "sha256"
-            )  # absent from checkpoints of earlier versions
+            # Absent from checkpoints of earlier versions.
+            expected = restored["position"].get("sha256")
             if expected not in (None, _digest(restored["state"])):
                 raise ValueError("its values are not those that were saved")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
