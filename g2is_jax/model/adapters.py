@@ -1,4 +1,4 @@
-"""PEFT's adapter files: each field of theirs is computed as PEFT has it, or refused by name."""
+"""Reads and writes PEFT's adapter files; each field is computed as PEFT does it, or refused."""
 
 import json
 import re
@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.model.build import Model
+from g2is_jax.model.config_file import read_json_object
 from g2is_jax.model.lora import Leaves, LoraConfig, checkpoint_path, linear_layers
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, write_atomic
@@ -22,11 +23,11 @@ TENSOR = re.compile(
     r"base_model\.model\.model\.(layers\.\d+\.\w+\.\w+_proj)\.lora_[AB]\.weight", re.ASCII
 )
 FLOATS = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
-# Notes, and which modules carry an adapter: the tensors themselves say that.
+# Fields that are notes, or name the adapted modules, which the tensors' own names tell.
 NO_EFFECT = {
     "auto_mapping",
     "base_model_name_or_path",
-    "eva_config",  # of the drawing of A alone
+    "eva_config",  # only how A is first drawn
     "exclude_modules",
     "inference_mode",
     "layers_pattern",
@@ -78,7 +79,7 @@ def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: 
 
 
 def read_lora_config(folder: epath.Path) -> LoraConfig:
-    """The settings of PEFT's adapter, for the linear layers that it has tensors of."""
+    """Return the settings of a PEFT adapter; the targets are the layers that it has tensors of."""
     raw = _read_settings(folder)
     modules = set()
     for name in _table(folder):
@@ -99,7 +100,7 @@ def read_lora_config(folder: epath.Path) -> LoraConfig:
 
 
 def read_adapter(folder: epath.Path, model: Model) -> Leaves:
-    """Leaves of PEFT's adapter, float32; InputError unless it is of the model's LoRA settings."""
+    """Return a PEFT adapter's leaves in float32; InputError unless its settings are the model's."""
     theirs = read_lora_config(folder)
     for field in ("rank", "alpha", "rslora"):
         found, asked = getattr(theirs, field), getattr(model.lora, field)
@@ -132,7 +133,7 @@ def _tensor_name(path: str) -> str:
 
 
 def _target_modules(model: Model) -> list[str]:
-    """Bare names where all layers of that name carry an adapter, else the layers' paths."""
+    """Return bare names where all layers of a name carry an adapter, else the layers' paths."""
     linear = linear_layers(model.base_shapes)
     bare = [path for path in linear if not model.lora.matches(path)]
     partial = {path.rpartition(".")[2] for path in bare}
@@ -151,16 +152,11 @@ def _table(folder: epath.Path) -> dict:
 
 
 def _read_settings(folder: epath.Path) -> dict:
-    """`adapter_config.json`, all of whose fields are known to be computed."""
+    """Read `adapter_config.json`; InputError names a field that is absent or not supported."""
     file = folder / CONFIG
     if not file.exists():
         raise InputError(f"{file}: no such adapter; give a folder written by PEFT or a fine-tune")
-    try:
-        raw = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON ({error}); copy the adapter again") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: holds no JSON object; copy the adapter again")
+    raw = read_json_object(file, "copy the adapter again")
     missing = [name for name in ("peft_type", *NUMBERS) if name not in raw]
     if missing:
         raise InputError(f"{file}: has no {', '.join(missing)}; copy the adapter again")
@@ -168,8 +164,8 @@ def _read_settings(folder: epath.Path) -> dict:
         if name in NUMBERS:
             _check_number(file, name, value)
         elif name in SUPPORTED:
-            if not any(value is one or value == one for one in SUPPORTED[name]):
-                listed = ", ".join(json.dumps(one) for one in SUPPORTED[name])
+            if not any(value is choice or value == choice for choice in SUPPORTED[name]):
+                listed = ", ".join(json.dumps(choice) for choice in SUPPORTED[name])
                 raise InputError(
                     f"{file}: {name} = {json.dumps(value)} is not supported, only {listed}; "
                     f"{_way_out(folder)}"

@@ -1,4 +1,4 @@
-"""Causal self-attention of one example: rotary tables, masks, and the products."""
+"""Causal self-attention of one example: rotary tables, masks, kernels and the layer."""
 
 import math
 
@@ -12,13 +12,13 @@ from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
 KERNELS = ("xla", "cudnn")  # cudnn: NVIDIA GPUs, bfloat16
-SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # of queries that attend at a time
+SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # queries in a block, and blocks in a row
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each (K, S, width of a head)
 Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
 
 
 def rotary_frequencies(head_dim: int, rope: RopeConfig) -> np.ndarray:
-    """Radians a token of each pair, (head_dim / 2,); Llama 3.1's scaling where asked.
+    """Radians per token of each pair of dimensions: (head_dim / 2,); scaled as in Llama 3.1.
 
     Waves longer than the old context over `low_freq_factor` are stretched by `factor`, those
     shorter than it over `high_freq_factor` stay, and between the two the rate is interpolated.
@@ -51,14 +51,14 @@ def rotate(x_THD: jax.Array, tables: Tables) -> jax.Array:
 
 
 def positions_in(segments_T: jax.Array) -> jax.Array:
-    """Each token's place in its own segment: (T,) -> (T,) int32."""
+    """The place of each token in its own segment: (T,) -> (T,) int32."""
     index_T = jnp.arange(segments_T.shape[0])
-    begins_T = jnp.concatenate([jnp.ones(1, bool), segments_T[1:] != segments_T[:-1]])
-    return index_T - jax.lax.cummax(jnp.where(begins_T, index_T, 0))
+    starts_T = jnp.concatenate([jnp.ones(1, bool), segments_T[1:] != segments_T[:-1]])
+    return index_T - jax.lax.cummax(jnp.where(starts_T, index_T, 0))
 
 
-def written(cache: LayerCache, new: LayerCache, start) -> LayerCache:
-    """The cache with the new entries at `start` and after it."""
+def write_cache(cache: LayerCache, new: LayerCache, start) -> LayerCache:
+    """Return the cache with the new entries written from place `start` on."""
     keys, values = (
         jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=1)
         for old, part in zip(cache, new, strict=True)
@@ -67,7 +67,7 @@ def written(cache: LayerCache, new: LayerCache, start) -> LayerCache:
 
 
 def visible(query_T, key_S, window: int | None) -> jax.Array:
-    """Which places S a query at place T sees: none after it, and `window` of them; (T, S) bool."""
+    """The mask (T, S) of places that a query sees: none after it, and `window` at most."""
     distance_TS = query_T[:, None] - key_S[None, :]
     seen_TS = distance_TS >= 0
     return seen_TS if window is None else seen_TS & (distance_TS < window)
@@ -76,19 +76,21 @@ def visible(query_T, key_S, window: int | None) -> jax.Array:
 def attend_in_row(
     q_THD, k_KTD, v_KTD, segments_T, window: int | None, scale: float, softcap: float | None
 ) -> jax.Array:
-    """Causal attention of a whole row, a block of queries at a time: what no query of the block
-    sees is not computed. `segments_T` as in `Attention`."""
+    """Causal attention of a whole row, one block of queries at a time.
+
+    Products with keys that no query of the block sees are skipped. `segments_T` as in `Attention`.
+    """
     tokens = len(q_THD)
     size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
     outputs = []
-    for begin in range(0, tokens, size):
-        end = min(begin + size, tokens)
-        first = 0 if window is None else max(begin - window + 1, 0)
-        mask_TS = visible(jnp.arange(begin, end), jnp.arange(first, end), window)
+    for start in range(0, tokens, size):
+        end = min(start + size, tokens)
+        first = 0 if window is None else max(start - window + 1, 0)
+        mask_TS = visible(jnp.arange(start, end), jnp.arange(first, end), window)
         if segments_T is not None:
-            mask_TS &= segments_T[begin:end, None] == segments_T[None, first:end]
+            mask_TS &= segments_T[start:end, None] == segments_T[None, first:end]
         seen = k_KTD[:, first:end], v_KTD[:, first:end]
-        outputs.append(attend_masked(q_THD[begin:end], *seen, mask_TS, scale, softcap))
+        outputs.append(attend_masked(q_THD[start:end], *seen, mask_TS, scale, softcap))
     return jnp.concatenate(outputs)
 
 
@@ -148,12 +150,12 @@ class Attention(nnx.Module):
         self.v_proj = Linear(f"{path}.v_proj", d, kv, c.qkv_bias, dtype, lora)
         self.o_proj = Linear(f"{path}.o_proj", q, d, c.o_bias, dtype, lora)
         if c.query_key_norm != "none":
-            one_head = c.query_key_norm == "head"
-            self.q_norm = RmsNorm(c.head_dim if one_head else q, c, dtype)
-            self.k_norm = RmsNorm(c.head_dim if one_head else kv, c, dtype)
+            per_head = c.query_key_norm == "head"
+            self.q_norm = RmsNorm(c.head_dim if per_head else q, c, dtype)
+            self.k_norm = RmsNorm(c.head_dim if per_head else kv, c, dtype)
 
     def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, keys):
-        """Attend to what is at or before each token; also keys and values, for the next tokens.
+        """Attend to the tokens up to each token; return also keys and values, for the next tokens.
 
         With a cache, T entries are written to it from `start`; without, the T tokens are the whole
         row. `segments_T`: tokens of different segments do not see each other; None: one segment.
@@ -162,7 +164,7 @@ class Attention(nnx.Module):
         seen = (k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1))
         window, scale, softcap = self.layer.window, self.c.query_scale, self.c.attention_softcap
         if cache is not None:
-            seen = written(cache, seen, start)
+            seen = write_cache(cache, seen, start)
             places_T = start + jnp.arange(x_TD.shape[0])
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
@@ -173,7 +175,7 @@ class Attention(nnx.Module):
         return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), seen
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values by heads, normalised and rotated as the family has it."""
+        """Return queries, keys and values by heads, normalised and rotated as the family does."""
         q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
         if self.c.query_key_norm == "all":
             q_TF, k_TF = self.q_norm(q_TF), self.k_norm(k_TF)

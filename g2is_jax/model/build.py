@@ -1,4 +1,4 @@
-"""From settings to a model: pure functions of (adapter, base, tokens)."""
+"""Builds a model: the decoder as pure functions of (adapter, base, tokens)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from g2is_jax.model.families import read_config
 from g2is_jax.model.lora import (
     Leaves,
     LoraConfig,
+    Shapes,
     init_adapter,
     leaf_path,
     linear_layers,
@@ -31,10 +32,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How a decoder is computed.
+    """The settings of a decoder's execution.
 
-    `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: a
-    key of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
+    `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: one
+    of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
     `shard_base`: each device holds a share of the linear layers and gathers one layer at a time.
     """
 
@@ -64,13 +65,13 @@ class Model:
     settings: ModelConfig
     lora: LoraConfig
     graph: nnx.GraphDef
-    adapter_shapes: dict[str, tuple[int, ...]]
-    base_shapes: dict[str, tuple[int, ...]]
+    adapter_shapes: Shapes
+    base_shapes: Shapes
     paths: dict[str, tuple]
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the base's weights."""
+        """The dtype of the base's weights."""
         return DTYPES[self.settings.dtype]
 
     def logits(
@@ -78,15 +79,15 @@ class Model:
     ) -> jax.Array:
         """Next-token logits (T, V) in float32.
 
-        `segments_T`: which of several packed rows each token belongs to; they do not see each
-        other. None: all tokens are one row.
+        `segments_T`: the packed row that each token belongs to; tokens of different rows do not
+        see each other. None: all tokens are one row.
         """
         return self.head(base, self.hidden(adapter, base, tokens_T, dropout_key, segments_T))
 
     def hidden(
         self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
     ) -> jax.Array:
-        """What the head makes logits of: (T, D), after the last norm; arguments as in `logits`."""
+        """Hidden states (T, D) after the last norm, input of the head; arguments as in `logits`."""
         self._check_length(tokens_T.shape[0])
         decoder = self._merge(adapter, base)
         return decoder(tokens_T, key=dropout_key, segments_T=segments_T)[0]
@@ -94,7 +95,7 @@ class Model:
     def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: list[LayerCache] | None):
         """Hidden states (T, D) of tokens that follow what the caches hold, and the new caches.
 
-        Without caches the tokens begin a row, and the new ones have no room for more.
+        Without caches the tokens start a row, and the new caches have no room for more.
         """
         return self._merge(adapter, base)(tokens_T, start, caches)
 
@@ -110,7 +111,7 @@ class Model:
         return [(zeros, zeros) for _ in self.config.layers]
 
     def init_adapter(self, seed: int) -> Leaves:
-        """A fresh adapter, which leaves the base's output as it is."""
+        """A fresh adapter, which does not change the base's output."""
         return init_adapter(self.adapter_shapes, seed)
 
     def zero_adapter(self) -> Leaves:
@@ -118,28 +119,28 @@ class Model:
         return {path: jnp.zeros(shape) for path, shape in self.adapter_shapes.items()}
 
     def sharding(self, path: str, mesh: Mesh) -> NamedSharding:
-        """Where a leaf of the base lies on the devices."""
+        """The sharding of a leaf of the base over the devices of a mesh."""
         if self.settings.shard_base and path.endswith("_proj.weight"):
             return shared_out(mesh, self.base_shapes[path])
         return replicated(mesh)
 
     def placed(self, base: Leaves, mesh: Mesh) -> Leaves:
-        """The base where its leaves belong; those that are there are not moved."""
+        """The base with each leaf on the devices of its `sharding`; a leaf already there stays."""
         return {path: placed(x, self.sharding(path, mesh)) for path, x in base.items()}
 
     def row_devices(self, base: Leaves) -> int:
-        """How many devices share the rows of a forward pass, and have to divide them.
+        """The number of devices that share the rows of a forward pass, and have to divide them.
 
-        Those that each have the whole base. Where each holds a share of it they work on every row
-        together, as the compiler finds best: 1.
+        Devices that each have the whole base share the rows. Where each holds a share of the base,
+        they work on every row together, as the compiler finds best, and the number is 1.
         """
         sharding = self._row_sharding(base)
         return 1 if sharding is None else sharding.num_devices
 
-    def spread(self, base: Leaves, of_rows: Any) -> Any:
-        """Arrays over the rows of a batch, on the devices that share them."""
+    def spread(self, base: Leaves, arrays: Any) -> Any:
+        """The arrays over a batch's rows (axis 0), on the devices that share the rows."""
         sharding = self._row_sharding(base)
-        return of_rows if sharding is None else jax.device_put(of_rows, sharding)
+        return arrays if sharding is None else jax.device_put(arrays, sharding)
 
     def _row_sharding(self, base: Leaves) -> NamedSharding | None:
         held = getattr(next(iter(base.values())), "sharding", None)
@@ -175,7 +176,7 @@ def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) 
     return Model(config, settings, lora, graph, adapter_shapes, base_shapes, paths)
 
 
-def _check_targets(lora: LoraConfig, base_shapes: dict[str, tuple[int, ...]]) -> None:
+def _check_targets(lora: LoraConfig, base_shapes: Shapes) -> None:
     linear = linear_layers(base_shapes)
     for target in lora.targets:
         if lora.rank > 0 and not any(matches(target, path) for path in linear):
@@ -192,6 +193,6 @@ def load_model(
     settings: ModelConfig,
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> tuple[Model, Leaves]:
-    """Model and base weights of a Hugging Face folder; `sharding` as in `read_weights`."""
+    """Load model and base from a Hugging Face folder; `sharding` as in `read_weights`."""
     model = build_model(read_config(folder), lora, settings)
     return model, read_weights(folder, model.base_shapes, model.dtype, sharding)

@@ -1,4 +1,4 @@
-"""What one decoder computes: shapes, constants, and the few ways in which families differ."""
+"""The settings of one decoder: shapes, constants, and the few ways in which families differ."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """`window`: how many tokens a query sees, itself included; None: all before it."""
+    """One layer's settings. `window`: tokens that a query sees, itself included; None: all."""
 
     rotary: bool
     window: int | None
@@ -31,7 +31,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class BlockNorms:
-    """Names in the checkpoint of a block's norms, by where they stand; None: there is none."""
+    """The checkpoint's names of a block's norms, by their place; None: there is no norm."""
 
     before_attention: str | None
     after_attention: str | None
@@ -61,7 +61,7 @@ class DecoderConfig:
     mlp_bias: bool
     unit_offset: bool  # norms multiply by 1 + weight
     query_key_norm: str  # none; head: over each head; all: over all heads at once
-    query_scale: float  # of the products of queries and keys
+    query_scale: float  # multiplies the products of queries and keys
     attention_softcap: float | None  # products are squashed into +- this
     logit_softcap: float | None
     embedding_scale: float

@@ -1,6 +1,6 @@
-"""The fields of a Hugging Face `config.json`: each is read, has no effect, or is refused by name.
+"""Reads a Hugging Face `config.json`: each field is used, has no effect, or is refused by name.
 
-What the file leaves out is what transformers says it is.
+A field that the file leaves out has the default that transformers gives it.
 """
 
 import json
@@ -12,8 +12,8 @@ from etils import epath
 from g2is_jax.model.config import RopeConfig, RopeScaling
 from g2is_jax.runs.errors import InputError
 
-# Notes, and settings of training, of generation or of transformers' own output: the logits of a
-# given row do not depend on them. The ends of a reply are read with the tokenizer.
+# Notes, and settings of training, of generation or of transformers' own output: no row's logits
+# depend on them. The ends of a reply are read with the tokenizer.
 NO_EFFECT = {
     "_attn_implementation_autoset",
     "_name_or_path",
@@ -46,7 +46,7 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 
 
 class Fields:
-    """The values of one config file, and which of its fields have been read."""
+    """The values of one config file, with a record of the fields that have been read."""
 
     def __init__(self, raw: dict, file: str):
         self.raw, self.file = raw, file
@@ -54,7 +54,7 @@ class Fields:
         self.config = self._standard(raw)
 
     def _standard(self, raw: dict) -> Any:
-        """transformers' own reading, with its defaults."""
+        """Return transformers' own reading, with its defaults."""
         from transformers import CONFIG_MAPPING
 
         try:
@@ -71,15 +71,17 @@ class Fields:
         return getattr(self.config, name)
 
     def only(self, name: str, *supported) -> None:
-        """Refuse any other value of this field, if the file has it."""
+        """Refuse all other values of a field, if the file has it."""
         self.used.add(name)
         if name in self.raw and self.raw[name] not in supported:
             raise self.error(f"{name} = {self.raw[name]!r}", f"only {listed(supported)} is")
 
     def error(self, what: str, supported: str) -> InputError:
+        """Return the error for a value that no decoder here computes."""
         return InputError(f"{self.file}: {what} is not supported; {supported}")
 
     def check_all_used(self) -> None:
+        """Refuse fields that were neither read nor known to have no effect."""
         unknown = [
             name
             for name, value in self.raw.items()
@@ -94,45 +96,51 @@ class Fields:
 
 
 def read_raw_config(folder: epath.Path) -> dict:
-    """The folder's `config.json`; InputError if it is absent or damaged."""
+    """Return the folder's `config.json`; InputError if it is absent or damaged."""
     file = folder / "config.json"
     if not file.exists():
         raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
+    return read_json_object(file, "download the checkpoint again")
+
+
+def read_json_object(file: epath.Path, way_out: str) -> dict:
+    """Return the object in a JSON file; InputError with the way out if it holds anything else."""
     try:
         raw = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file}: not valid JSON ({error}); download the checkpoint again"
-        ) from error
+        raise InputError(f"{file}: not valid JSON ({error}); {way_out}") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{file}: holds no JSON object; download the checkpoint again")
+        raise InputError(f"{file}: holds no JSON object; {way_out}")
     return raw
 
 
 def read_rope(f: Fields) -> RopeConfig:
-    """From transformers 4's `rope_theta` and `rope_scaling`, or 5's `rope_parameters`."""
+    """Return the rotary embedding, from the fields of transformers 4 or 5.
+
+    Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`.
+    """
     f.only("partial_rotary_factor", None, 1.0)
-    given = {key: value for key, value in f["rope_parameters"].items() if value is not None}
-    if given.get("partial_rotary_factor") == 1.0:
-        del given["partial_rotary_factor"]
+    rope = {key: value for key, value in f["rope_parameters"].items() if value is not None}
+    if rope.get("partial_rotary_factor") == 1.0:
+        del rope["partial_rotary_factor"]
     f.used |= {"rope_theta", "rope_scaling"}
-    _check_said_once(f, given)
-    kind = given["rope_type"]
+    _check_versions_agree(f, rope)
+    kind = rope["rope_type"]
     if kind not in ROPE_FIELDS:
         raise f.error(f"rope type {kind!r}", f"only {listed(ROPE_FIELDS)} are")
     known = {"rope_type", "type", "rope_theta", *ROPE_FIELDS[kind]}
-    unknown = set(given) - known
+    unknown = set(rope) - known
     if unknown:
         raise f.error(f"{', '.join(sorted(unknown))} of rope type {kind!r}", listed(known) + " are")
-    theta = given.get("rope_theta")
+    theta = rope.get("rope_theta")
     if not (isinstance(theta, int | float) and 0 < theta < float("inf")):
         raise f.error(f"rope_theta = {theta!r}", "a number above 0 is")
-    numbers = {name: given[name] for name in ROPE_FIELDS[kind]}
+    numbers = {name: rope[name] for name in ROPE_FIELDS[kind]}
     return RopeConfig(float(theta), RopeScaling(**numbers) if numbers else None)
 
 
-def _check_said_once(f: Fields, rope: dict) -> None:
-    """The file may say it in both versions' fields, if it says the same."""
+def _check_versions_agree(f: Fields, rope: dict) -> None:
+    """Refuse a file whose fields of transformers 4 contradict those of 5."""
     old = {**(f.raw.get("rope_scaling") or {}), "rope_theta": f.raw.get("rope_theta")}
     for key, value in old.items():
         if value is not None and rope.get(key, value) != value:
@@ -140,4 +148,5 @@ def _check_said_once(f: Fields, rope: dict) -> None:
 
 
 def listed(values: Iterable) -> str:
+    """Return the values in order, for a message."""
     return ", ".join(str(value) for value in sorted(values, key=str))

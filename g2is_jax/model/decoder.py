@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Mlp(nnx.Module):
-    """Gated: down(activation(gate(x)) * up(x))."""
+    """The gated MLP: down(activation(gate(x)) * up(x))."""
 
     def __init__(self, c: DecoderConfig, path: str, dtype: jnp.dtype, lora: LoraConfig):
         d, f = c.hidden_size, c.intermediate_size
@@ -39,7 +39,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each beside a residual and among the norms of the family."""
+    """Attention and MLP, each with a residual and the norms of the family."""
 
     def __init__(
         self, c: DecoderConfig, index: int, dtype: jnp.dtype, kernel: str, lora: LoraConfig
@@ -71,7 +71,7 @@ class Block(nnx.Module):
 
 
 def _is_kept(primitive, *_, **__) -> bool:
-    """Anything but a gathered weight, cast and transposed or not."""
+    """A policy of `jax.checkpoint`: keep all but gathered weights, cast or transposed."""
     return primitive.name not in ("all_gather", "convert_element_type", "transpose")
 
 
@@ -102,9 +102,9 @@ class Decoder(nnx.Module):
         key=None,
         segments_T=None,
     ):
-        """Hidden states and caches; `start` is the position of the first token.
+        """Return hidden states and caches; `start` is the position of the first token.
 
-        `segments_T`: which of several packed rows each token belongs to; positions start anew.
+        `segments_T`: the packed row that each token belongs to; positions restart in each row.
         """
         positions_T = start + jnp.arange(tokens_T.shape[0])
         if segments_T is not None:
@@ -116,21 +116,24 @@ class Decoder(nnx.Module):
         for index, block in enumerate(self.layers):
             key_block = None if key is None else jax.random.fold_in(key, index)
             cache = None if caches is None else caches[index]
-            run = self._economical(block)
+            run = self._checkpointed(block)
             x_TD, cache = run(x_TD, start, tables, segments_T, cache, key_block)
             new_caches.append(cache)
         return self.norm(x_TD), new_caches
 
-    def _economical(self, block: Block) -> Callable:
-        """The block, as it is kept for the backward pass: not at all, or without the weights that
-        were gathered for it."""
+    def _checkpointed(self, block: Block) -> Callable:
+        """The block under the policy of what is kept for its backward pass.
+
+        With remat that is nothing, and with a base sharded all but the gathered weights.
+        """
         if self.remat:
             return jax.checkpoint(block)
-        if not block.mlp.down_proj.is_shared_out:
+        if not block.mlp.down_proj.is_sharded:
             return block
         return jax.checkpoint(block, policy=_is_kept)
 
     def logits(self, x_TD: jax.Array) -> jax.Array:
+        """Logits (T, V) of hidden states after the last norm, in float32."""
         head_VD = self.embed_tokens[...] if self.c.tie_word_embeddings else self.lm_head[...]
         logits_TV = jnp.einsum(
             "td,vd->tv", x_TD, head_VD.astype(x_TD.dtype), preferred_element_type=jnp.float32

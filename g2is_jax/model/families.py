@@ -1,4 +1,4 @@
-"""The supported families: what each one's `config.json` asks of the decoder."""
+"""The supported families: turns the `config.json` of each into a `DecoderConfig`."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ REQUIRED = (  # whatever transformers would put in their place is a guess about 
     "max_position_embeddings",
     "rms_norm_eps",
 )
-LARGEST, MOST_LAYERS = 2**31 - 1, 10_000  # of a size; a config may ask for anything
+LARGEST, MOST_LAYERS = 2**31 - 1, 10_000  # bounds of a size and of the layers in any sane config
 
 
 def _biases(f: Fields) -> dict:
@@ -84,7 +84,7 @@ def _olmo2(f: Fields) -> dict:
     return _biases(f) | {"norms": POST_NORM, "query_key_norm": "all"}
 
 
-# model_type -> the architecture it must name, and where it is not what Llama is.
+# model_type -> the architecture it must name, and its fields that differ from Llama's.
 FAMILIES: dict[str, tuple[str, Callable[[Fields], dict]]] = {
     "llama": ("LlamaForCausalLM", _llama),
     "mistral": ("MistralForCausalLM", _mistral),
@@ -103,7 +103,7 @@ def read_config(folder: epath.Path) -> DecoderConfig:
 
 
 def decoder_config(raw: dict, file: str) -> DecoderConfig:
-    """The decoder that the fields of a `config.json` ask for; `file` is for the errors."""
+    """Return the decoder that the fields of a `config.json` describe; errors name `file`."""
     try:
         return _decoder_config(raw, file)
     except (TypeError, KeyError, OverflowError) as error:
@@ -151,7 +151,7 @@ def _shapes(f: Fields) -> dict:
 
 
 def _like_llama(f: Fields) -> dict:
-    """What holds for every family that does not say otherwise."""
+    """Return the fields that a family has unless it overrides them."""
     activation = {} if f.raw["model_type"] == "gemma2" else {"activation": f["hidden_act"]}
     return activation | {
         "layers": _layers(f, [None] * f["num_hidden_layers"]),
@@ -179,7 +179,7 @@ def _layers(
 
 
 def _windows(f: Fields) -> list[int | None]:
-    """The sliding window of each layer, from its type."""
+    """Return the sliding window of each layer, from its type."""
     windows = {"full_attention": None, "sliding_attention": f["sliding_window"]}
     for kind in f["layer_types"]:
         if kind not in windows or (kind == "sliding_attention" and not f["sliding_window"]):
@@ -191,7 +191,7 @@ def _windows(f: Fields) -> list[int | None]:
 
 
 def _check(c: DecoderConfig, f: Fields) -> None:
-    """What would otherwise fail inside the model, or not at all."""
+    """Refuse values that would fail only inside the model, or not at all."""
     if c.activation not in ACTIVATIONS:
         raise f.error(f"hidden_act = {c.activation!r}", f"only {listed(ACTIVATIONS)} are")
     sizes = {name: getattr(c, name) for name in REQUIRED if hasattr(c, name)}

@@ -18,15 +18,16 @@ from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig, choose, row_keys
 from g2is_jax.runs.errors import InputError
 
-CHUNK = 32  # tokens between two looks at the text, where there are stop strings
+CHUNK = 32  # tokens between two searches for stop strings
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Rows to continue: `mask_BT` as Hugging Face's attention mask, padding left or right or both.
+    """The rows to continue.
 
-    `row_ids_B` name the rows for sampling: a prompt under the same id and seed gets the same reply.
-    A row without any token only fills the batch; its reply is empty.
+    `mask_BT`: Hugging Face's attention mask, with padding left or right or both. `row_ids_B` name
+    the rows for sampling: a prompt under the same id and seed gets the same reply. A row without
+    any token only fills the batch; its reply is empty.
     """
 
     tokens_BT: np.ndarray  # int32
@@ -36,22 +37,22 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Stops:
-    """A reply ends at any of these token ids, or where its text first holds one of the strings."""
+    """The ends of a reply: any of these token ids, or the first of these strings in its text."""
 
     tokens: tuple[int, ...]
     strings: tuple[str, ...]
 
     def __post_init__(self):
         if "" in self.strings:
-            raise InputError("a stop string is empty, so no reply could begin; leave it away")
+            raise InputError("a stop string is empty, so every reply would be empty; leave it out")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What follows a prompt.
+    """The continuation of a prompt.
 
-    `tokens`: without the stop token, but with the token that completed a stop string; `text`: up
-    to the stop string. `ended`: by a stop; otherwise the reply reached its longest length.
+    `tokens`: without the stop token, but with the token that completed a stop string. `text`: up
+    to the stop string. `ended`: true if a stop ended it, false if it reached the longest length.
     """
 
     tokens: list[int]
@@ -60,7 +61,7 @@ class Reply:
 
 
 class State(NamedTuple):
-    """Rows on their way: after `step` tokens, the last of them still to go through the model."""
+    """A batch in decoding, after `step` new tokens; the last has yet to go through the model."""
 
     step: jax.Array
     tokens_B: jax.Array
@@ -80,11 +81,11 @@ def generate(
     decode: Callable[[list[int]], str],
     chunk: int = CHUNK,
 ) -> list[Reply]:
-    """The reply to each row; `decode` gives the text of a reply's tokens. Devices that each have
-    the base share the rows, which they must divide.
+    """Return the reply to each row; `decode` gives the text of a reply's tokens.
 
-    The text of a longer reply has to begin like that of a shorter one, as it does for all
-    tokenizers but for letters of which only some bytes are there yet.
+    Devices that each have the base share the rows, and their number must divide them. The text of
+    a longer reply has to start like that of a shorter one, as it does for all tokenizers but for
+    letters of which only some bytes are there yet.
     """
     tokens_BT, lengths_B = left_aligned(prompts.tokens_BT, prompts.mask_BT)
     most = model.config.max_position_embeddings
@@ -98,8 +99,8 @@ def generate(
     steps = min(chunk, config.new_tokens) if stops.strings else config.new_tokens
     prefill, advance = decoding_functions(model, config.temperature, config.top_p, stops.tokens)
     keys_B = row_keys(config.seed, jnp.asarray(prompts.row_ids_B, jnp.uint32))
-    of_rows = model.spread(base, (tokens_BT[:, :most], lengths_B, keys_B))
-    state = prefill(adapter, base, *of_rows, room=room)
+    spread = model.spread(base, (tokens_BT[:, :most], lengths_B, keys_B))
+    state = prefill(adapter, base, *spread, room=room)
     new_BT = np.asarray(state.tokens_B)[:, None]
     replies: list[Reply | None] = [Reply([], "", True) if n == 0 else None for n in lengths_B]
     while True:
@@ -116,7 +117,7 @@ def generate(
 
 
 def left_aligned(tokens_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The real tokens of each row moved to its beginning, and their number; (B, T) and (B,)."""
+    """Return the rows with their real tokens first, (B, T), and the number of those, (B,)."""
     mask_BT = np.asarray(mask_BT, bool)
     order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
     aligned_BT = np.take_along_axis(np.asarray(tokens_BT, np.int32), order_BT, axis=1)
@@ -126,7 +127,7 @@ def left_aligned(tokens_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray
 def _finished(
     tokens_T: np.ndarray, stops: Stops, decode: Callable[[list[int]], str], done: bool
 ) -> Reply | None:
-    """The reply, if a stop is in these tokens or none may follow."""
+    """Return the reply if a stop is in these tokens or no token may follow, else None."""
     hits = np.flatnonzero(np.isin(tokens_T, stops.tokens))
     tokens = tokens_T[: hits[0] if len(hits) else None].tolist()
     if not (stops.strings or len(hits) or done):
@@ -138,8 +139,8 @@ def _finished(
 
 
 def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]], str]) -> Reply:
-    """The fewest tokens whose text holds a stop string, and the text before it; by bisection."""
-    short, long = 0, len(tokens)  # the text of the shorter holds none
+    """Return the fewest tokens whose text holds a stop string, and the text before it."""
+    short, long = 0, len(tokens)  # bisection: the text of `short` tokens holds no stop string
     while long - short > 1:
         middle = (short + long) // 2
         text = decode(tokens[:middle])
@@ -152,11 +153,11 @@ def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]]
 def decoding_functions(
     model: Model, temperature: float, top_p: float, ends: tuple[int, ...]
 ) -> tuple[Callable, Callable]:
-    """Jitted `prefill`, prompts to a state with one new token; `advance`, up to `chunk` more.
+    """Return jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
 
     prefill(adapter, base, prompts_BT, lengths_B, keys_B, room), with `room` the cache's length;
     advance(adapter, base, state, ended_B, new_tokens, chunk) -> state, new tokens (B, chunk) and
-    how many of them were made: fewer once all rows have ended. It uses the state up.
+    how many of them were made: fewer once all rows have ended. It donates the state.
     """
 
     def follow(base, hidden_BTD, keys_B, step):
@@ -177,9 +178,9 @@ def decoding_functions(
 def _prefill(
     model: Model, follow: Callable, adapter, base, prompts_BT, lengths_B, keys_B, room: int
 ) -> State:
-    """The prompts through the model at once; `follow`: last hidden states to tokens and ends."""
-    begin = jax.vmap(lambda tokens_T: model.step(adapter, base, tokens_T, 0, None))
-    hidden_BTD, caches = begin(prompts_BT)
+    """Run the whole prompts; `follow` turns last hidden states into tokens and ends."""
+    start = jax.vmap(lambda tokens_T: model.step(adapter, base, tokens_T, 0, None))
+    hidden_BTD, caches = start(prompts_BT)
     last_B = jnp.maximum(lengths_B - 1, 0)
     last_BTD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
     tokens_B, ended_B = follow(base, last_BTD, keys_B, 0)
@@ -196,7 +197,7 @@ def _prefill(
 def _advance(
     model: Model, follow: Callable, adapter, base, state: State, ended_B, new_tokens, chunk: int
 ) -> tuple[State, jax.Array, jax.Array]:
-    """Token after token, until all rows have ended, `chunk` more are made, or `new_tokens` in all.
+    """Decode until all rows have ended, `chunk` more tokens are made, or `new_tokens` in all.
 
     `ended_B`: rows that have ended for another reason than a stop token.
     """
@@ -207,7 +208,7 @@ def _advance(
         s, _ = carry
         return (s.step < new_tokens) & (s.step - first < chunk) & ~jnp.all(s.ended_B)
 
-    def one(carry):
+    def decode_token(carry):
         s, new_BC = carry
         places_B = jnp.maximum(s.lengths_B, 1) + s.step - 1
         hidden_BTD, caches = model_step(s.tokens_B[:, None], places_B, s.caches)
@@ -218,7 +219,7 @@ def _advance(
 
     new_BC = jnp.zeros((state.tokens_B.shape[0], chunk), jnp.int32)
     state = state._replace(ended_B=state.ended_B | ended_B)
-    state, new_BC = jax.lax.while_loop(unfinished, one, (state, new_BC))
+    state, new_BC = jax.lax.while_loop(unfinished, decode_token, (state, new_BC))
     return state, new_BC, state.step - first
 
 

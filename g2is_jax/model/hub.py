@@ -1,9 +1,10 @@
-"""Where a checkpoint is: a folder, or a model of the Hugging Face hub, downloaded once."""
+"""Finds a checkpoint: a folder, or a model of the Hugging Face hub, downloaded once."""
 
 import re
 
 from etils import epath
 
+from g2is_jax.model.weights import INDEX, SINGLE
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store, naming_failures
 
@@ -11,11 +12,11 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 READ = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 # Subfolders hold other layouts of the weights; consolidated.safetensors is a second copy of them.
 UNREAD = ("*/*", "consolidated*.safetensors")
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = (SINGLE, INDEX)
 
 
 def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
-    """The checkpoint's folder; what is read of a hub id is downloaded to the hub's cache first.
+    """Return the checkpoint's folder; a hub id is downloaded to the hub's cache first.
 
     name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
     revision: branch, tag or commit of a hub id; empty for its main branch. As everywhere, HF_TOKEN
@@ -45,7 +46,7 @@ def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
 
 
 def downloaded(name: str, revision: str | None) -> epath.Path | None:
-    """What the hub's cache holds of a model; None if it holds nothing. Never reaches for it."""
+    """Return the folder of a model in the hub's cache, or None; never uses the network."""
     if not HUB_ID.fullmatch(name):
         return None
     from huggingface_hub import snapshot_download
@@ -59,7 +60,7 @@ def downloaded(name: str, revision: str | None) -> epath.Path | None:
 
 
 def _download(name: str, revision: str | None) -> epath.Path:
-    """The folder of the hub's cache that holds a model."""
+    """Return the folder of the hub's cache that holds a model, after downloading it."""
     # Slow to import: a folder should not have to wait for it.
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -80,7 +81,7 @@ def _download(name: str, revision: str | None) -> epath.Path:
 
 
 def _refusal(name: str, revision: str | None, error: BaseException) -> str:
-    """Why nothing came, and the way out."""
+    """Return the reason that a download failed, and the way out."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:

@@ -1,4 +1,4 @@
-"""Low-rank adapters: the layer, where it is attached, and the leaf order."""
+"""Low-rank adapters: the adapted layer, the choice of layers, and the order of the leaves."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]  # by leaf path
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Rank 0 attaches nothing.
+    """The settings of an adapter; rank 0 attaches nothing.
 
     `targets`: linear layers by name (`q_proj`), by path (`layers.3.mlp.up_proj`), by a pattern of
     either, or `all-linear`. `rslora`: scale by alpha / sqrt(rank) instead of alpha / rank.
@@ -29,11 +29,11 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What B A x is multiplied by."""
+        """The factor of B A x."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
     def matches(self, path: str) -> bool:
-        """Whether the linear layer of this path carries an adapter."""
+        """True if the linear layer of this path carries an adapter."""
         return self.rank > 0 and any(matches(target, path) for target in self.targets)
 
 
@@ -41,7 +41,7 @@ NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False
 
 
 def matches(target: str, path: str) -> bool:
-    """Whether a target names the linear layer of this path, such as `layers.3.mlp.up_proj`."""
+    """True if a target names the linear layer of this path, such as `layers.3.mlp.up_proj`."""
     names = (path, path.rpartition(".")[2])
     return target == "all-linear" or any(fnmatch.fnmatchcase(name, target) for name in names)
 
@@ -68,8 +68,8 @@ class Linear(nnx.Module):
             self.lora_B = nnx.LoRAParam(jnp.zeros((d_out, lora.rank), jnp.float32))
 
     @property
-    def is_shared_out(self) -> bool:
-        """Whether this device holds but a share of the weight."""
+    def is_sharded(self) -> bool:
+        """True if this device holds only a share of the weight."""
         return self.weight[...].shape != self.shape
 
     def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
@@ -87,17 +87,17 @@ class Linear(nnx.Module):
 
 
 def leaf_path(path: tuple) -> str:
-    """Name of a parameter in the canonical order: joined by dots, layer numbers zero-padded."""
+    """The path of a parameter, joined by dots; zero-padded layer numbers keep the order."""
     return ".".join(f"{part:03d}" if isinstance(part, int) else str(part) for part in path)
 
 
 def checkpoint_path(path: str) -> str:
-    """The path as checkpoints write it, layer numbers without zeros."""
+    """The path as checkpoints write it, with layer numbers not padded."""
     return ".".join(str(int(part)) if part.isdigit() else part for part in path.split("."))
 
 
 def init_adapter(shapes: Shapes, seed: int) -> Leaves:
-    """A uniform in +-1/sqrt(in), as PEFT has it, and B zero: the adapter starts as nothing."""
+    """A fresh adapter: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero (so B A = 0)."""
     key = jax.random.key(seed)
     leaves = {}
     for index, (path, shape) in enumerate(sorted(shapes.items())):
@@ -110,10 +110,10 @@ def init_adapter(shapes: Shapes, seed: int) -> Leaves:
     return leaves
 
 
-def linear_layers(base_shapes: Shapes) -> dict[str, tuple[int, ...]]:
+def linear_layers(base_shapes: Shapes) -> Shapes:
     """Shapes (out, in) of the layers that can carry an adapter, by paths as checkpoints write them.
 
-    In the order of the layers; within one, by name.
+    Blocks are in their order, and the layers of a block in the order of their names.
     """
     weights = {path: shape for path, shape in base_shapes.items() if path.endswith("_proj.weight")}
     return {
@@ -122,16 +122,16 @@ def linear_layers(base_shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def match_report(lora: LoraConfig, base_shapes: Shapes) -> str:
-    """One line on the layers that carry an adapter: `q_proj in 2 of 32 layers (3, 7); ...`."""
+    """Return one line on the adapted layers: `q_proj in 2 of 32 layers (3, 7); ...`."""
     linear = linear_layers(base_shapes)
-    layers: dict[str, list[int]] = {}  # of each name
+    layers: dict[str, list[int]] = {}  # by the name of the linear layer
     for path in linear:
         if lora.matches(path):
             _, index, *_, name = path.split(".")
             layers.setdefault(name, []).append(int(index))
     if not layers:
         return "LoRA: none"
-    names: dict[tuple[int, ...], list[str]] = {}  # that are in the same layers
+    names: dict[tuple[int, ...], list[str]] = {}  # by the layers they are in
     for name, indices in layers.items():
         names.setdefault(tuple(indices), []).append(name)
     total = len({path.split(".")[1] for path in linear})
@@ -149,7 +149,7 @@ def match_report(lora: LoraConfig, base_shapes: Shapes) -> str:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """Ascending numbers in short: `0-3, 7`."""
+    """Return ascending numbers in short: `0-3, 7`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:

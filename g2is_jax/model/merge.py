@@ -1,16 +1,38 @@
-"""Adapters merged into their base: a checkpoint that any reader of Hugging Face folders takes."""
+"""Merges an adapter into its base: a checkpoint that any reader of Hugging Face folders takes."""
 
 import numpy as np
 from etils import epath
 
-from g2is_jax.model.build import Model
+from g2is_jax.model.adapters import read_adapter, read_lora_config
+from g2is_jax.model.build import Model, ModelConfig, load_model
 from g2is_jax.model.config_file import read_raw_config
-from g2is_jax.model.lora import Leaves
-from g2is_jax.model.weights import SHARD_BYTES, write_checkpoint
-from g2is_jax.runs.storage import make_folder, write_atomic
+from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.lora import Leaves, match_report
+from g2is_jax.model.weights import SHARD_BYTES, TEXTS, write_checkpoint
+from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 
-TEXTS = (".json", ".jinja", ".model", ".txt")  # of tokenizer, chat template and generation
-OTHERS = ("config.json", "adapter_config.json")  # transformers would attach the latter's adapter
+# `config.json` is written anew, and transformers would attach the adapter of the other.
+NOT_COPIED = ("config.json", "adapter_config.json")
+
+
+def merge_folders(checkpoint: str, adapter: epath.Path, output: epath.Path, dtype: str) -> str:
+    """Merge the adapter of one folder into a checkpoint; return a line on the merged layers.
+
+    checkpoint: a folder or hub id. dtype: the base's and the output's, a key of DTYPES. InputError
+    if there is already something at `output`.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: is not empty; give another --output, or delete it")
+    lora = read_lora_config(adapter)
+    source = resolve_checkpoint(checkpoint, None)
+    model, base = load_model(
+        source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False)
+    )
+    leaves = read_adapter(adapter, model)
+    with naming_failures(output):
+        write_merged(output, source, model, leaves, base)
+    return match_report(lora, model.base_shapes)
 
 
 def write_merged(
@@ -23,7 +45,7 @@ def write_merged(
 ) -> None:
     """Write W + scale B A in place of each W, in the base's dtype, and all else as in `source`.
 
-    The sum is float32 and on the host, one tensor at a time; `config.json` is written last.
+    The sum is computed in float32 on the host, one tensor at a time; `config.json` is written last.
     """
 
     def produce(path: str) -> np.ndarray:
@@ -38,7 +60,7 @@ def write_merged(
 
     make_folder(target)
     for file in source.iterdir():
-        if file.suffix in TEXTS and file.name not in OTHERS and ".index" not in file.suffixes:
+        if file.suffix in TEXTS and file.name not in NOT_COPIED and ".index" not in file.suffixes:
             write_atomic(target / file.name, file.read_bytes())
     raw = read_raw_config(source)
     write_checkpoint(target, raw, model.base_shapes, produce, model.dtype, shard_bytes)

@@ -1,4 +1,4 @@
-"""Which token follows: the likeliest, or one drawn at a temperature from the likeliest few."""
+"""Chooses the next token: the likeliest, or a draw at a temperature from the likeliest few."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ import jax.numpy as jnp
 
 from g2is_jax.runs.errors import InputError
 
-LOWEST_TEMPERATURE = 1e-6  # below it logits over temperature leave float32
+LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature overflow float32
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """new_tokens: the longest reply. temperature: 0 takes the likeliest token, draws nothing.
+    """The settings of generation.
 
-    top_p: draw from the fewest tokens that hold this share of the probability; 1: from all.
+    new_tokens: the longest reply, in tokens. temperature: 0 takes the likeliest token, draws
+    nothing. top_p: draw from the fewest tokens that hold this share of the probability; 1: all.
     """
 
     new_tokens: int
@@ -26,8 +27,8 @@ class GenerateConfig:
     def __post_init__(self):
         if self.new_tokens < 1:
             raise InputError(f"new_tokens = {self.new_tokens}; it must be at least 1")
-        warm = LOWEST_TEMPERATURE <= self.temperature < math.inf
-        if self.temperature != 0 and not warm:
+        drawable = LOWEST_TEMPERATURE <= self.temperature < math.inf
+        if self.temperature != 0 and not drawable:
             raise InputError(
                 f"temperature = {self.temperature}; it must be 0 (the likeliest token) "
                 f"or at least {LOWEST_TEMPERATURE}"
@@ -37,7 +38,7 @@ class GenerateConfig:
 
 
 def row_keys(seed: int, row_ids_B: jax.Array) -> jax.Array:
-    """A random key for each row, by its id alone; one bit generator whatever the backend's own."""
+    """A random key for each row, from seed and id alone, by the same generator on any backend."""
     key = jax.random.key(seed, impl="threefry2x32")
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(row_ids_B)
 
@@ -45,9 +46,9 @@ def row_keys(seed: int, row_ids_B: jax.Array) -> jax.Array:
 def choose(
     logits_BV: jax.Array, keys_B: jax.Array, step: jax.Array, temperature: float, top_p: float
 ) -> jax.Array:
-    """The next token (B,) int32; what is drawn depends on the row's key, the step and its logits.
+    """The next token (B,) int32, a function of each row's key, step and logits alone.
 
-    As transformers' TemperatureLogitsWarper and then TopPLogitsWarper, in float32.
+    Computed as transformers' TemperatureLogitsWarper and then TopPLogitsWarper, in float32.
     """
     if temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -62,10 +63,10 @@ def choose(
 
 
 def nucleus(logits_V: jax.Array, top_p: float) -> jax.Array:
-    """Which tokens are the fewest, likeliest first, whose probabilities reach `top_p`; (V,) bool.
+    """The mask (V,) of the fewest tokens, likeliest first, whose probabilities reach `top_p`.
 
-    Never empty. Differs from the reference (transformers' TopPLogitsWarper): tokens as likely as
-    the last one kept are kept too, where it breaks the tie by an unstable sort.
+    It is never empty. Differs from the reference (transformers' TopPLogitsWarper): tokens as
+    likely as the last one kept are kept too, where it breaks the tie by an unstable sort.
     """
     sorted_V = jnp.sort(logits_V, descending=True)
     weights_V = jax.nn.softmax(sorted_V)

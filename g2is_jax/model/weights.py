@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints to parameters and back, one tensor at a time, checked both ways."""
+"""Reads and writes a Hugging Face checkpoint's weights, one tensor at a time."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.model.config_file import read_raw_config
-from g2is_jax.model.lora import Leaves, checkpoint_path
+from g2is_jax.model.lora import Leaves, Shapes, checkpoint_path
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import (
@@ -23,14 +23,14 @@ from g2is_jax.runs.tensors import (
 )
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, chat template, generation
 BLOCK_BYTES = 64 * 2**20  # read and cast at once
-SHARD_BYTES = 5 * 10**9  # of a file written
-Shapes = dict[str, tuple[int, ...]]
+SHARD_BYTES = 5 * 10**9  # the most in a file that is written
 Sharding = jax.sharding.Sharding
 
 
 def tensor_name(path: str) -> str:
-    """Name in the checkpoint of a parameter: `layers.003.mlp.up_proj.weight` and the rest."""
+    """The name in a checkpoint of a parameter, such as `layers.003.mlp.up_proj.weight`."""
     if path == "embed_tokens":
         return "model.embed_tokens.weight"
     if path == "lm_head":
@@ -46,7 +46,7 @@ def read_weights(
 ) -> Leaves:
     """Fill every parameter from the folder's safetensors, cast to `dtype`, straight to its devices.
 
-    `sharding`: where each parameter lies; None: on the default device. On the host there is one
+    `sharding`: the sharding of each parameter; None: on the default device. The host holds one
     tensor at a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
     """
     found = _tensors(folder)
@@ -54,13 +54,13 @@ def read_weights(
         found.pop("lm_head.weight", None)  # tied: some writers store a second copy
     _check_fit(folder, found, shapes)
     leaves = {}
-    for path in sorted(shapes, key=lambda path: _place(found[tensor_name(path)])):
+    for path in sorted(shapes, key=lambda path: _file_order(found[tensor_name(path)])):
         file, entry = found[tensor_name(path)]
         leaves[path] = _to_devices(file, entry, np.dtype(dtype), sharding(path))
     return {path: leaves[path] for path in sorted(leaves)}
 
 
-def _place(found: tuple[epath.Path, TensorEntry]) -> tuple[str, int]:
+def _file_order(found: tuple[epath.Path, TensorEntry]) -> tuple[str, int]:
     return str(found[0]), found[1].begin
 
 
@@ -78,18 +78,18 @@ def _to_devices(
 def _read_as(
     file: epath.Path, entry: TensorEntry, dtype: np.dtype, index: tuple[slice, ...]
 ) -> np.ndarray:
-    """The part of a tensor that `index` names, cast block by block."""
+    """Return the part of a tensor that `index` names, cast block by block."""
     if entry.dtype == dtype and index[1:] == (slice(None),) * len(index[1:]):
         return read_tensor(file, entry, index[0])
-    ranges = [range(*one.indices(size)) for one, size in zip(index, entry.shape, strict=True)]
-    part = aligned_array(tuple(len(one) for one in ranges), dtype)
+    ranges = [range(*part.indices(size)) for part, size in zip(index, entry.shape, strict=True)]
+    array = aligned_array(tuple(len(places) for places in ranges), dtype)
     rows, row_bytes = ranges[0], (entry.end - entry.begin) // entry.shape[0]
     step = max(BLOCK_BYTES // row_bytes, 1)
     for first in range(rows.start, rows.stop, step):
         last = min(first + step, rows.stop)
         block = read_tensor(file, entry, slice(first, last))
-        part[first - rows.start : last - rows.start] = block[(slice(None), *index[1:])]
-    return part
+        array[first - rows.start : last - rows.start] = block[(slice(None), *index[1:])]
+    return array
 
 
 def _check_fit(folder: epath.Path, found: dict, shapes: Shapes) -> None:
@@ -114,7 +114,7 @@ def _check_fit(folder: epath.Path, found: dict, shapes: Shapes) -> None:
 
 
 def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
-    """Every tensor of the checkpoint and the file it is in."""
+    """Return every tensor of the checkpoint and the file it is in."""
     return {
         name: (file, entry)
         for file in _shards(folder)
@@ -124,11 +124,9 @@ def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
 
 
 def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
-    """The files that decide what a checkpoint computes: config, weights, tokenizer."""
-    read_raw_config(folder)  # says so if this is no checkpoint
-    texts = (".json", ".jinja", ".model", ".txt")
-    small = sorted(f for f in folder.iterdir() if f.suffix in texts)
-    return small + _shards(folder)
+    """Return the files that decide what a checkpoint computes: config, tokenizer, weights."""
+    read_raw_config(folder)  # raises if this is no checkpoint
+    return sorted(f for f in folder.iterdir() if f.suffix in TEXTS) + _shards(folder)
 
 
 def _shards(folder: epath.Path) -> list[epath.Path]:
@@ -141,7 +139,7 @@ def _shards(folder: epath.Path) -> list[epath.Path]:
 
 
 def _indexed(index: epath.Path) -> list[str]:
-    """The .safetensors files that the index names, each of them beside it."""
+    """Return the .safetensors files that the index names, each of them beside it."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         paths = [PurePosixPath(name) for name in names]
@@ -166,9 +164,9 @@ def write_checkpoint(
     dtype: jnp.dtype,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint in Hugging Face layout; its weights in files of at most `shard_bytes`.
+    """Write a checkpoint in Hugging Face layout, its weights in files of at most `shard_bytes`.
 
-    `produce`: the parameter of a path, asked for one at a time and in any float dtype.
+    `produce` returns the parameter of a path in any float dtype; it is called for one at a time.
     """
     make_folder(folder)
     paths = {tensor_name(path): path for path in sorted(shapes)}
@@ -192,7 +190,7 @@ def write_checkpoint(
 def _split(
     paths: dict[str, str], shapes: Shapes, dtype: np.dtype, shard_bytes: int
 ) -> dict[str, list[str]]:
-    """Names of tensors by the file that holds them."""
+    """Return the names of tensors by the file that is to hold them."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, path in paths.items():

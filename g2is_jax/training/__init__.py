@@ -1,1 +1,1 @@
-"""One loss and one loop, for the warm-up and for the fine-tune."""
+"""The loss, the optimiser and the loop, the same for the warm-up and the fine-tune."""

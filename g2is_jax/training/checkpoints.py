@@ -1,9 +1,8 @@
 """Training checkpoints by orbax: adapter, optimiser state and position, safe against `kill -9`.
 
-On a disk they are orbax's folders, named by their steps. In an object store each of them is one
-file, STEP.tar, of such a folder: it is there as a whole or not at all, and the client of all other
-files writes it. The position holds a digest of the values, as orbax does not notice bytes that
-changed.
+On a disk they are orbax's folders, named by their steps. In an object store each one is a file,
+STEP.tar, of such a folder: it is there as a whole or not at all, and the client of all other files
+writes it. The position holds a digest of the values, as orbax does not notice bytes that changed.
 """
 
 import hashlib
@@ -24,14 +23,14 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store, make_folder, upload
 
 Tree = Any
-REASON_LETTERS = 160  # of what orbax says, which is long
+REASON_LETTERS = 160  # kept of orbax's messages, which are long
 
 
 class Checkpoints:
-    """The checkpoints of one training run on a disk, named by the steps before them."""
+    """The checkpoints of one training run on a disk, named by the number of steps done."""
 
     def __init__(self, folder: epath.Path, keep: int | None):
-        """`keep`: how many of the newest stay on disk; None keeps all."""
+        """Open the folder. `keep`: how many of the newest stay; None keeps all."""
         absolute = epath.Path(Path(folder).resolve())
         make_folder(absolute)
         alone = ocp.options.MultiprocessingOptions(
@@ -49,11 +48,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, oldest first."""
+        """Return the steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
-        """Write one checkpoint; returns when it is complete. One process alone may do it."""
+        """Write one checkpoint; return when it is complete. Only one process may call it."""
         state = jax.tree.map(np.asarray, {"adapter": adapter, "optimizer": optimizer_state})
         position = position | {"sha256": _digest(state)}
         self._manager.save(
@@ -67,10 +66,10 @@ class Checkpoints:
     def restore(
         self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
     ) -> tuple[Leaves, Tree]:
-        """Adapter and optimiser state of a step; the arguments give structure and shapes.
+        """Return adapter and optimiser state of a step; the arguments give structure and shapes.
 
-        Bound to no device, as fresh ones are: they go where the weights are. InputError for a
-        damaged checkpoint says to delete it, or the folder of the finished `stage` that it is of.
+        They are bound to no device, as fresh ones: they go where the weights are. InputError for a
+        damaged checkpoint says to delete it, or the folder of the finished `stage` it belongs to.
         """
         target = jax.tree.map(
             lambda leaf: np.empty(leaf.shape, leaf.dtype),
@@ -83,7 +82,8 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(target), position=ocp.args.JsonRestore()
                 ),
             )
-            expected = restored["position"].get("sha256")  # of no earlier edition of this file
+            # Absent from checkpoints of earlier versions.
+            expected = restored["position"].get("sha256")
             if expected not in (None, _digest(restored["state"])):
                 raise ValueError("its values are not those that were saved")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,24 +97,27 @@ class Checkpoints:
 
 
 class StoredCheckpoints:
-    """The same in an object store; a copy is on the local disk while it is written or read."""
+    """The checkpoints of one training run in an object store; same methods as `Checkpoints`.
+
+    A copy is on the local disk while one is written or read.
+    """
 
     def __init__(self, folder: epath.Path, keep: int | None):
         self._folder, self._keep = folder, keep
 
     def steps(self) -> list[int]:
-        """As of `Checkpoints`."""
+        """Return the steps of the finished checkpoints, oldest first."""
         return sorted(int(file.name.removesuffix(".tar")) for file in self._folder.glob("*.tar"))
 
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
-        """As of `Checkpoints`."""
+        """Write one checkpoint, then delete those past `keep`."""
         with tempfile.TemporaryDirectory() as scratch:
             local = Checkpoints(epath.Path(scratch) / "checkpoints", keep=None)
             local.save(step, adapter, optimizer_state, position)
             local.close()
             archive = Path(scratch) / f"{step}.tar"
-            with tarfile.open(archive, "w") as whole:
-                whole.add(Path(scratch) / "checkpoints", arcname="")
+            with tarfile.open(archive, "w") as tar:
+                tar.add(Path(scratch) / "checkpoints", arcname="")
             upload(archive, self._folder / archive.name)
         for old in self.steps()[: -self._keep] if self._keep else []:
             (self._folder / f"{old}.tar").unlink(missing_ok=True)
@@ -122,15 +125,15 @@ class StoredCheckpoints:
     def restore(
         self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
     ) -> tuple[Leaves, Tree]:
-        """As of `Checkpoints`."""
+        """Return adapter and optimiser state of a step; arguments and errors as on a disk."""
         place = self._folder / f"{step}.tar"
         with tempfile.TemporaryDirectory() as scratch:
-            with place.open("rb") as stream, (Path(scratch) / "whole.tar").open("w+b") as archive:
+            with place.open("rb") as stream, (Path(scratch) / "copy.tar").open("w+b") as archive:
                 shutil.copyfileobj(stream, archive)
                 archive.seek(0)
                 try:
-                    with tarfile.open(fileobj=archive) as whole:
-                        whole.extractall(Path(scratch) / "checkpoints", filter="data")
+                    with tarfile.open(fileobj=archive) as tar:
+                        tar.extractall(Path(scratch) / "checkpoints", filter="data")
                 except tarfile.TarError as error:
                     raise _damaged(place, stage, error) from error
             local = Checkpoints(epath.Path(scratch) / "checkpoints", keep=None)
@@ -142,11 +145,11 @@ class StoredCheckpoints:
                 local.close()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: between calls nothing is open."""
 
 
 def open_checkpoints(folder: epath.Path, keep: int | None) -> Checkpoints | StoredCheckpoints:
-    """The checkpoints of a folder. `keep`: how many of the newest stay; None keeps all."""
+    """Open the checkpoints of a folder. `keep`: how many of the newest stay; None keeps all."""
     return (StoredCheckpoints if in_object_store(folder) else Checkpoints)(folder, keep)
 
 
@@ -161,7 +164,7 @@ def _damaged(
 
 
 def _digest(state: Tree) -> str:
-    """sha256 of the leaves' bytes, with their names, types and shapes."""
+    """Return the sha256 of the leaves' bytes, with their names, types and shapes."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())

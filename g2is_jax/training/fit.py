@@ -1,11 +1,11 @@
-"""The one training loop, for warm-up and fine-tune: LoRA values only, token-weighted loss."""
+"""The training loop of warm-up and fine-tune: LoRA values only, token-weighted loss."""
 
 import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +38,17 @@ from g2is_jax.training.optimizer import (
     read_moments,
 )
 
-BETWEEN = "stopped"  # folder of a checkpoint that is not of an epoch's end
+AT_STOP = "stopped"  # folder of the checkpoint that a stopped run leaves, at any step
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and in which steps to train.
+    """The length of a training run and the size of its steps.
 
     batch_size: examples an optimiser step. microbatch_tokens: the most tokens, padding included,
     that go through a device at once; smaller batches are accumulated, which changes no result.
-    keep_checkpoints: of the checkpoints, one an epoch, how many of the newest stay; 0 keeps all.
-    packing: the shapes that go with it are for rows that share sequences, which without dropout
-    changes no result.
+    keep_checkpoints: how many of the newest checkpoints, one an epoch, stay; 0 keeps all.
+    packing: rows share sequences, in shapes made for that; without dropout it changes no result.
     """
 
     epochs: int
@@ -80,24 +79,21 @@ def fit(
 ) -> tuple[Leaves, Moments]:
     """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
 
-    Returns the adapter and Adam's moments after the last step. `shapes` are made for the
-    devices of `mesh`, which share the rows of each microbatch. `after_epoch` is called with the
-    epochs done and the adapter, again if the run was killed there. Raises InputError where loss or
-    gradient is no longer a number, with the `ids` of the step's rows.
+    Return the adapter and Adam's moments after the last step. `shapes` are made for the devices of
+    `mesh`, which share the rows of each microbatch. `after_epoch` is called with the epochs done
+    and the adapter, and again if the run was killed there. InputError names the step and the `ids`
+    of its rows if loss or gradient is no longer a number.
     """
     per_epoch = steps_per_epoch(len(encoded), config.batch_size)
     total = per_epoch * config.epochs
     rates = learning_rates(config.optimizer, total)
-    adapter = model.init_adapter(seed)
-    state = adam_direction(config.optimizer).init(adapter)
-    checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
-    done, (adapter, state) = _begun(checkpoints, folder / BETWEEN, adapter, state)
+    adapter, state, checkpoints = _fresh(model, config, seed, folder)
+    done, (adapter, state) = _newest(checkpoints, folder / AT_STOP, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
-    devices = 1
     if mesh is not None:
-        devices = mesh.size
         adapter, state = jax.device_put((adapter, state), replicated(mesh))
         base = model.placed(base, mesh)
+    devices = 1 if mesh is None else mesh.size
     batches = training_batches(
         encoded, config.batch_size, seed, config.epochs, done, shapes, devices
     )
@@ -110,10 +106,8 @@ def fit(
             adapter, state = update(adapter, state, gradients, tokens, rate)
             mean = float(loss / jnp.maximum(tokens, 1))
             if not (math.isfinite(mean) and all_finite(gradients)):
-                if log is not None:
-                    log.flush()
                 rows = rows_of_step(len(encoded), config.batch_size, seed, step)
-                raise _diverged(step, mean, [ids[row] for row in rows], checkpoints, folder)
+                _raise_diverged(step, mean, [ids[row] for row in rows], checkpoints, folder, log)
             if log is not None:
                 log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
             progress.advance()
@@ -123,21 +117,30 @@ def fit(
                 log.flush()
                 checkpoints.save(step + 1, adapter, state, {"step": step + 1})
             if any_says(asked_to_stop()):
-                _stop(step + 1, adapter, state, folder / BETWEEN, log)
+                _stop(step + 1, adapter, state, folder / AT_STOP, log)
     checkpoints.close()
-    if is_first() and (folder / BETWEEN).exists():
-        (folder / BETWEEN).rmtree()
+    if is_first() and (folder / AT_STOP).exists():
+        (folder / AT_STOP).rmtree()
     adapter, state = at_home((adapter, state))
     return adapter, read_moments(state)
 
 
-def _begun(
-    checkpoints: Checkpoints | StoredCheckpoints, between: epath.Path, adapter: Leaves, state: Any
+def _fresh(
+    model: Model, config: FitConfig, seed: int, folder: epath.Path
+) -> tuple[Leaves, Any, Checkpoints | StoredCheckpoints]:
+    """Return a fresh adapter, its optimiser state, and the checkpoints of its training."""
+    adapter = model.init_adapter(seed)
+    checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    return adapter, adam_direction(config.optimizer).init(adapter), checkpoints
+
+
+def _newest(
+    checkpoints: Checkpoints | StoredCheckpoints, at_stop: epath.Path, adapter: Leaves, state: Any
 ) -> tuple[int, tuple[Leaves, Any]]:
-    """Steps that are done, and adapter and optimiser state after them."""
+    """Return the steps done, and adapter and optimiser state after them."""
     places = [checkpoints]
-    if between.exists():
-        places.append(open_checkpoints(between, keep=1))
+    if at_stop.exists():
+        places.append(open_checkpoints(at_stop, keep=1))
     newest = max(places, key=lambda place: max(place.steps(), default=0))
     done = max(newest.steps(), default=0)
     found = newest.restore(done, adapter, state) if done else (adapter, state)
@@ -147,12 +150,12 @@ def _begun(
 
 
 def _stop(
-    step: int, adapter: Leaves, state: Any, between: epath.Path, log: MetricsLog | None
-) -> None:
-    """Leave a checkpoint that is none of an epoch's, and stop."""
+    step: int, adapter: Leaves, state: Any, at_stop: epath.Path, log: MetricsLog | None
+) -> NoReturn:
+    """Leave a checkpoint in the folder `at_stop`, and stop."""
     if log is not None:
         log.flush()
-        checkpoints = open_checkpoints(between, keep=1)
+        checkpoints = open_checkpoints(at_stop, keep=1)
         if step not in checkpoints.steps():
             checkpoints.save(step, adapter, state, {"step": step})
         checkpoints.close()
@@ -162,23 +165,27 @@ def _stop(
 
 @jax.jit
 def all_finite(leaves: Leaves) -> jax.Array:
+    """Return true if every value of every leaf is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves.values()]))
 
 
-def _diverged(
+def _raise_diverged(
     step: int,
     loss: float,
     ids: Sequence[str],
     checkpoints: Checkpoints | StoredCheckpoints,
     folder: epath.Path,
-) -> InputError:
-    """What to say where training cannot go on."""
+    log: MetricsLog | None,
+) -> NoReturn:
+    """Raise InputError, with the last good checkpoint and the step's rows, after a flush."""
+    if log is not None:
+        log.flush()
     left = "there is no checkpoint yet"
     if steps := checkpoints.steps():
         left = f"the last good checkpoint is {folder / 'checkpoints' / str(steps[-1])}"
-    what = "its gradient is not finite" if math.isfinite(loss) else f"its loss is {loss}"
-    return InputError(
-        f"{folder}: training stopped at step {step}: {what}; {left}; lower learning_rate or "
+    reason = "its gradient is not finite" if math.isfinite(loss) else f"its loss is {loss}"
+    raise InputError(
+        f"{folder}: training stopped at step {step}: {reason}; {left}; lower learning_rate or "
         f"lora.alpha, or look at the step's rows: {', '.join(ids)}"
     )
 
@@ -191,10 +198,10 @@ def accumulate(
     key: jax.Array,
     mesh: Mesh | None = None,
 ) -> tuple[Leaves, jax.Array, jax.Array]:
-    """Summed gradient, summed loss and token count of one optimiser step.
+    """Return summed gradient, summed loss and token count of one optimiser step.
 
-    Dropout is drawn from the step's key and the row, so that no choice of microbatches changes it;
-    of packed rows, from the first row of their sequence.
+    Dropout is drawn from the step's key and the row, or the first row of a packed sequence, so that
+    no choice of microbatches changes it.
     """
     total: Any = None
     for batch in microbatches:
@@ -205,9 +212,9 @@ def accumulate(
 
 @functools.cache
 def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
-    """Jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
+    """Return jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
 
-    On a mesh each device deals with its own rows, and the sums over the devices are on all of them.
+    On a mesh each device computes its own rows, and each one has the sums over all devices.
     """
 
     def gradient(adapter, base, batch, key):
@@ -240,7 +247,7 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
 
 @functools.cache
 def update_function(config: OptimizerConfig) -> Callable:
-    """Jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
+    """Return jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
     direction = adam_direction(config)
 
     def update(adapter, state, gradients, tokens, rate):
@@ -254,19 +261,17 @@ def update_function(config: OptimizerConfig) -> Callable:
 def load_trained(
     model: Model, config: FitConfig, seed: int, folder: epath.Path
 ) -> list[tuple[Leaves, Moments]]:
-    """Adapter and moments of each checkpoint that `fit` left in a finished folder, oldest first."""
-    adapter = model.init_adapter(seed)
-    state = adam_direction(config.optimizer).init(adapter)
-    checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
+    """Return adapter and moments of each checkpoint that `fit` left in a folder, oldest first."""
+    adapter, state, checkpoints = _fresh(model, config, seed, folder)
     found = [checkpoints.restore(step, adapter, state, folder) for step in checkpoints.steps()]
     checkpoints.close()
     return [(adapter, read_moments(state)) for adapter, state in found]
 
 
 def mean_rates(folder: epath.Path, steps: Sequence[int], epochs: int) -> list[float]:
-    """Mean learning rate of the epoch that ended at each of these steps, from the log of `fit`.
+    """Return the mean learning rate of the epoch that ended at each step, from the log of `fit`.
 
-    What LESS weighs the checkpoints by.
+    LESS weighs the checkpoints by it.
     """
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(line)["learning_rate"] for line in lines]

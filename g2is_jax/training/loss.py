@@ -1,4 +1,4 @@
-"""The loss of one example; training and feature extraction both divide it by their own counts."""
+"""The loss of one example; training and feature extraction divide it by counts of their own."""
 
 import functools
 
@@ -24,9 +24,9 @@ def example_loss(
     """Summed next-token negative log-likelihood of the supervised tokens, and their count.
 
     tokens_T int32; supervised_T bool, true at the tokens that are predicted (never the first).
-    Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: which of several
-    packed rows each token is of; none predicts the next one's first token. Has a gradient with
-    respect to the adapter alone.
+    Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: the packed row
+    that each token belongs to; no row predicts the first token of the next. The loss has a gradient
+    with respect to the adapter alone.
     """
     hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key, segments_T)
     predicted_T = supervised_T[1:]
@@ -47,8 +47,8 @@ def batch_loss(
     segments_BT=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums of `example_loss` over a batch; every example has a dropout key of its own."""
-    one = functools.partial(example_loss, model, adapter, base)
-    sums_B, counts_B = jax.vmap(one)(tokens_BT, supervised_BT, dropout_keys_B, segments_BT)
+    loss = functools.partial(example_loss, model, adapter, base)
+    sums_B, counts_B = jax.vmap(loss)(tokens_BT, supervised_BT, dropout_keys_B, segments_BT)
     return jnp.sum(sums_B), jnp.sum(counts_B)
 
 
@@ -63,7 +63,7 @@ def token_losses(model: Model, base: Leaves, hidden_SD, targets_S) -> jax.Array:
 def _summed(model: Model, base: Leaves, hidden_TD, targets_T, counted_T) -> jax.Array:
     """Sum of the counted tokens' losses.
 
-    Its gradient is made in the same pass, some tokens at a time: the head is frozen, so nothing
+    Its gradient is computed in the same pass, some tokens at a time: the head is frozen, so nothing
     but hidden states of counted tokens has one, and the logits of the others are never computed.
     """
     return _at_counted(model, False)(base, hidden_TD, targets_T, counted_T)[0]
@@ -94,18 +94,18 @@ _summed.defvjp(_forward, _backward, symbolic_zeros=True)
 
 @functools.cache
 def _at_counted(model: Model, with_gradient: bool):
-    """(base, hidden_TD, targets_T, counted_T) -> summed loss and its gradient (T, D), or None.
+    """Return (base, hidden_TD, targets_T, counted_T) -> summed loss, its gradient (T, D) or None.
 
-    Under vmap the counted tokens of all examples are dealt with together.
+    Under vmap the counted tokens of all examples are computed together.
     """
 
     @jax.custom_batching.custom_vmap
-    def one(base, hidden_TD, targets_T, counted_T):
+    def of_example(base, hidden_TD, targets_T, counted_T):
         parts = (hidden_TD[None], targets_T[None], counted_T[None])
         return jax.tree.map(lambda x: x[0], _in_chunks(model, with_gradient, base, *parts))
 
-    @one.def_vmap
-    def _(axis_size, in_batched, base, *parts):
+    @of_example.def_vmap
+    def of_batch(axis_size, in_batched, base, *parts):
         assert not any(jax.tree.leaves(in_batched[0])), "the base is shared by a batch"
         batched = [
             part if is_batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
@@ -114,11 +114,11 @@ def _at_counted(model: Model, with_gradient: bool):
         result = _in_chunks(model, with_gradient, base, *batched)
         return result, jax.tree.map(lambda _: True, result)
 
-    return one
+    return of_example
 
 
 def _in_chunks(model: Model, with_gradient: bool, base, hidden_BTD, targets_BT, counted_BT):
-    """Losses (B,), and gradients (B, T, D) or None: counted tokens come first, then the loop ends.
+    """Losses (B,), and gradients (B, T, D) or None, by a loop that ends with the counted tokens.
 
     X: places of the batch's tokens, counted ones first.
     """
@@ -126,7 +126,7 @@ def _in_chunks(model: Model, with_gradient: bool, base, hidden_BTD, targets_BT, 
     chunk = min(max(SMALLEST_CHUNK, size // CHUNKS), size)
     whole = -(-size // chunk) * chunk
     order_X = jnp.argsort(~counted_BT.reshape(-1), stable=True)
-    place_X = jnp.argsort(order_X, stable=True)  # where each token is in that order
+    place_X = jnp.argsort(order_X, stable=True)  # the place of each token in that order
     order_X = jnp.pad(order_X, (0, whole - size))
     hidden_XD = hidden_BTD.reshape(size, -1)
     targets_X, count = targets_BT.reshape(-1), jnp.sum(counted_BT)

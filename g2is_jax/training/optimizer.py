@@ -1,4 +1,4 @@
-"""AdamW by optax, its learning-rate schedules, and its moments as the features need them."""
+"""AdamW by optax: settings, learning-rate schedules, and the moments that the features need."""
 
 import math
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's state at a checkpoint: step count t, first moment m and second moment v by leaf."""
+    """Adam's state at a checkpoint: step count t, and first and second moments m, v by leaf."""
 
     step: int
     first: Leaves
@@ -53,7 +53,7 @@ class Moments:
 
 
 def adam_direction(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which the loop multiplies in: no recompile per schedule."""
+    """AdamW without its learning rate, which the loop applies: schedules share one program."""
     return optax.chain(
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay),
@@ -61,7 +61,7 @@ def adam_direction(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the step, for a run of so many steps."""
+    """The learning rate as a function of the step, for a run of `steps` steps."""
     warmup_steps = round(config.warmup * steps)
     decay_steps = max(steps - warmup_steps, 1)
     decays = {
@@ -76,6 +76,6 @@ def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def read_moments(state: optax.OptState) -> Moments:
-    """Adam's moments out of an optimiser state that `adam_direction` made."""
+    """Read Adam's moments from an optimiser state that `adam_direction` made."""
     adam = state[0]
     return Moments(int(jax.device_get(adam.count)), adam.mu, adam.nu)

@@ -78,7 +78,7 @@ def test_written_here_read_by_peft(torch, tmp_path, case):
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_written_by_peft_read_here(torch, tmp_path, case):
-    """The settings are read of the files too: the same layers carry an adapter."""
+    """The settings are read from the files too: the same layers carry an adapter."""
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
@@ -170,7 +170,7 @@ def test_other_settings_than_the_models(tmp_path, lora, message):
 
 
 def test_another_base(tmp_path):
-    """As many layers of the same name, of another size."""
+    """An adapter of as many layers of the same name and another size is refused."""
     _, _, folder = written(tmp_path)
     other = build_model(config_of("llama", hidden_size=48), lora_config("q_proj"), BFLOAT16)
     with pytest.raises(InputError, match=r"q_proj\.lora_A\.weight \(3, 4\d\) is not shared with"):
@@ -253,7 +253,7 @@ PEFT = {  # what PEFT's own settings have to be for the files to be refused, and
 @pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize("field", ["", *PEFT])
 def test_what_is_not_computed_is_refused(tmp_path, field):
-    """And each of the fields that PEFT always writes is known."""
+    """Each of the fields that PEFT always writes is known."""
     from peft import LoraConfig as PeftConfig
 
     model, _, folder = written(tmp_path)

@@ -48,7 +48,7 @@ def hidden_TD():
 
 
 def filled(module, oracle):
-    """The module with the oracle's weights; the names have to agree."""
+    """Return the module with the oracle's weights; the names have to agree."""
     for name, value in oracle.state_dict().items():
         parameter = functools.reduce(getattr, name.split("."), module)
         assert parameter.shape == tuple(value.shape), name
@@ -66,7 +66,7 @@ def rotary_of(torch, model):
 
 
 def mask_of(torch, family, layer=LAYER):
-    """Additive, 0 where a query sees a key."""
+    """Return the additive mask, 0 where a query sees a key."""
     window = config_of(family).layers[layer].window
     unseen = torch.ones(T, T, dtype=torch.bool).triu(1)
     if window is not None:
@@ -87,7 +87,7 @@ def test_rotary_tables(torch, theirs, family):
 @pytest.mark.parametrize("scaling", [None, LLAMA_3_ROPE])
 @pytest.mark.parametrize("theta", [1e4, 5e5, 5e6])
 def test_frequencies_to_two_last_places(torch, theta, scaling):
-    """At the width of real heads: far positions multiply every rounding by some thousands."""
+    """Heads have their real width: far positions multiply every rounding by some thousands."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -100,7 +100,7 @@ def test_frequencies_to_two_last_places(torch, theta, scaling):
 
 
 def test_llama_3_rope_uses_all_three_bands():
-    """Some frequencies kept, some stretched by the whole factor, some between."""
+    """Some frequencies are kept, some stretched by the whole factor, some by less."""
     plain, scaled = config_of("llama"), config_of("llama3")
     angles = [rotary_tables(jnp.arange(2), 10, c.rope)[1][1] for c in (plain, scaled)]
     ratio = np.arcsin(angles[0]) / np.arcsin(angles[1])
@@ -171,7 +171,7 @@ def test_logits(torch, tmp_path, family):
 
 
 def test_every_family_differs():
-    """On the same weights, where two have the same: so each test above tests something else."""
+    """Families whose weights have the same shapes give different logits on the same weights."""
     seen = {}
     for family in RAW:
         model, _, base = ours(family)
@@ -196,7 +196,7 @@ def test_logits_of_a_trained_model(torch, shared_data):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("activations", ["float32", "bfloat16"])
 def test_dtypes_on_a_trained_model(shared_data, dtype, activations):
-    """Logits in float32 whose error is that of bfloat16, about 2^-8, or none."""
+    """Logits are float32, and their error is that of bfloat16, about 2^-8, or none."""
     folder = epath.Path(shared_data / "stories260K")
     tokens_T = np.asarray([1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395])
     settings = dataclasses.replace(FLOAT32, dtype=dtype, activations=activations)
@@ -217,7 +217,7 @@ def test_dtypes_on_a_trained_model(shared_data, dtype, activations):
 
 @every_family
 def test_later_tokens_do_not_matter(family):
-    """Causal: exactly, since padding stands behind every example."""
+    """Causality is exact, since padding stands behind every example."""
     model, _, base = ours(family)
     tokens_T = random_tokens(SHORT)
     changed_T = np.concatenate([tokens_T[:20], (tokens_T[20:] + 1) % 131])
@@ -228,7 +228,7 @@ def test_later_tokens_do_not_matter(family):
 
 @every_family
 def test_packed_rows_equal_each_alone(family):
-    """Also one longer than the sliding windows, and with padding in a segment of its own."""
+    """One row is longer than the sliding windows, and padding has a segment of its own."""
     model, _, base = ours(family)
     rows = [random_tokens(length, seed=length) for length in (9, 70, 1, 25)]
     padding_T = random_tokens(SHORT - sum(map(len, rows)))
@@ -286,7 +286,7 @@ def test_base_is_an_argument():
 
 
 def test_kernel_is_the_one_asked_for(monkeypatch):
-    """cuDNN's kernel gets no mask, which it would not take, but the causal flag and the window."""
+    """cuDNN's kernel gets the causal flag and the window; it would take no mask."""
     asked = []
 
     def attention(q, k, v, **settings):

@@ -33,14 +33,14 @@ FILE = "config.json"
 
 
 def as_written(family: str) -> dict:
-    """The config with every field that transformers writes."""
+    """Return the config with every field that transformers writes."""
     from transformers import CONFIG_MAPPING
 
     return json.loads(CONFIG_MAPPING[RAW[family]["model_type"]](**RAW[family]).to_json_string())
 
 
 def perturbed(name: str, value):
-    """Another value that the field could have."""
+    """Return another value that the field could have."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -58,7 +58,7 @@ def perturbed(name: str, value):
 
 
 def effect(family: str, raw: dict) -> str:
-    """What a changed config comes to: an error, another decoder, or nothing."""
+    """Return the effect of a changed config: an error, another decoder, or nothing."""
     try:
         changed = decoder_config(raw, FILE)
     except InputError:
@@ -122,7 +122,7 @@ def test_fields_without_effect_have_none_in_transformers(torch, family):
     ],
 )
 def test_what_the_file_leaves_out_is_as_in_transformers(torch, family, changes):
-    """The lists that transformers makes of other fields, and its defaults."""
+    """Absent fields get transformers' defaults, and the lists that it makes of other fields."""
     theirs = oracle(torch, family, **changes)
     config, written = config_of(family, **changes), theirs.config.to_dict()
     assert config == decoder_config(json.loads(theirs.config.to_json_string()), FILE)
@@ -150,12 +150,12 @@ def test_what_the_file_leaves_out_is_as_in_transformers(torch, family, changes):
     ],
 )
 def test_published_fields_are_known(family, fields):
-    """What files on the hub have beside the fields of their class changes nothing."""
+    """Fields that files on the hub have beside those of their class change nothing."""
     assert config_of(family, **fields) == config_of(family)
 
 
 def changed_settings(config) -> dict[str, object]:
-    """Another value for every field of a decoder's settings that keeps the shapes."""
+    """Return another value for every field of a decoder's settings that keeps the shapes."""
     full = LayerConfig(rotary=True, window=None)
     return {
         "rms_norm_eps": 0.1,
@@ -171,7 +171,7 @@ def changed_settings(config) -> dict[str, object]:
 
 
 def test_no_setting_of_the_decoder_is_idle():
-    """Those that keep the weights' shapes change the logits, all others change the shapes."""
+    """Settings that keep the weights' shapes change the logits, all others change the shapes."""
     model, _, base = ours()
     tokens_T = random_tokens(40)
 
@@ -300,7 +300,7 @@ def test_every_family_is_tested():
     ],
 )
 def test_shapes_of_the_papers_models(name, parameters, adapter):
-    """Nothing is allocated; the published counts of parameters, and those of LoRA at rank 128."""
+    """Counts of parameters, also of LoRA at rank 128, are the published ones; none is allocated."""
     raw = BASE_MODELS[name]
     lora = dataclasses.replace(
         NO_LORA, rank=128, alpha=512.0, targets=("q_proj", "k_proj", "v_proj", "o_proj")

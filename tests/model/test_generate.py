@@ -49,7 +49,7 @@ def text_of(tokens: list[int]) -> str:
 
 
 def padded(prompts, width=None, before=0, row_ids=None) -> Prompts:
-    """`before`: how many of a row's padding tokens stand on its left, if it has so many."""
+    """Return padded prompts; `before`: padding tokens on a row's left, if it has so many."""
     width = width or max(map(len, prompts))
     tokens_BT = np.full((len(prompts), width), DISTURBING, np.int32)
     mask_BT = np.zeros((len(prompts), width), bool)
@@ -84,7 +84,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def free(adapted, prompts):
-    """What the four prompts get without stops: 30 tokens each."""
+    """Return the replies to the four prompts without stops: 30 tokens each."""
     replies = replies_of(adapted, padded(prompts), greedy(30))
     assert all(len(reply.tokens) == 30 and not reply.ended for reply in replies)
     assert len({reply.text for reply in replies}) == len(LENGTHS)
@@ -92,7 +92,7 @@ def free(adapted, prompts):
 
 
 def test_recorded_story(shared_data):
-    """200 tokens of the trained model, as its authors printed them."""
+    """The trained model gives the 200 tokens that its authors printed."""
     folder = epath.Path(shared_data / "stories260K")
     tokens = json.loads((folder / "greedy_reference.json").read_text())["token_ids"]
     assert tokens[0] == 1
@@ -103,7 +103,7 @@ def test_recorded_story(shared_data):
 
 @pytest.fixture
 def one_thread(torch):
-    """Generating with a tiny model, more threads cost more than they give."""
+    """Limit torch to one thread: with a tiny model, more cost more than they give."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -126,7 +126,7 @@ def theirs_alone(torch, theirs, prompt, new_tokens):
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("family", RAW)
 def test_equals_transformers(torch, tmp_path, family):
-    """Each prompt alone there; here all together, padded on the right, the left and both sides."""
+    """transformers gets each prompt alone; here they share a batch, padded left, right or both."""
     theirs, model, base = both(torch, tmp_path, family)
     prompts = [random_tokens(length, seed=length) for length in (53, 1, 20)]
     expected = [theirs_alone(torch, theirs, prompt, 64) for prompt in prompts]
@@ -144,7 +144,7 @@ def test_padding_does_not_matter(adapted, prompts, config, width, before):
 
 @pytest.mark.parametrize("config", [greedy(30), warm(30)], ids=["greedy", "sampled"])
 def test_rows_do_not_depend_on_their_batch(adapted, prompts, config):
-    """Alone, in another order, and beside rows that only fill the batch."""
+    """Rows come alone, in another order, and beside rows that only fill the batch."""
     together = reply_tokens(adapted, padded(prompts), config)
     order = [2, 0, 3, 1]
     shuffled = padded([prompts[row] for row in order], row_ids=order)
@@ -158,7 +158,7 @@ def test_rows_do_not_depend_on_their_batch(adapted, prompts, config):
 
 @pytest.mark.parametrize("config", [greedy(30), warm(30)], ids=["greedy", "sampled"])
 def test_chunks_do_not_matter(adapted, prompts, config):
-    """With a stop string somewhere in one row, so that the text is looked at in between."""
+    """One row holds a stop string, so that the text is searched after each chunk."""
     tokens = reply_tokens(adapted, padded(prompts), config)
     stops = Stops((), (text_of(tokens[1][16:18]),))
     found = [replies_of(adapted, padded(prompts), config, stops, chunk) for chunk in (1, 7, 64)]
@@ -168,7 +168,7 @@ def test_chunks_do_not_matter(adapted, prompts, config):
 
 
 def test_cached_equals_uncached(adapted):
-    """The whole text through the model for every token."""
+    """Without a cache the whole text goes through the model for every token."""
     model, adapter, base = adapted
     prompt = random_tokens(13)
     tokens_T = np.zeros(13 + 40, np.int32)
@@ -214,7 +214,7 @@ def test_first_token_ends(adapted, prompts, free):
 
 
 def test_stop_string_over_two_tokens(adapted, prompts, free):
-    """It starts inside one token and ends inside the next; the text is cut before it."""
+    """The string starts inside one token and ends inside the next; the text is cut before it."""
     string = text_of(free[0][7:9])[1:-1]
     replies = replies_of(adapted, padded(prompts), greedy(30), Stops((), (string,)))
     for tokens, reply in zip(free, replies, strict=True):
@@ -239,7 +239,7 @@ def test_stop_string_that_never_comes(adapted, prompts, free):
 
 
 def test_the_earliest_stop_counts(adapted, prompts, free):
-    """Of a stop token and several strings; of strings that one token completes, the longest."""
+    """The earliest of stop token and strings counts; of strings ended by one token, the longest."""
     token, text = free[0][6], text_of(free[0])
     place = free[0].index(token)
     later = Stops((token,), (text_of(free[0][place : place + 2]),))
@@ -253,7 +253,7 @@ def test_the_earliest_stop_counts(adapted, prompts, free):
 
 
 def test_same_seed_same_draw(adapted, prompts):
-    """And another seed, and another row id, draw other tokens."""
+    """Another seed, or another row id, draws other tokens."""
     first = reply_tokens(adapted, padded(prompts), warm(30, seed=5))
     assert reply_tokens(adapted, padded(prompts), warm(30, seed=5)) == first
     for other in (
@@ -293,7 +293,7 @@ def test_prefill_computes_logits_of_last_tokens_alone(adapted):
 
 
 def test_no_room_for_the_reply(adapted):
-    """Up to the model's last position there is; padding takes no room."""
+    """There is room up to the model's last position, and padding takes none."""
     most = adapted[0].config.max_position_embeddings
     wide = padded([random_tokens(4)], width=most + 8, before=most)
     assert len(reply_tokens(adapted, wide, greedy(2))[0]) == 2

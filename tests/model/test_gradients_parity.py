@@ -37,7 +37,7 @@ WIDTH, LENGTHS_B = 50, (47, 31)
 
 @functools.cache
 def gradients(model: Model):
-    """Function of (adapter, base, tokens_BT, supervised_BT): of each example's summed loss."""
+    """Return (adapter, base, tokens_BT, supervised_BT) -> gradients of each summed loss."""
 
     def loss(adapter, base, tokens_T, supervised_T):
         return example_loss(model, adapter, base, tokens_T, supervised_T)[0]
@@ -47,14 +47,14 @@ def gradients(model: Model):
 
 
 def examples(lengths_B=LENGTHS_B, width: int = WIDTH, seed: int = 0):
-    """Random tokens and which are supervised: the later half of each row, then padding."""
+    """Return random tokens and a mask of the supervised: each row's later half, before padding."""
     tokens_BT = random_tokens(len(lengths_B) * width, seed).reshape(-1, width)
     lengths_B1, places_1T = np.array(lengths_B)[:, None], np.arange(width)[None]
     return tokens_BT, (places_1T >= lengths_B1 // 2) & (places_1T < lengths_B1)
 
 
 def peft_gradient(torch, adapted, tokens_T, supervised_T) -> dict[str, np.ndarray]:
-    """Of one example without its padding, by torch and by the names of the adapter's file."""
+    """Return torch's gradient of one example without padding, by names of the adapter's file."""
     adapted.zero_grad()
     tokens_1T = torch.tensor(tokens_T[None], dtype=torch.long)
     labels_1T = tokens_1T.masked_fill(~torch.tensor(supervised_T)[None], -100)
@@ -68,7 +68,7 @@ def peft_gradient(torch, adapted, tokens_T, supervised_T) -> dict[str, np.ndarra
 
 
 def check_against_peft(torch, folder, theirs, model, base, lengths_B, width):
-    """Every leaf of an adapter on all linear layers, B away from zero."""
+    """Compare every leaf of an adapter on all linear layers, B away from zero."""
     from peft import PeftModel
 
     adapter = random_leaves(model.adapter_shapes, seed=1)
@@ -96,7 +96,7 @@ def test_every_family(torch, tmp_path, family):
 
 
 def test_long_row(torch, tmp_path):
-    """Far positions, whose angles are the rounding of the frequencies some hundred times over."""
+    """Far positions multiply the rounding of the frequencies some hundred times."""
     theirs, model, base = both(torch, tmp_path / "base", "llama3", lora_config())
     check_against_peft(torch, tmp_path / "adapter", theirs, model, base, (600,), 600)
 
@@ -109,18 +109,18 @@ def scaled(leaf, factor: float) -> np.ndarray:
     return np.asarray(leaf) * np.float32(factor)
 
 
-def lowest_cosine(one: Leaves, other: Leaves) -> float:
-    """Of the gradients of the same example, over the examples."""
+def lowest_cosine(leaves: Leaves, other: Leaves) -> float:
+    """Return the lowest cosine over the examples, of two gradients of the same example."""
     one_BG, other_BG = (
         np.concatenate([np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in g], axis=1)
-        for g in (one.values(), other.values())
+        for g in (leaves.values(), other.values())
     )
     norms_B = np.linalg.norm(one_BG, axis=1) * np.linalg.norm(other_BG, axis=1)
     return float(((one_BG * other_BG).sum(axis=1) / norms_B).min())
 
 
 def bfloat16_cosines(model: Model, half: Model, adapter, base, batch) -> list[float]:
-    """Against float32 with the weights that bfloat16 has, and with those it was rounded from."""
+    """Compare with float32 on the rounded weights, and on those they were rounded from."""
     rough = gradients(half)(adapter, rounded(base), *batch)
     same = {path: leaf.astype(np.float32) for path, leaf in rounded(base).items()}
     return [lowest_cosine(rough, gradients(model)(adapter, b, *batch)) for b in (same, base)]
@@ -134,7 +134,7 @@ def bfloat16_cosines(model: Model, half: Model, adapter, base, batch) -> list[fl
     ],
 )
 def test_bfloat16(family, lengths_B, width):
-    """With smaller matrices: those of tiny_models turn a unit in the last place into much.
+    """Matrices are smaller: those of tiny_models turn a unit in the last place into much.
 
     (There attention is near to one-hot: rounding the weights of the base alone, and computing in
     float32, takes up to 0.16 off Gemma's cosine.)
@@ -148,7 +148,7 @@ def test_bfloat16(family, lengths_B, width):
 
 
 def test_bfloat16_of_a_trained_model():
-    """The built-in base, with an adapter as it is after some training."""
+    """The base is the built-in one, and the adapter is like one after some training."""
     config = read_config(BASE_FOLDER)
     model, half = (build_model(config, lora_config(), s) for s in (FLOAT32, BFLOAT16))
     base = read_weights(BASE_FOLDER, model.base_shapes, jnp.float32)

@@ -47,7 +47,7 @@ for name, revision in json.loads(sys.argv[1]):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's API as a download asks for."""
+    """A server with as much of the hub's API as a download asks for."""
 
     def do_GET(self):
         path = urlsplit(self.path).path
@@ -119,7 +119,7 @@ def start(home, endpoint, cases, **environment):
 
 
 def finish(process, cases):
-    """Case -> the folder it gave, or {"error": message}."""
+    """Return the result of each case: the folder it gave, or {"error": message}."""
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     return dict(zip(cases, map(json.loads, out.splitlines()), strict=True))
@@ -133,7 +133,7 @@ AWAY += [("some/plain", "v3")]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What came with the hub there, then in offline mode, then with the hub gone."""
+    """Return the results with the hub there, then in offline mode, then with the hub gone."""
     home = tmp_path_factory.mktemp("hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked = []
@@ -232,7 +232,7 @@ def test_full_disk(monkeypatch):
 
 
 def test_folder_wins(tmp_path, monkeypatch):
-    """Over what could be a hub id."""
+    """A folder wins over a hub id of the same name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "llama").mkdir(parents=True)
     for name in ("models/llama", "./models", "models", str(tmp_path), "."):

@@ -23,7 +23,7 @@ THREE_LAYERS = config_of("llama", num_hidden_layers=3)
 
 
 def adapted(model) -> set[str]:
-    """Paths of the layers that carry an adapter."""
+    """Return the paths of the layers that carry an adapter."""
     return {path.rpartition(".")[0] for path in model.adapter_shapes}
 
 
@@ -65,7 +65,7 @@ def test_rank_zero_attaches_nothing():
 
 
 def test_canonical_order():
-    """Sorted by path, so that layers are in their order also from the tenth on."""
+    """Leaves are sorted by path, with layers in their order also from the tenth on."""
     config = config_of("llama", num_hidden_layers=11)
     model = build_model(config, lora_config("o_proj", "down_proj"), BFLOAT16)
     paths = sorted(model.adapter_shapes)
@@ -115,7 +115,7 @@ def test_a_target_that_matches_nothing():
     ],
 )
 def test_match_report(targets, layers):
-    """Names, layers, and the number of parameters that the model then has."""
+    """The report has names, layers, and the number of parameters that the model then has."""
     model = build_model(THREE_LAYERS, lora_config(*targets), BFLOAT16)
     assert match_report(model.lora, model.base_shapes) == f"LoRA r=3, scale 2.33333: {layers}"
     count = sum(int(np.prod(shape)) for shape in model.adapter_shapes.values())
@@ -137,7 +137,7 @@ def linear(lora: LoraConfig) -> tuple[Linear, jax.Array]:
 
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 7 / 3), (True, 7 / 3**0.5)])
 def test_scale(rslora, scale):
-    """W x + scale B A x, and scale alpha / r, or alpha / sqrt(r) (rsLoRA)."""
+    """The layer is W x + scale B A x, with scale alpha / r, or alpha / sqrt(r) (rsLoRA)."""
     layer, x_TD = linear(lora_config(rslora=rslora))
     w, a, b, x = (
         np.asarray(p, np.float64)
@@ -162,7 +162,7 @@ def test_dropout_acts_on_the_adapter_alone():
 
 
 def test_dropout_is_unbiased():
-    """Of one linear layer: x / keep where kept."""
+    """The mean over keys is the output without dropout, as kept values are x / keep."""
     layer, x_TD = linear(lora_config("q_proj", dropout=0.3))
     keys = jax.random.split(jax.random.key(0), 5_000)
     dropped_KTD = jax.jit(jax.vmap(lambda key: layer(x_TD, key)))(keys)

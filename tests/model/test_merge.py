@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments.merge_adapter import run
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.build import load_model
-from g2is_jax.model.merge import write_merged
+from g2is_jax.model.merge import merge_folders, write_merged
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
@@ -42,7 +41,7 @@ LEFT = ("adapter_config.json", "README.md", "model.safetensors.index.json", "pyt
     [("llama", False, 50_000), ("llama3", True, ALL_FILES), ("gemma2", False, 50_000)],
 )
 def test_in_transformers(torch, tmp_path, family, rslora, shard_bytes):
-    """Against PEFT's unmerged model and against ours; tied and untied, in one file and several."""
+    """The merged model equals PEFT's unmerged one and ours; tied or not, in one file or several."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -80,11 +79,11 @@ def folders(tmp_path) -> tuple[epath.Path, epath.Path]:
 
 
 def test_weights_and_files(tmp_path, folders):
-    """One rounding, of the float32 sum; no bit of the other weights changes."""
+    """Merged weights are rounded once, from the float32 sum; no bit of the others changes."""
     source, adapter = folders
     output = epath.Path(tmp_path / "merged")
-    said = run(str(source), adapter, output, "bfloat16")
-    assert said.startswith("LoRA r=3, scale 2.33333: k_proj in 2 of 2 layers, v_proj in 1 of 2 ")
+    report = merge_folders(str(source), adapter, output, "bfloat16")
+    assert report.startswith("LoRA r=3, scale 2.33333: k_proj in 2 of 2 layers, v_proj in 1 of 2 ")
     _, leaves, base = ours("qwen2", lora_config("layers.1.*.v_proj", "k_proj"), BFLOAT16)
     _, merged = load_model(output, NO_LORA, BFLOAT16)
     changed = set()
@@ -105,7 +104,7 @@ def test_weights_and_files(tmp_path, folders):
 
 
 def test_interrupted_merge_is_no_checkpoint(tmp_path, folders):
-    """What a killed merge leaves is not taken for a model, and not overwritten."""
+    """A folder that a killed merge left is not taken for a model, and not overwritten."""
     source, adapter = folders
     model, leaves, base = ours("qwen2", lora_config("layers.1.*.v_proj", "k_proj"), BFLOAT16)
     target = epath.Path(tmp_path / "merged")
@@ -115,22 +114,22 @@ def test_interrupted_merge_is_no_checkpoint(tmp_path, folders):
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         load_model(target, NO_LORA, BFLOAT16)
     with pytest.raises(InputError, match="merged: is not empty; give another --output"):
-        run(str(source), adapter, target, "bfloat16")
+        merge_folders(str(source), adapter, target, "bfloat16")
 
 
 def test_adapter_of_another_base(tmp_path, folders):
-    """Found before anything is written."""
+    """The mistake is found before anything is written."""
     source, adapter = folders
     model, leaves, _ = ours("gemma", lora_config("v_proj"), BFLOAT16)
     write_adapter(adapter, leaves, model, "base")
     output = epath.Path(tmp_path / "merged")
     with pytest.raises(InputError, match="is not shared with the model"):
-        run(str(source), adapter, output, "bfloat16")
+        merge_folders(str(source), adapter, output, "bfloat16")
     assert not output.exists()
 
 
 def test_command_line(tmp_path, folders):
-    """A merge in float32, and a mistake in one line."""
+    """The script merges in float32, and shows a mistake in one line."""
     source, adapter = folders
 
     def start(*argv: str) -> subprocess.Popen:
@@ -138,11 +137,15 @@ def test_command_line(tmp_path, folders):
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
-    given = (f"--checkpoint={source}", f"--adapter={adapter}", f"--output={tmp_path / 'merged'}")
-    right = start(*given, "--dtype=float32")
+    folder_flags = (
+        f"--checkpoint={source}",
+        f"--adapter={adapter}",
+        f"--output={tmp_path / 'merged'}",
+    )
+    right = start(*folder_flags, "--dtype=float32")
     mistakes = {
-        start(*given, "--dtype=int4"): "value should be one of <float32|bfloat16>",
-        start(*given[::2], f"--adapter={tmp_path}"): "adapter_config.json: no such adapter",
+        start(*folder_flags, "--dtype=int4"): "value should be one of <float32|bfloat16>",
+        start(*folder_flags[::2], f"--adapter={tmp_path}"): "adapter_config.json: no such adapter",
     }
     out, error = right.communicate()
     assert (right.returncode, error) == (0, "")

@@ -17,7 +17,7 @@ DRAWS = 40_000
 
 
 def exact(logits_V, temperature: float, top_p: float) -> np.ndarray:
-    """Probabilities in float64, by a loop over the tokens, likeliest first."""
+    """Return probabilities in float64, by a loop over the tokens, likeliest first."""
     weights_V = np.exp(np.asarray(logits_V, np.float64) / temperature)
     weights_V /= weights_V.sum()
     kept_V, reached = np.zeros_like(weights_V), 0.0
@@ -29,7 +29,7 @@ def exact(logits_V, temperature: float, top_p: float) -> np.ndarray:
 
 
 def assert_drawn_as(tokens, probabilities_V) -> None:
-    """Chi-square within five deviations of what chance gives; nothing of probability zero."""
+    """Check chi-square within five deviations of chance, and no draw of probability zero."""
     counts_V = np.bincount(tokens, minlength=len(probabilities_V))
     possible_V = probabilities_V > 0
     assert counts_V[~possible_V].sum() == 0
@@ -47,16 +47,16 @@ def rows_of(logits_V, count: int) -> jax.Array:
     ("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.8), (2.5, 0.9), (0.7, 0.5)]
 )
 def test_drawn_as_often_as_exact(temperature, top_p):
-    """Over rows at one step, and over steps of one row."""
+    """Draws agree over rows at one step, and over steps of one row."""
     expected_V = exact(LOGITS, temperature, top_p)
     assert (top_p < 1) == bool((expected_V == 0).any())
     keys_B = row_keys(11, jnp.arange(DRAWS, dtype=jnp.uint32))
     over_rows = choose(rows_of(LOGITS, DRAWS), keys_B, 4, temperature, top_p)
     assert_drawn_as(np.asarray(over_rows), expected_V)
-    one = functools.partial(
+    drawn = functools.partial(
         choose, rows_of(LOGITS, 1), keys_B[:1], temperature=temperature, top_p=top_p
     )
-    over_steps = jax.jit(jax.vmap(lambda step: one(step=step)[0]))(jnp.arange(DRAWS))
+    over_steps = jax.jit(jax.vmap(lambda step: drawn(step=step)[0]))(jnp.arange(DRAWS))
     assert_drawn_as(np.asarray(over_steps), expected_V)
 
 
@@ -73,7 +73,7 @@ def test_steps_and_rows_are_independent():
 
 
 def test_replies_begin_as_the_logits_say():
-    """The whole way from a model's logits to the first two drawn tokens."""
+    """The first two drawn tokens of replies follow the model's probabilities."""
     model, adapter, base = ours("llama", NO_LORA)
     prompt_T = random_tokens(5)
     rows = 8_000
@@ -108,7 +108,7 @@ def test_nucleus_equals_transformers(torch, top_p):
 
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
 def test_nucleus_with_ties(torch, top_p):
-    """It holds what transformers keeps, and besides only equals of the last token kept there."""
+    """The nucleus is what transformers keeps, plus equals of the last token kept there."""
     rng = np.random.default_rng(0)
     broken = 0
     for _ in range(20):
@@ -131,7 +131,7 @@ def test_nucleus_keeps_the_likeliest():
 
 
 def test_tiny_temperature_takes_the_likeliest():
-    """Logits that differ little or lie far from zero, at the lowest temperature there is."""
+    """The lowest temperature is exact for logits that differ little or lie far from zero."""
     logits_BV = jnp.asarray([[1e4, 1e4 + 1, -1e4], [0.0, -1e-3, 1e-3]], jnp.float32)
     keys_B = row_keys(0, jnp.arange(2, dtype=jnp.uint32))
     for top_p in (0.9, 1.0):

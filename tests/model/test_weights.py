@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write(folder, family="llama", dtype=jnp.float32, **settings):
-    """A checkpoint of ours."""
+    """Write a checkpoint with our writer."""
     model, _, base = ours(family)
     folder = epath.Path(folder)
     write_checkpoint(folder, RAW[family], model.base_shapes, base.__getitem__, dtype, **settings)
@@ -69,7 +69,7 @@ def test_round_trip(tmp_path, family):
 
 @pytest.mark.parametrize("family", RAW)
 def test_transformers_reads_what_we_write(torch, tmp_path, family):
-    """In one file, or in several behind an index."""
+    """transformers reads one file, or several behind an index."""
     from transformers import AutoModelForCausalLM
 
     model, _, base = ours(family)
@@ -84,7 +84,7 @@ def test_transformers_reads_what_we_write(torch, tmp_path, family):
 
 
 def test_bfloat16_file(folder):
-    """Is read into either dtype; written as bfloat16 it is half the size."""
+    """A bfloat16 file is read into either dtype, and has half the size."""
     _, base = load(folder)
     size = (folder / "model.safetensors").stat().length
     write(folder, dtype=jnp.bfloat16)
@@ -99,7 +99,7 @@ def test_bfloat16_file(folder):
 
 
 def test_shards_of_transformers(torch, tmp_path):
-    """Several files behind an index, as every large checkpoint comes."""
+    """Several files behind an index are read, as every large checkpoint comes."""
     llama = oracle(torch, "llama")
     llama.save_pretrained(tmp_path / "whole")
     llama.save_pretrained(tmp_path / "parts", max_shard_size="60KB")
@@ -138,7 +138,7 @@ def test_every_problem_in_one_error(folder):
 
 
 def test_second_copy_of_tied_embedding_and_old_buffers(tmp_path):
-    """Some writers store them; they hold nothing of their own."""
+    """Copies that some writers store are passed over; they hold nothing of their own."""
     folder = write(tmp_path, "llama3")
 
     def change(tensors):
@@ -199,7 +199,7 @@ def test_index_cannot_leave_the_folder(folder, name):
 
 @pytest.mark.parametrize("block_bytes", [1, 500, 2000, 10**9])
 def test_blocks_do_not_matter(folder, monkeypatch, block_bytes):
-    """A tensor is read and cast some rows at a time."""
+    """The size of the blocks in which a tensor is read and cast changes nothing."""
     monkeypatch.setattr(weights, "BLOCK_BYTES", block_bytes)
     _, _, base = ours()
     for path, leaf in load(folder, BFLOAT16)[1].items():
@@ -254,7 +254,7 @@ assert len(parts["lm_head"].addressable_shards) == 8
 
 
 def test_straight_to_a_sharding(folder):
-    """Eight virtual devices, for which a process of its own is needed."""
+    """Tensors go straight to eight virtual devices, in a process of its own."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SHARDED, str(folder)],

@@ -20,7 +20,7 @@ SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.010.a.lora_B": (7, 3)}
 
 
 def trained(seed):
-    """An adapter and a state whose every leaf holds something."""
+    """Return an adapter and a state whose every leaf holds something."""
     adapter = random_leaves(SHAPES, seed)
     direction = adam_direction(ADAMW)
     state = direction.init(adapter)
@@ -42,7 +42,7 @@ def assert_equal(ours, theirs):
 
 
 def test_round_trip(tmp_path, checkpoints):
-    """Read by a second manager, as after a kill; also the older of two."""
+    """A second manager reads both of two checkpoints, as after a kill."""
     saved = {4: trained(1), 11: trained(2)}
     for step, (adapter, state) in saved.items():
         checkpoints.save(step, adapter, state, {"step": step})
@@ -56,7 +56,7 @@ def test_round_trip(tmp_path, checkpoints):
 
 
 def test_restored_arrays_are_bound_to_no_device(checkpoints):
-    """Also where those that were saved were bound to one."""
+    """Restored arrays are not bound to a device, also if the saved ones were."""
     adapter, state = trained(1)
     device = jax.devices()[0]
     checkpoints.save(3, jax.device_put(adapter, device), jax.device_put(state, device), {"step": 3})
@@ -72,12 +72,12 @@ def test_keeps_the_newest(tmp_path):
     kept.close()
 
 
-def test_begins_empty(checkpoints):
+def test_starts_empty(checkpoints):
     assert checkpoints.steps() == []
 
 
 def test_unfinished_checkpoint_is_not_seen(tmp_path, checkpoints):
-    """What a kill in the middle of a save leaves: a folder under orbax's temporary name."""
+    """A kill within a save leaves a folder under orbax's temporary name."""
     checkpoints.save(5, *trained(0), {"step": 5})
     folder = tmp_path / "checkpoints"
     (folder / "10.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
@@ -101,7 +101,7 @@ LARGE = {path: (64 * rows, 64 * columns) for path, (rows, columns) in SHAPES.ite
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """A checkpoint whose values stand in files of their own, where orbax checks no byte."""
+    """Save a checkpoint whose values have files of their own, where orbax checks no byte."""
     monkeypatch.setattr(sys.modules[__name__], "SHAPES", LARGE)
     folder = epath.Path(tmp_path / "checkpoints")
     opened = Checkpoints(folder, keep=None)
@@ -128,11 +128,11 @@ def test_damage_is_named_with_the_way_out(saved, damage, which):
     damage(files[-1] if which == "largest" else step / which)
     opened = Checkpoints(saved, keep=None)
     for stage, named in ((None, step), (saved.parent, saved.parent)):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as raised:
             opened.restore(7, *trained(0), stage)
-        assert str(told.value).startswith(f"{step}: unreadable training checkpoint (")
-        assert str(told.value).endswith(f"); delete {named} and run the same command again")
-        assert "\n" not in str(told.value)
+        assert str(raised.value).startswith(f"{step}: unreadable training checkpoint (")
+        assert str(raised.value).endswith(f"); delete {named} and run the same command again")
+        assert "\n" not in str(raised.value)
     opened.close()
 
 

@@ -45,7 +45,7 @@ def run(model, base, folder, rows=None, config=CONFIG, seed=5, after_epoch=None)
 
 
 def assert_equal(ours, theirs):
-    """Adapters and moments, bit for bit."""
+    """Check adapters and moments, bit for bit."""
     (adapter, moments), (other, other_moments) = ours, theirs
     assert moments.step == other_moments.step
     for mine, yours in (
@@ -66,7 +66,7 @@ def uninterrupted(model, base, tmp_path_factory):
 
 @pytest.mark.parametrize("dies", [[0], [2], [3], [5, 7], [8]])
 def test_resume_equals_uninterrupted(model, base, uninterrupted, tmp_path, monkeypatch, dies):
-    """It dies where a step is logged: before, at and after a checkpoint, and twice over."""
+    """The run dies where a step is logged: before, at and after a checkpoint, and twice."""
     whole, expected = uninterrupted
     write = MetricsLog.write
     for death in dies:
@@ -86,7 +86,7 @@ def test_resume_equals_uninterrupted(model, base, uninterrupted, tmp_path, monke
 
 @pytest.mark.parametrize("steps", [[0], [4], [2, 7], [8]])
 def test_sigterm_costs_no_step(model, base, uninterrupted, tmp_path, monkeypatch, steps):
-    """It comes where a step is logged: within an epoch, at its end, twice over, at the very end."""
+    """SIGTERM comes where a step is logged: within an epoch, at its end, twice, at the very end."""
     whole, expected = uninterrupted
     write, taken = MetricsLog.write, []
     for last in steps:
@@ -134,7 +134,7 @@ def test_log_and_checkpoints(uninterrupted):
 
 
 def test_trained_checkpoints_oldest_first(model, base, uninterrupted, tmp_path):
-    """Each is what training so far left; only those kept are there."""
+    """Each checkpoint is the state of training so far; only those kept are there."""
     folder, expected = uninterrupted
     trained = load_trained(model, CONFIG, 5, epath.Path(folder))
     assert [moments.step for _, moments in trained] == [3, 6, 9]
@@ -147,14 +147,14 @@ def test_trained_checkpoints_oldest_first(model, base, uninterrupted, tmp_path):
 
 
 def test_trained_arrays_are_bound_to_no_device(model, uninterrupted):
-    """So that they go where the base is, on one device or on many."""
+    """Unbound arrays go where the base is, on one device or on many."""
     for adapter, moments in load_trained(model, CONFIG, 5, epath.Path(uninterrupted[0])):
         leaves = [*adapter.values(), *moments.first.values(), *moments.second.values()]
         assert not any(leaf.committed for leaf in leaves)
 
 
 def test_mean_rates_are_those_of_the_epochs(tmp_path):
-    """Of a log by hand: three epochs of two steps."""
+    """The log is written by hand: three epochs of two steps."""
     folder = epath.Path(tmp_path)
     log = MetricsLog(folder / "metrics.jsonl")
     for step, rate in enumerate((0.0, 0.5, 1.0, 0.75, 0.5, 0.0)):
@@ -187,7 +187,7 @@ def test_seed_decides_the_run(model, base, uninterrupted, tmp_path):
 
 
 def test_compiles_once_a_shape(base, tmp_path, monkeypatch):
-    """Also after a resume, and for other rows in the same shapes."""
+    """A resumed run, or other rows in the same shapes, compile nothing more."""
     traced = []
     true_loss = loop.batch_loss
 
@@ -206,7 +206,7 @@ def test_compiles_once_a_shape(base, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_microbatches_equal_one_batch(base, dropout):
-    """Also under dropout: what is dropped depends on step and row, not on shapes."""
+    """This holds under dropout too: masks depend on step and row, not on shapes."""
     model = tiny_model(dropout=dropout)
     adapter = random_leaves(model.adapter_shapes, 3)
     rows = random_rows(LENGTHS)
@@ -239,7 +239,7 @@ def test_dropout_differs_between_rows_and_steps(base):
 
 
 def test_step_without_supervised_tokens(model, base, tmp_path):
-    """Changes nothing and logs a number."""
+    """Such a step changes nothing and logs a number."""
     rows = [
         replace(row, supervised_T=np.zeros(len(row.tokens_T), bool)) for row in random_rows(LENGTHS)
     ]
@@ -251,7 +251,7 @@ def test_step_without_supervised_tokens(model, base, tmp_path):
 
 
 def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, tmp_path):
-    """As it is in that epoch's checkpoint; once more where the run was killed before that one."""
+    """The adapter is the checkpoint's; a run killed before the checkpoint hands it out again."""
     handed = {}
 
     def keep(epoch, adapter):
@@ -271,7 +271,7 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
 
 @pytest.mark.parametrize("what", ["gradient", "loss"])
 def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what):
-    """In the second step of the second epoch: nothing of it is logged or kept."""
+    """The second step of the second epoch has no number: nothing of it is logged or kept."""
     true_accumulate, steps = loop.accumulate, iter(range(STEPS))
 
     def accumulated(*arguments):
@@ -287,8 +287,8 @@ def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what
     with pytest.raises(InputError) as caught:
         run(model, base, tmp_path)
     message = str(caught.value)
-    told = {"gradient": "its gradient is not finite", "loss": "its loss is nan"}[what]
-    assert message.startswith(f"{tmp_path}: training stopped at step 4: {told}; ")
+    reason = {"gradient": "its gradient is not finite", "loss": "its loss is nan"}[what]
+    assert message.startswith(f"{tmp_path}: training stopped at step 4: {reason}; ")
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '3'}; lower" in message
     assert "lower learning_rate or lora.alpha" in message
     ids = [f"row-{row}" for row in epoch_order(9, 5, 1)[4:8]]
@@ -296,8 +296,8 @@ def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what
     assert [line["step"] for line in log_of(tmp_path)] == [0, 1, 2, 3]
 
 
-def test_too_high_a_rate_is_told(model, base, tmp_path):
-    """Not by what a test puts in: the adapter itself grows out of float32."""
+def test_too_high_a_rate_is_reported(model, base, tmp_path):
+    """The adapter grows out of float32 by itself, with no value put in by the test."""
     optimizer = replace(ADAMW, learning_rate=1e30, schedule="constant", warmup=0.0)
     with pytest.raises(InputError, match=r"stopped at step 1: its loss is nan; there is no check"):
         run(model, base, tmp_path, config=replace(CONFIG, optimizer=optimizer))

@@ -29,7 +29,7 @@ LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16, 5, 3)
 
 
 def main(folder: Path) -> None:
-    """A fit under dropout of each kind of run, from which it ended, and where its arrays lay."""
+    """Fit under dropout in each kind of run; write the losses and the devices of the arrays."""
     import dataclasses
 
     import jax
@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_disable_most_optimizations", True)
     rows = random_rows(LENGTHS)
-    told = {}
+    results = {}
     for name, (devices, shard_base, packed) in RUNS.items():
         settings = dataclasses.replace(FLOAT32, shard_base=shard_base)
         lora = lora_config("q_proj", "v_proj", dropout=0.2)
@@ -68,31 +68,31 @@ def main(folder: Path) -> None:
             ),
         )
         np.savez(folder / f"{name}.npz", **adapter)
-        told[name] = {
+        results[name] = {
             "losses": [line["loss"] for line in log_of(folder / name)],
             "steps": moments.step,
             "devices": held,
         }
-    (folder / "told.json").write_text(json.dumps(told))
+    (folder / "told.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[dict, Path]:
-    """What `main` says of each run, and the folder of their adapters."""
+    """Return what `main` reports of each run, and the folder of their adapters."""
     folder = tmp_path_factory.mktemp("devices")
-    told = run_on_eight_devices(__file__, folder)
-    return told, folder
+    results = run_on_eight_devices(__file__, folder)
+    return results, folder
 
 
 @pytest.mark.parametrize(
     ("name", "alone"), [("eight", "one"), ("shared", "one"), ("eight packed", "one packed")]
 )
 def test_training_is_that_of_one_device(runs, name, alone):
-    """Step by step, under dropout, and the adapter that it ends with."""
-    told, folder = runs
-    assert told[name]["steps"] == told[alone]["steps"] == 4
-    assert [told[run]["devices"] for run in (alone, name)] == [[1, 1], [8, 8]]
-    np.testing.assert_allclose(told[name]["losses"], told[alone]["losses"], rtol=1e-5)
+    """Losses agree step by step under dropout, and so do the adapters at the end."""
+    results, folder = runs
+    assert results[name]["steps"] == results[alone]["steps"] == 4
+    assert [results[run]["devices"] for run in (alone, name)] == [[1, 1], [8, 8]]
+    np.testing.assert_allclose(results[name]["losses"], results[alone]["losses"], rtol=1e-5)
     with np.load(folder / f"{name}.npz") as ours, np.load(folder / f"{alone}.npz") as theirs:
         for path, leaf in theirs.items():
             error = np.linalg.norm(ours[path] - leaf) / np.linalg.norm(leaf)
@@ -100,8 +100,8 @@ def test_training_is_that_of_one_device(runs, name, alone):
 
 
 def test_packing_draws_other_dropout(runs):
-    told, _ = runs
-    assert told["one packed"]["losses"] != pytest.approx(told["one"]["losses"], rel=1e-4)
+    results, _ = runs
+    assert results["one packed"]["losses"] != pytest.approx(results["one"]["losses"], rel=1e-4)
 
 
 if __name__ == "__main__":

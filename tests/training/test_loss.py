@@ -39,7 +39,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
 
 
 def test_equals_torch_cross_entropy(torch, world):
-    """Summed over the supervised tokens, each predicted from the position before it."""
+    """The loss sums over the supervised tokens, each predicted from the position before it."""
     model, adapter, base = world
     (row,) = random_rows([16])
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_equals_torch_cross_entropy(torch, world):
 
 @pytest.mark.parametrize("place", [1, 7, 15])
 def test_one_supervised_token(world, place):
-    """Its loss depends on the tokens up to it and on no later one."""
+    """The loss of one token depends on the tokens up to it and on no later one."""
     model, adapter, base = world
     tokens_T = random_rows([16])[0].tokens_T
     supervised_T = np.arange(16) == place
@@ -74,7 +74,7 @@ def test_one_supervised_token(world, place):
 
 
 def test_padding_adds_exactly_nothing(world):
-    """Whatever stands in it: bit for bit, in the loss and in every leaf of the gradient."""
+    """Padding of any content changes no bit of the loss or of the gradient's leaves."""
     model, adapter, base = world
     row = random_rows([9])[0]
     results = []
@@ -117,7 +117,7 @@ def test_nothing_supervised(world):
 
 
 def test_weighted_mean_of_example_gradients_is_the_training_gradient(world):
-    """What extraction takes apart (each example by its own count) is what training adds up."""
+    """Extraction divides each example by its own count; training adds the same gradients up."""
     model, adapter, base = world
     rows = random_rows(LENGTHS)
     batch = pad_batch(rows, range(5), 5, 16)
@@ -160,8 +160,8 @@ def test_dropout_gradient_is_nearly_unbiased(world):
     row = random_rows([16])[0]
     plain = value_and_gradient(model)(adapter, base, row.tokens_T, row.supervised_T)
     keys_K = jax.random.split(jax.random.key(0), 500)
-    one = jax.value_and_grad(functools.partial(example_loss, model), has_aux=True)
-    run = jax.jit(jax.vmap(one, in_axes=(None, None, None, None, 0)))
+    gradient = jax.value_and_grad(functools.partial(example_loss, model), has_aux=True)
+    run = jax.jit(jax.vmap(gradient, in_axes=(None, None, None, None, 0)))
     (losses_K, _), gradients_K = run(adapter, base, row.tokens_T, row.supervised_T, keys_K)
     np.testing.assert_allclose(losses_K, float(plain[0][0]), rtol=1e-6)
     for path, leaf in plain[1].items():
@@ -176,7 +176,7 @@ def test_dropout_gradient_is_nearly_unbiased(world):
 
 
 def all_positions(model, adapter, base, tokens_T, supervised_T, key=None):
-    """The loss with the logits of every token, as autograd has it."""
+    """Return the loss from the logits of every token, left to autograd."""
     logits_TV = model.logits(adapter, base, tokens_T, key)
     log_probabilities_TV = jax.nn.log_softmax(logits_TV[:-1])
     losses_T = -jnp.take_along_axis(log_probabilities_TV, tokens_T[1:, None], axis=1)[:, 0]
@@ -185,9 +185,9 @@ def all_positions(model, adapter, base, tokens_T, supervised_T, key=None):
 
 @functools.cache
 def rows_of(loss, model):
-    """Values and gradients of a batch, row by row."""
-    one = jax.value_and_grad(lambda *of: loss(model, *of))
-    return jax.jit(jax.vmap(one, (None, None, 0, 0, 0)), compiler_options=QUICK)
+    """Return jitted values and gradients of a batch, row by row."""
+    gradient = jax.value_and_grad(lambda *of: loss(model, *of))
+    return jax.jit(jax.vmap(gradient, (None, None, 0, 0, 0)), compiler_options=QUICK)
 
 
 def supervised_positions(*of):
@@ -195,7 +195,7 @@ def supervised_positions(*of):
 
 
 def assert_is_the_plain_loss(model, plain_model, adapter, base, supervised_BT, keys_B=None):
-    """Value and gradient of each row of a batch; `plain_model` is the same one."""
+    """Check value and gradient of each row of a batch; `plain_model` is the same model."""
     shape = supervised_BT.shape
     tokens_BT = np.random.default_rng(3).integers(0, model.config.vocab_size, shape, np.int32)
     batch = (adapter, base, tokens_BT, supervised_BT, keys_B)
@@ -212,7 +212,7 @@ def assert_is_the_plain_loss(model, plain_model, adapter, base, supervised_BT, k
 
 
 def supervised_rows() -> np.ndarray:
-    """24 tokens: none supervised, one, all, half, two spans."""
+    """Return rows of 24 tokens: none supervised, one, all, half, two spans."""
     rng = np.random.default_rng(1)
     supervised_BT = np.zeros((5, 24), bool)
     supervised_BT[1, 7] = supervised_BT[2] = True
@@ -223,7 +223,7 @@ def supervised_rows() -> np.ndarray:
 
 @pytest.mark.parametrize(("smallest", "parts"), [(1, 120), (7, 16), (24, 3), (128, 16), (500, 1)])
 def test_supervised_tokens_alone(world, monkeypatch, smallest, parts):
-    """In chunks of one token, of some (the last is not full), of more than there are."""
+    """Chunks hold one token, some (the last is not full), or more than there are."""
     monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", smallest)
     monkeypatch.setattr(of_loss, "CHUNKS", parts)
     assert_is_the_plain_loss(tiny_model(), *world, supervised_rows())
@@ -244,7 +244,7 @@ def test_supervised_tokens_alone_of_a_capped_and_tied_head():
 
 @pytest.mark.parametrize("with_gradient", [True, False])
 def test_logits_of_other_tokens_are_not_computed(world, monkeypatch, with_gradient):
-    """Chunks of 4 tokens: as many as a batch's supervised tokens fill."""
+    """Chunks of 4 tokens are as many as a batch's supervised tokens fill."""
     _, adapter, base = world
     model = tiny_model()  # nothing is compiled for it yet
     monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)

@@ -20,7 +20,7 @@ SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.000.a.lora_B": (7, 3)}
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_update_equals_optax_adamw(schedule, weight_decay):
-    """Summed gradients and a token count in; several steps with the schedule's rates."""
+    """Several steps from summed gradients, token counts and the schedule's rates agree."""
     config = replace(ADAMW, schedule=schedule, weight_decay=weight_decay)
     rates = learning_rates(config, 10)
     oracle = optax.adamw(
@@ -49,7 +49,7 @@ def test_another_rate_does_not_recompile():
 
 
 def test_moments_are_adams():
-    """m and v after two steps by hand, and the count of steps."""
+    """m, v and the count of steps after two steps are those computed by hand."""
     first, second = random_leaves(SHAPES, 1), random_leaves(SHAPES, 2)
     direction = adam_direction(ADAMW)
     state = direction.init(first)
@@ -71,7 +71,7 @@ def test_moments_are_adams():
     [("linear", 0.5, 0.0), ("cosine", 0.5, 0.0), ("constant", 1.0, 1.0)],
 )
 def test_schedules(schedule, middle, end):
-    """Rises from nothing to the peak in the first fifth, then falls to its end."""
+    """The rate rises from 0 to the peak in the first fifth, then falls to its end."""
     rates = learning_rates(replace(ADAMW, schedule=schedule, warmup=0.2), 100)
     peak = ADAMW.learning_rate
     expected = {0: 0.0, 10: peak / 2, 20: peak, 60: middle * peak, 100: end * peak}
@@ -83,7 +83,7 @@ def test_schedules(schedule, middle, end):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_no_warmup_starts_at_the_peak(schedule):
-    """Also where the share of warm-up is less than half a step, and in a run of one step."""
+    """A share of warm-up below half a step is none; also in a run of one step."""
     for warmup, steps in ((0.0, 50), (0.03, 10), (0.0, 1)):
         rates = learning_rates(replace(ADAMW, schedule=schedule, warmup=warmup), steps)
         assert float(rates(0)) == pytest.approx(ADAMW.learning_rate)

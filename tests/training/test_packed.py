@@ -17,7 +17,7 @@ PADDED, PACKED = TrainingShapes((16,), 64), TrainingShapes((32,), 64, packed=Tru
 
 @pytest.fixture(scope="module")
 def world():
-    """Rows all of whose tokens are labels, also the first ones, which nothing predicts."""
+    """Return rows all of whose tokens are labels, also the first ones, which nothing predicts."""
     model = tiny_model()
     rows = [
         replace(row, supervised_T=np.ones(len(row.tokens_T), bool)) for row in random_rows(LENGTHS)
@@ -45,7 +45,7 @@ def test_loss_and_gradient_are_those_of_padded_rows(world):
 
 
 def test_packing_is_at_work(world):
-    """Several rows in a sequence, and fewer tokens in all."""
+    """Sequences hold several rows, and there are fewer tokens in all."""
     rows = world[1]
     padded, packed = one_step(rows, PADDED), one_step(rows, PACKED)
     assert max(batch.segments_BT.max() for batch in packed) > 1
@@ -55,7 +55,7 @@ def test_packing_is_at_work(world):
 
 
 def test_dropout_depends_on_step_and_sequence_alone(world):
-    """Not on which sequences share a microbatch."""
+    """Sequences that share a microbatch do not matter."""
     _, rows, adapter, base = world
     model = tiny_model(dropout=0.3)
 

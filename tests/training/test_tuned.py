@@ -31,7 +31,7 @@ def compiled_quickly():
 
 
 def test_papers_adapter_on_a_base_in_bfloat16(tmp_path):
-    """All linear layers, r=128, alpha=512, dropout 0.1, cosine, 3 epochs; blocks computed twice."""
+    """The settings: all linear layers, r=128, alpha=512, dropout 0.1, cosine, 3 epochs, remat."""
     lora = LoraConfig(128, 512.0, 0.1, ("all-linear",), rslora=False)
     settings = dataclasses.replace(BFLOAT16, remat=True)
     model = build_model(tiny_model().config, lora, settings)
