@@ -109,9 +109,9 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     )
 
     def made(job, seed, **fields) -> tuple[str, str, np.ndarray]:
-        one = job.variant({name.replace("__", "."): value for name, value in fields.items()})
-        features = features_stage.stages(one, one.pool, "rms", seed)[0]
-        return warmup_stage.stage(one, seed).name, features.name, read_store(features).features_NP
+        variant = job.variant({name.replace("__", "."): value for name, value in fields.items()})
+        features = features_stage.stages(variant, variant.data.pool, "rms", seed)[0]
+        return warmup_stage.stage(variant, seed).name, features.name, read_store(features).features_NP
 
     warm, _, rows = made(here, 0)
     both_warm, both, both_rows = made(here, 0, warmup__seed=1, projection__seed=1)

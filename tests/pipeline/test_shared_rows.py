@@ -32,24 +32,24 @@ def test_rows_are_told_or_taken_out(leaking, tmp_path, capsys):
     workdirs = [epath.Path(tmp_path / name) for name in ("report", "remove")]
     kept = open_job(config, workdirs[0])
     kept.check()
-    ids = {one.id for one in kept.shared_rows}
+    ids = {row.id for row in kept.data.shared}
     assert {rows[1]["id"], rows[3]["id"]} <= ids
-    assert {one.file for one in kept.shared_rows} >= {"test_plus.jsonl", "val_plus.jsonl"}
+    assert {row.file for row in kept.data.shared} >= {"test_plus.jsonl", "val_plus.jsonl"}
     told = capsys.readouterr().out
-    assert f"overlap: {len(ids)} of {len(kept.pool.records)} pool rows" in told
+    assert f"overlap: {len(ids)} of {len(kept.data.pool.records)} pool rows" in told
     assert "kept, --config.data.overlap=remove" in told
 
     removing = open_job(changed(config, data__overlap="remove"), workdirs[1])
     removing.check()
     assert "; removed" in capsys.readouterr().out
-    left = {record.id for record in removing.pool.records}
-    assert left == {record.id for record in kept.pool.records} - ids
-    assert len(removing.pool.encoded) == len(left)
-    assert removing.pool.digest != kept.pool.digest
+    left = {record.id for record in removing.data.pool.records}
+    assert left == {record.id for record in kept.data.pool.records} - ids
+    assert len(removing.data.pool.encoded) == len(left)
+    assert removing.data.pool.digest != kept.data.pool.digest
     chosen = selection_stage.stage(
         open_job(changed(config, data__overlap="remove", selection__unit="fraction",
                     selection__budget=1.0, run__methods="random"), epath.Path(tmp_path / "all")),
-        "random", removing.targets[0], 0,
+        "random", removing.data.targets[0], 0,
     )  # fmt: skip
     assert len(chosen.rows) == len(left)
 
@@ -61,7 +61,7 @@ def test_a_pool_that_shares_nothing_is_as_it_was(file_config, tmp_path):
         for how in ("report", "remove")
     ]
     assert all(job.data.shared == [] for job in jobs)
-    assert jobs[0].pool.digest == jobs[1].pool.digest == jobs[1].whole_pool.digest
+    assert jobs[0].data.pool.digest == jobs[1].data.pool.digest == jobs[1].data.whole_pool.digest
     assert "no pool row" in shared_rows.summary([], 40, removed=True)
     shared_rows.write([], epath.Path(tmp_path / "overlap.json"))
     assert json.loads((tmp_path / "overlap.json").read_text()) == []

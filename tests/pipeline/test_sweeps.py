@@ -134,10 +134,9 @@ def kind_of(folder: Path) -> str | None:
 
 def test_a_fold_is_that_of_the_pass(swept, ablated):
     workdir, _ = swept
-    narrow = open_job(changed(ablated, grads__folds=2), epath.Path(workdir / "unread"))
-    narrow.workdir = epath.Path(workdir)
-    [source] = features_stage.pass_stages(narrow, narrow.pool, "rms", 0)
-    [folder] = features_stage.stages(narrow, narrow.pool, "rms", 0)
+    narrow = open_job(ablated, epath.Path(workdir)).variant({"grads.folds": 2})
+    [source] = features_stage.pass_stages(narrow, narrow.data.pool, "rms", 0)
+    [folder] = features_stage.stages(narrow, narrow.data.pool, "rms", 0)
     assert folder.name.startswith("folded-")
     wide, found = read_store(source), read_store(folder)
     expected = fold(fold(wide.features_NP * wide.norms_N[:, None], 0), 0)
@@ -202,15 +201,18 @@ def test_selections_are_scored_on_request(swept, ablated, monkeypatch):
 def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
     job = open_job(ablated, epath.Path(tmp_path))
     job.check()
-    walk, rank, length = (
+    walk, rank, length, dtype = (
         job.variant({field: value})
-        for field, value in (("walk.delta", 0.45), ("lora.rank", 2), ("model.max_length", 60))
+        for field, value in (
+            *(("walk.delta", 0.45), ("lora.rank", 2)),
+            *(("model.max_length", 60), ("model.dtype", "bfloat16")),
+        )
     )
-    for variant in (walk, rank, length):
+    for variant in (walk, rank, length, dtype):
         variant.check_inputs()
     assert walk.config.walk.delta == 0.45 != job.config.walk.delta
-    assert walk.pool is rank.pool is job.data.pool is not length.pool
-    assert walk.base is rank.base is job.weights is not length.base
+    assert walk.data is rank.data is dtype.data is job.data is not length.data
+    assert walk.weights is rank.weights is length.weights is job.weights is not dtype.weights
     assert walk.model is job.model is not rank.model
     assert rank.model.adapter_shapes != job.model.adapter_shapes
     assert json.loads((tmp_path / "config.json").read_text())["walk"]["delta"] != 0.45
