@@ -1,7 +1,7 @@
 """Every field, with its unit and where its value comes from: the only place with defaults.
 
 `paper`: Zhao et al. (ACL 2025). `LESS`: Xia et al. (ICML 2024), which the paper follows.
-`free`: not stated in any source found. `ours`: chosen by measurement, see the README.
+`free`: not stated in any source found. `ours`: chosen by measurement, see docs/.
 """
 
 from ml_collections import ConfigDict
@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     # knn_uniform, coverage, pursuit, g2is_paper, g2is:
     config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
-    config.run.replace = False  # take over a work folder that was begun with another config
+    config.run.replace = False  # take over a work folder that was started with another config
     return config.lock()  # a config made from this one cannot add a field by a slip of the pen
 
 
