@@ -45,14 +45,14 @@ def _by_stage(
     for cost in costs:
         hours = seconds(plan, cost, chip, utilisation) / 3600
         total += hours
-        parts = ", ".join(f"{name} {short(part / GB)}" for name, part in cost.memory.items())
+        parts = ", ".join(f"{name} {_short(part / GB)}" for name, part in cost.memory.items())
         needed = sum(cost.memory.values())
         all_fit &= needed <= chip.memory
         lines.append(
-            f"| {cost.name} | {cost.operations / 1e12:,.0f} | {short(hours)} "
-            f"| {short(needed / GB)} ({parts}) | {_yes(needed <= chip.memory)} |"
+            f"| {cost.name} | {cost.operations / 1e12:,.0f} | {_short(hours)} "
+            f"| {_short(needed / GB)} ({parts}) | {_yes(needed <= chip.memory)} |"
         )
-    lines.append(f"| all | | {short(total)} | of {chip.memory / GB:.0f} | |")
+    lines.append(f"| all | | {_short(total)} | of {chip.memory / GB:.0f} | |")
     return lines, all_fit
 
 
@@ -62,12 +62,12 @@ def _by_chip(plan: Plan, costs: Sequence[StageCost], utilisation: float) -> tupl
     needed = max(sum(cost.memory.values()) for cost in costs)
     for name, chip in CHIPS.items():
         hours = sum(seconds(plan, cost, chip, utilisation) for cost in costs) / 3600
-        room = f"{short(needed / GB)} of {chip.memory / GB:.0f}"
-        lines.append(f"| {name} | {short(hours)} | {room} | {_yes(needed <= chip.memory)} |")
+        room = f"{_short(needed / GB)} of {chip.memory / GB:.0f}"
+        lines.append(f"| {name} | {_short(hours)} | {room} | {_yes(needed <= chip.memory)} |")
     return lines, all(needed <= chip.memory for chip in CHIPS.values())
 
 
-def short(number: float) -> str:
+def _short(number: float) -> str:
     """Returns the number with as many decimals as matter."""
     if number == 0 or number >= 0.1:
         return f"{number:,.2f}" if number < 1 else f"{number:,.1f}"

@@ -31,7 +31,7 @@ from g2is_jax.training.fit import FitConfig
 
 @dataclass(frozen=True)
 class StageCost:
-    """What all stages of one kind cost, over seeds, targets and methods.
+    """The cost of all stages of one kind, over seeds, targets and methods.
 
     work: on all devices together, by the kind of program that does it. memory: bytes on each
     device, by what they hold.
@@ -203,7 +203,7 @@ def _evaluate(plan: Plan) -> StageCost:
 
 
 def _decoding_work(model: Model, batch_rows: float, room: float) -> Work:
-    """One token of one of so many rows: a step reads the base once for the whole batch, and the
+    """A token of a row among so many: a step reads the base once for the whole batch, and the
     whole cache of each row."""
     operations = forward_operations(model, room) + head_operations(model)
     traffic = base_bytes(model, 1) / batch_rows + room * cache_bytes(model)

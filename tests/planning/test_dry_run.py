@@ -127,8 +127,8 @@ def test_replies_are_as_long_as_those_of_the_file(file_config):
     own = plans[40].rows.reply
     assert plans[40].reply_tokens == plans[50].reply_tokens == own
     config = changed(file_config, evaluate__new_tokens=50)
-    told = f"Replies of {own} tokens like the longest in the test files, of at most 50. "
-    assert told in dry_run.run(config, "v5e", 1)
+    message = f"Replies of {own} tokens like the longest in the test files, of at most 50. "
+    assert message in dry_run.run(config, "v5e", 1)
 
 
 def test_without_a_chip_there_is_a_line_for_each(file_config, capsys):
@@ -137,7 +137,7 @@ def test_without_a_chip_there_is_a_line_for_each(file_config, capsys):
 
 
 @pytest.mark.parametrize(
-    ("asked", "chip", "devices", "told"),
+    ("asked", "chip", "devices", "message"),
     [
         (True, "h1000", None, "--chip=h1000 is unknown; choose from v5e, "),
         (True, "h100", 0, "--devices=0; it must be at least 1"),
@@ -146,8 +146,8 @@ def test_without_a_chip_there_is_a_line_for_each(file_config, capsys):
         (False, None, 8, "--devices is read with --dry_run alone"),
     ],
 )
-def test_wrong_flags(file_config, asked, chip, devices, told):
-    with pytest.raises(InputError, match=told) as raised:
+def test_wrong_flags(file_config, asked, chip, devices, message):
+    with pytest.raises(InputError, match=message) as raised:
         dry_run.instead(file_config, asked, chip, devices)
     assert "\n" not in str(raised.value)
 

@@ -223,8 +223,11 @@ def test_rows_that_are_not_given_are_counted_in_the_files(folder):
     assert "5 rows of the pool, 5 of validation, 4 of test, 2,048 tokens each" in table
     with pytest.raises(InputError, match=r"--pool_rows=0; it must be at least 1"):
         run(config, "h100", 1, 0.4, dict.fromkeys(GIVEN) | {"pool_rows": 0})
-    for pool, told in (("gone.jsonl", "gone.jsonl: no such file"), ("skills", "no file to count")):
-        with pytest.raises(InputError, match=rf"{told}.*; give --pool_rows"):
+    for pool, message in (
+        ("gone.jsonl", "gone.jsonl: no such file"),
+        ("skills", "no file to count"),
+    ):
+        with pytest.raises(InputError, match=rf"{message}.*; give --pool_rows"):
             run(changed(config, data__pool=pool), "h100", 1, 0.4, dict.fromkeys(GIVEN))
 
 

@@ -61,7 +61,7 @@ def traced(model: Model, function, tokens: int) -> int:
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "google/gemma-7b"])
 def test_operations_of_a_layer_are_those_of_the_program(name):
-    """Of the second layer: in the first, nothing flows back to the embeddings."""
+    """The second layer alone: in the first, nothing flows back to the embeddings."""
     tokens, found, estimated = 512, [], []
     for layers in (1, 2):
         model = model_of(BASE_MODELS[name], layers)
@@ -99,7 +99,7 @@ def test_a_window_bounds_what_attention_costs():
 
 
 def test_kept_bytes_are_about_what_the_compiler_sets_aside():
-    """Of one layer more, as the rest does not depend on their number."""
+    """The bytes of one layer more, as the rest does not depend on their number."""
     sizes = {
         "vocab_size": 64,
         "hidden_size": 64,
