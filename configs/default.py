@@ -1,15 +1,37 @@
 """Every field, with its unit and where its value comes from: the only place with defaults.
 
 `paper`: Zhao et al. (ACL 2025). `LESS`: Xia et al. (ICML 2024), which the paper follows.
-`free`: not stated in any source found. `ours`: chosen by measurement, see the README.
+`free`: not stated in any source found. `ours`: chosen by measurement, see docs/.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
+    """The default of every field, section by section."""
     config = ConfigDict()
+    _inputs(config)
+    config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
+    config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
+    config.warmup.seed = 0  # added to the run's: another warm-up, all else the same
+    config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
+    config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
+    config.finetune.merge = False  # also write base and adapter as one checkpoint
+    _features(config)
+    _selection(config)
+    _evaluation(config)
 
+    config.run = ConfigDict()
+    # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
+    # knn_uniform, coverage, pursuit, g2is_paper, g2is:
+    config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
+    config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
+    config.run.replace = False  # take over a work folder that was started with another config
+    return config.lock()  # a config made from this one cannot add a field by a slip of the pen
+
+
+def _inputs(config: ConfigDict) -> None:
+    """The base model, the adapter, the files, and the built-in world in their place."""
     config.model = ConfigDict()
     config.model.checkpoint = ""  # folder, gs:// path or hub id; or `skills`: the built-in one
     config.model.revision = ""  # of a hub id: branch, tag or commit; empty: its main branch
@@ -43,13 +65,9 @@ def get_config() -> ConfigDict:
     config.world.validation_rows = 40  # per target
     config.world.test_rows = 200  # per target
 
-    config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
-    config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
-    config.warmup.seed = 0  # added to the run's: another warm-up, all else the same
-    config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
-    config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
-    config.finetune.merge = False  # also write base and adapter as one checkpoint
 
+def _features(config: ConfigDict) -> None:
+    """Gradients of the rows, and their projection."""
     config.grads = ConfigDict()
     # Of pool rows, for g2is, knn_uniform, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
     config.grads.kind = "sgd"
@@ -70,6 +88,9 @@ def get_config() -> ConfigDict:
     config.projection.repetitions = 2  # of the sketch (ours)
     config.projection.seed = 0  # added to the run's: another projection of the same gradients
 
+
+def _selection(config: ConfigDict) -> None:
+    """The methods' settings, and the budget."""
     config.knowledge = ConfigDict()  # of method g2is (ours)
     config.knowledge.center = False
     config.knowledge.sign = "mean"  # of components; anchors of rows have none
@@ -99,6 +120,9 @@ def get_config() -> ConfigDict:
     config.selection.unit = "fraction"  # of the pool's usable rows; or rows, tokens (supervised)
     config.selection.source_cap = 1.0  # largest share of the budget that one source may take
 
+
+def _evaluation(config: ConfigDict) -> None:
+    """The metrics and benchmarks of a tuned model."""
     config.evaluate = ConfigDict()
     config.evaluate.batch_tokens = 16384  # tokens a forward pass, padding included
     config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
@@ -114,14 +138,6 @@ def get_config() -> ConfigDict:
     config.evaluate.harness_shots = -1  # examples before a question; -1: the task's own number
     config.evaluate.harness_limit = 0  # first rows of each task; 0: all
     config.evaluate.harness_chat = False  # prompts in the chat template; False: plain text
-
-    config.run = ConfigDict()
-    # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
-    # knn_uniform, coverage, pursuit, g2is_paper, g2is:
-    config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
-    config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
-    config.run.replace = False  # take over a work folder that was begun with another config
-    return config.lock()  # a config made from this one cannot add a field by a slip of the pen
 
 
 def paper_preset() -> ConfigDict:

@@ -21,16 +21,13 @@ training are free, as it states neither. The walk stops where no row is valid, s
 choose fewer rows than the budget.
 """
 
-import os
-import runpy
-
 from ml_collections import ConfigDict
 
-DEFAULT = os.path.join(os.path.dirname(__file__), "default.py")
+from configs import default
 
 
 def get_config() -> ConfigDict:
-    config = runpy.run_path(DEFAULT)["get_config"]()
+    config = default.get_config()
     config.grads.kind = config.paper.kind
     config.knowledge.update(config.paper.knowledge)
     config.graph.update(config.paper.graph)

@@ -1,4 +1,4 @@
-"""Pre-training of the built-in base model, shipped in `g2is_jax/data/skills_base`.
+"""Pre-training of the built-in base model, shipped in `g2is_jax/skills/base`.
 
     python -m experiments.pretrain_skills --config=configs/skills_base.py --workdir=runs/skills_base
 

@@ -1,20 +1,17 @@
-"""The README's tables: both targets of the built-in world, every method, five seeds.
+"""The study: both targets of the built-in world, every method, five seeds.
 
     python -m experiments.run_all --config=configs/study.py --workdir=runs/study
 
 About half an hour on 2 cores. Everything else is as in the demo.
 """
 
-import os
-import runpy
-
 from ml_collections import ConfigDict
 
-TINY = os.path.join(os.path.dirname(__file__), "tiny.py")
+from configs import tiny
 
 
 def get_config() -> ConfigDict:
-    config = runpy.run_path(TINY)["get_config"]()
+    config = tiny.get_config()
     config.world.targets = "lookup_arithmetic,sorting_letters"
     config.run.methods = (
         "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_uniform,coverage,pursuit,"

@@ -6,16 +6,13 @@ One target, one seed, 5 % of 3,456 rows. Training settings are chosen for a mode
 parameters; everything else is the default.
 """
 
-import os
-import runpy
-
 from ml_collections import ConfigDict
 
-DEFAULT = os.path.join(os.path.dirname(__file__), "default.py")
+from configs import default
 
 
 def get_config() -> ConfigDict:
-    config = runpy.run_path(DEFAULT)["get_config"]()
+    config = default.get_config()
     config.model.checkpoint = "skills"
     config.model.dtype = "float32"
     config.model.activations = "float32"

@@ -1,13 +1,14 @@
-"""How long a run would take on a chip and whether it fits, without any file: a table by stage.
+"""The cost of a run on a chip, in hours and memory, estimated without any file: a table by stage.
 
-    python -m experiments.estimate --config=configs/llama31_8b_gsm8k.py --chip=h100 --devices=1 \\
-        --pool_rows=100000 --mean_tokens=512 --validation_rows=100 --test_rows=1319
+    python -m experiments.estimate --config=configs/reproduce.py:model=llama31_8b,target=gsm8k \\
+        --chip=h100 --devices=1 --pool_rows=100000 --mean_tokens=512 --validation_rows=100 \\
+        --test_rows=1319
 
-Reckoned from shapes: no weights, no tokenizer, no accelerator. Rows that are not given are counted
-in the config's files; without --mean_tokens every row counts as long as model.max_length, and each
-reply as long as evaluate.new_tokens. Nothing is measured: hours are those of the chip's published
-numbers at an assumed utilisation. Where the files are there, `run_all --dry_run` counts and
-measures the rows.
+Shapes are enough: no weights, no tokenizer, no accelerator. Rows without a flag are counted in the
+config's files; without --mean_tokens every row counts as long as model.max_length, and each reply
+as long as evaluate.new_tokens. Nothing is measured: hours are those of the chip's published numbers
+at an assumed utilisation. Where the files are there, `run_all --dry_run` counts and measures the
+rows.
 """
 
 from absl import flags
@@ -21,28 +22,26 @@ from g2is_jax.pipeline.command_line import parse_config
 from g2is_jax.pipeline.fields import parts
 from g2is_jax.pipeline.settings import BUILT_IN, check_settings
 from g2is_jax.planning.chips import CHIPS
+from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table
 from g2is_jax.planning.dry_run import decoder
-from g2is_jax.planning.machines import ALL, UTILISATION, by_chip, published, table
-from g2is_jax.planning.stage_costs import Plan, Sizes, stages
+from g2is_jax.planning.plan import Plan, Sizes
 from g2is_jax.runs.errors import InputError
 
 
 def run(
-    config: ConfigDict, chip: str, devices: int, utilisation: float, given: dict[str, int | None]
+    config: ConfigDict, chip: str, devices: int, utilisation: float, sizes: dict[str, int | None]
 ) -> str:
-    """The table; `given`: fields of `Sizes`, None for those to be read from the config."""
+    """Returns the table; sizes: fields of `Sizes`, None for those to be read from the config."""
     settings = check_settings(config)
     model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
-    sizes = _sizes(config, given)
-    plan = Plan(config, settings, model, sizes.rows(), devices)
-    tokens = f"{sizes.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
-    if chip == ALL:
-        return by_chip(plan, stages(plan), utilisation, tokens)
-    return table(plan, stages(plan), published(chip, utilisation), tokens)
+    found = _sizes(config, sizes)
+    plan = Plan(config, settings, model, found.rows(), devices)
+    tokens = f"{found.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
+    return cost_table(plan, chip, utilisation, tokens)
 
 
-def _sizes(config: ConfigDict, given: dict[str, int | None]) -> Sizes:
-    """What was given, and the rest from the config and its files."""
+def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
+    """The sizes with a value, and the rest from the config and its files."""
     files = {
         "pool_rows": config.data.pool,
         "validation_rows": config.data.validation,
@@ -50,9 +49,9 @@ def _sizes(config: ConfigDict, given: dict[str, int | None]) -> Sizes:
     }
     found = {"mean_tokens": config.model.max_length}
     for field, named in files.items():
-        if given[field] is None:
+        if sizes[field] is None:
             found[field] = _rows(named, field)
-    return Sizes(**found | {field: value for field, value in given.items() if value is not None})
+    return Sizes(**found | {field: value for field, value in sizes.items() if value is not None})
 
 
 def _rows(named: str, field: str) -> int:
@@ -71,14 +70,14 @@ def main() -> None:
     chip = flags.DEFINE_enum("chip", None, chips, "Of published numbers.", required=True)
     devices = flags.DEFINE_integer("devices", None, "Chips.", lower_bound=1, required=True)
     share = flags.DEFINE_float("utilisation", UTILISATION, "Assumed.", 0.01, 1.0)
-    given = {
+    sizes = {
         field: flags.DEFINE_integer(field, None, Sizes.__doc__)
         for field in Sizes.__dataclass_fields__
     }
     flags.mark_flag_as_required("config")
 
     def report(_) -> None:
-        asked = {field: flag.value for field, flag in given.items()}
+        asked = {field: flag.value for field, flag in sizes.items()}
         print(run(config.value, chip.value, devices.value, share.value, asked))
 
     run_or_tell(report, parse_config)

@@ -2,7 +2,8 @@
 
     python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo
 
-What that takes, told before anything is done, on chips of the table (`all` for a line each):
+The cost of that, estimated before anything is done, in a line for each chip of the table, or by
+stage for one of them:
 
     python -m experiments.run_all --config=configs/tiny.py --workdir=runs/demo \\
         --dry_run --chip=v5e --devices=8
@@ -16,10 +17,13 @@ from g2is_jax.planning import dry_run
 
 
 def main() -> None:
-    """Parse the flags and run, or tell what the run will take."""
-    dry = flags.DEFINE_boolean("dry_run", False, "Tell what the run will take, and end.")
-    chip = flags.DEFINE_string("chip", None, f"Of a dry run: {', '.join(dry_run.NAMES)}.")
-    devices = flags.DEFINE_integer("devices", None, "Of a dry run: chips.")
+    """Parse the flags and run, or print what the run will cost."""
+    dry = flags.DEFINE_boolean("dry_run", False, "Print what the run will cost, and end.")
+    names = ", ".join(dry_run.NAMES)
+    chip = flags.DEFINE_string(
+        "chip", None, f"Of a dry run: {names}. Without it, as with all: a line for each chip."
+    )
+    devices = flags.DEFINE_integer("devices", None, "Of a dry run: chips; 1 without it.")
     launch(run, lambda config: dry_run.instead(config, dry.value, chip.value, devices.value))
 
 

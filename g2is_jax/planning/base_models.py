@@ -1,7 +1,7 @@
 """Shapes of the paper's base models, as the hub's `config.json` of each has them.
 
-So that a run can be reckoned before the weights are there: experiments/estimate.py. A run itself
-reads the checkpoint's own file.
+With them a run can be estimated before the weights are there (experiments/estimate.py). A run
+itself reads the checkpoint's own file.
 """
 
 _MISTRAL_7B: dict = {

@@ -1,4 +1,4 @@
-"""Published numbers of accelerators, to reckon with before one is rented."""
+"""Published numbers of accelerators, to estimate with before one is rented."""
 
 from dataclasses import dataclass
 
@@ -36,8 +36,11 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Work:
-    """operations: in the activations' dtype; exact: those at full precision of float32; traffic:
-    bytes to and from memory, where the products do not hide them."""
+    """Work for a chip, in units that its published numbers turn into seconds.
+
+    operations: in the activations' dtype. exact: operations at full precision of float32. traffic:
+    bytes to and from memory, where the products do not hide them.
+    """
 
     operations: float
     exact: float = 0.0
@@ -54,6 +57,6 @@ class Work:
         return Work(count * self.operations, count * self.exact, count * self.traffic)
 
     def seconds(self, chip: Chip, activations: str) -> float:
-        """At a chip's full speed, one kind of work after the other."""
+        """Returns the seconds at a chip's full speed, one kind of work after the other."""
         peak = {"bfloat16": chip.bfloat16, "float32": chip.float32}[activations]
         return self.operations / peak + self.exact / chip.float32 + self.traffic / chip.bandwidth

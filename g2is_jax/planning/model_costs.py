@@ -1,4 +1,4 @@
-"""What a decoder costs, reckoned from its shapes: operations of its products, bytes of memory.
+"""The cost of a decoder, estimated from its shapes: operations of its products, bytes of memory.
 
 A multiplication and an addition are two operations. The base is frozen: backwards its weights are
 multiplied once, for the gradient of what went in; the adapter's twice, attention's products too.
@@ -13,21 +13,21 @@ from g2is_jax.model.lora import Shapes, linear_layers
 
 
 def size(shapes: Shapes) -> int:
-    """Values of all leaves."""
+    """Returns the number of values of all leaves."""
     return sum(map(math.prod, shapes.values()))
 
 
 def forward_operations(model: Model, length: float) -> float:
-    """Of a token in a row of so many, without the head."""
+    """Returns the operations of a token in a row of so many, without the head."""
     linear = size(linear_layers(model.base_shapes))
     return 2 * linear + 2 * size(model.adapter_shapes) + attention_operations(model, length)
 
 
 def gradient_operations(model: Model, length: float, supervised: float = 1.0) -> float:
-    """Of a token, this share of which is supervised: forward, and back to activations and adapter.
+    """Returns the operations of a token: forward, and back to activations and adapter.
 
     4 linear + 6 adapter + 3 attention + 4 head; with remat the blocks' forward pass once more. The
-    head is for supervised tokens alone.
+    head is for supervised tokens alone. supervised: the share of the tokens that is.
     """
     linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
     attention = attention_operations(model, length)
@@ -38,19 +38,21 @@ def gradient_operations(model: Model, length: float, supervised: float = 1.0) ->
 
 
 def attention_operations(model: Model, length: float) -> float:
-    """Of a token's queries with keys and of its weights with values, a mean over the row."""
+    """Returns the operations of a token's queries with keys and of its weights with values, a mean
+    over the row."""
     c = model.config
     seen = sum(min(layer.window or length, (length + 1) / 2) for layer in c.layers)
     return 4 * c.num_attention_heads * c.head_dim * seen
 
 
 def head_operations(model: Model) -> float:
-    """Of one token's logits."""
+    """Returns the operations of one token's logits."""
     return 2 * model.config.vocab_size * model.config.hidden_size
 
 
 def kept_bytes(model: Model, tokens: float, length: int) -> float:
-    """What the forward pass of so many tokens, in rows of `length`, leaves for the backward pass.
+    """Returns the bytes that a forward pass of so many tokens, in rows of `length`, leaves for the
+    backward pass.
 
     With remat the blocks' inputs, and one block at a time.
     """
@@ -61,9 +63,12 @@ def kept_bytes(model: Model, tokens: float, length: int) -> float:
 
 
 def _kept_in_a_block(model: Model, length: int) -> float:
-    """Bytes a token: two residuals and the first norm's output; queries, keys, values and what
-    they come to; the MLP's gate, its activation, the other factor and the product; the adapter's
-    inner values; and the attention weights, in float32 and in the activations' dtype."""
+    """Returns the bytes a token that a block keeps.
+
+    Two residuals and the first norm's output; queries, keys, values and what they come to; the
+    MLP's gate, its activation, the other factor and the product; the adapter's inner values; and
+    the attention weights, in float32 and in the activations' dtype.
+    """
     c = model.config
     itemsize = _activation_bytes(model)
     queries = c.num_attention_heads * c.head_dim
@@ -75,13 +80,14 @@ def _kept_in_a_block(model: Model, length: int) -> float:
 
 
 def cache_bytes(model: Model) -> float:
-    """Keys and values of one token."""
+    """Returns the bytes of keys and values of one token."""
     c = model.config
     return 2 * len(c.layers) * c.num_key_value_heads * c.head_dim * _activation_bytes(model)
 
 
 def base_bytes(model: Model, devices: int) -> float:
-    """On each of so many devices; of a base that is shared out also one layer, gathered."""
+    """Returns the bytes on each of so many devices; of a base that is shared out also one layer,
+    gathered."""
     itemsize = jnp.dtype(model.dtype).itemsize
     linear, whole = size(linear_layers(model.base_shapes)), size(model.base_shapes)
     if not model.settings.shard_base or devices == 1:

@@ -13,7 +13,7 @@ from tests.support.forked import fork_each
 from tests.support.small import ROOT, stages
 
 TINY = ROOT / "configs" / "tiny.py"
-ROW = ROOT / "configs" / "gemma_7b_mmlu.py"  # takes its pool as an argument
+ROW = ROOT / "configs" / "reproduce.py"  # takes an argument
 
 # name -> (arguments after --config=configs/tiny.py --workdir=..., what stderr says after `error: `)
 MISTAKES = {
@@ -41,18 +41,27 @@ WHOLE = {
     "slip in the config file": (["--config=SLIP", "--workdir=w"], 'Did you mean "walk" instead'),
     "wrong type in the config file": (["--config=TYPE", "--workdir=w"], "epochs"),
     "argument": (
-        [f"--config={ROW}:wiki", "--workdir=w"],
-        "error: configs/gemma_7b_mmlu.py: pool 'wiki' is unknown; after the colon write one of "
-        "infinity, cot, flan, as in",
+        [f"--config={ROW}:pool=news", "--workdir=w"],
+        "error: configs/reproduce.py: pool 'news' is unknown; choose from infinity, cot, flan, as "
+        "in --config=configs/reproduce.py:model=llama31_8b,target=gsm8k,pool=infinity",
     ),
-    "empty argument": ([f"--config={ROW}:", "--workdir=w"], "pool '' is unknown"),
+    "empty argument": (
+        [f"--config={ROW}:", "--workdir=w"],
+        "key '' is unknown; choose from model, target",
+    ),
     "argument for a config without one": ([f"--config={TINY}:cot", "--workdir=w"], "argument"),
     "near field beside an argument": (
-        [f"--config={ROW}:cot", "--config.walk.dleta=0.7", "--workdir=w"],
+        [f"--config={ROW}:pool=cot", "--config.walk.dleta=0.7", "--workdir=w"],
         "did you mean walk.delta?",
     ),
-    "good argument": ([f"--config={ROW}:cot", "--workdir=w"], "cot_collection.jsonl: no such file"),
-    "argument, two words": (["--config", f"{ROW}:flan", "--workdir=w"], "flan.jsonl: no such file"),
+    "good argument": (
+        [f"--config={ROW}:pool=cot", "--workdir=w"],
+        "cot_collection.jsonl: no such file",
+    ),
+    "argument, two words": (
+        ["--config", f"{ROW}:pool=flan,target=mmlu", "--workdir=w"],
+        "flan.jsonl: no such file",
+    ),
 }
 
 

@@ -111,7 +111,8 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     def made(job, seed, **fields) -> tuple[str, str, np.ndarray]:
         variant = job.variant({name.replace("__", "."): value for name, value in fields.items()})
         features = features_stage.stages(variant, variant.data.pool, "rms", seed)[0]
-        return warmup_stage.stage(variant, seed).name, features.name, read_store(features).features_NP
+        warm_up, rows_NP = warmup_stage.stage(variant, seed), read_store(features).features_NP
+        return warm_up.name, features.name, rows_NP
 
     warm, _, rows = made(here, 0)
     both_warm, both, both_rows = made(here, 0, warmup__seed=1, projection__seed=1)

@@ -1,4 +1,4 @@
-"""Hours and bytes of a run, reckoned from a config: counted by hand, and how they grow."""
+"""Hours and bytes of a run, estimated from a config: counted by hand, and how they grow."""
 
 import dataclasses
 import json
@@ -12,9 +12,10 @@ from experiments.estimate import run
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.pipeline.settings import check_settings
-from g2is_jax.planning.chips import Work
-from g2is_jax.planning.machines import published
-from g2is_jax.planning.stage_costs import Plan, Sizes, Stage, stages
+from g2is_jax.planning.chips import CHIPS, Work
+from g2is_jax.planning.cost_table import seconds
+from g2is_jax.planning.plan import Plan, Sizes
+from g2is_jax.planning.stage_costs import StageCost, stage_costs
 from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT, row, write_rows
 from tests.support.small_job import changed
@@ -46,19 +47,18 @@ def plan(sizes: Sizes = SIZES, devices: int = 1, **fields) -> Plan:
     return Plan(config, settings, model, sizes.rows(), devices)
 
 
-def by_name(found: list[Stage]) -> dict[str, Stage]:
-    return {stage.name: stage for stage in found}
+def by_name(found: list[StageCost]) -> dict[str, StageCost]:
+    return {cost.name: cost for cost in found}
 
 
 def hours(of: Plan) -> dict[str, float]:
-    machine = published("v5e")
-    return {s.name: machine.seconds(s, "bfloat16", of.devices) / 3600 for s in stages(of)}
+    return {cost.name: seconds(of, cost, CHIPS["v5e"]) / 3600 for cost in stage_costs(of)}
 
 
 def test_operations_of_the_pools_pass_by_hand():
     attention = 2 * (2 * 60 + 2 * 60) * 50  # of 99 tokens, the mean one sees 50
     token = 4 * LINEAR + 6 * ADAPTER + 3 * attention + 4 * 42 * 131
-    found = by_name(stages(plan()))
+    found = by_name(stage_costs(plan()))
     assert found["pool gradients"].work["feature passes"].operations == 1000 * 99 * token
     assert found["validation gradients"].work["feature passes"].operations == 30 * 99 * token
     assert found["warm-up"].operations == pytest.approx(4 * 0.05 * 1000 * 99 * token)
@@ -73,7 +73,7 @@ def test_operations_of_the_pools_pass_by_hand():
 def test_traffic_of_the_projection_by_hand(kind, values):
     """A gradient is written and read, once more for each repetition; signs once a batch of 10."""
     fields = {"projection__repetitions": 3, "grads__batch_tokens": 999}
-    found = by_name(stages(plan(projection__kind=kind, **fields)))["pool gradients"]
+    found = by_name(stage_costs(plan(projection__kind=kind, **fields)))["pool gradients"]
     assert found.work["feature passes"].traffic == pytest.approx(1000 * 2 * 4 * values)
     width = ADAPTER if kind == "none" else 64
     assert found.memory["features"] == 4 * 2 * 10 * 2 * width
@@ -82,7 +82,7 @@ def test_traffic_of_the_projection_by_hand(kind, values):
 def test_evaluation_by_hand():
     """Answers are read, then prompts; replies of 7 tokens attend to 106 places at the end."""
     fields = {"run__methods": "none,full", "evaluate__new_tokens": 7, "model__max_length": 106}
-    found = by_name(stages(plan(evaluate__batch_tokens=999, **fields)))["evaluate"]
+    found = by_name(stage_costs(plan(evaluate__batch_tokens=999, **fields)))["evaluate"]
     block = 2 * LINEAR + 2 * ADAPTER
     head = 2 * 42 * 131
     prompt = 99 * (block + 2 * 2 * 120 * 50)
@@ -93,11 +93,11 @@ def test_evaluation_by_hand():
     assert found.work["decoding"].traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
     assert found.memory["cache"] == 10 * cache
     assert found.memory["logits"] == 4 * 999 * 131
-    silent = by_name(stages(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
+    silent = by_name(stage_costs(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
     assert silent.operations == 2 * 50 * (prompt + 99 * head)
     assert list(silent.work) == ["reading"]
     choices = fields | {"evaluate__new_tokens": 0, "evaluate__tasks": "mmlu"}
-    lettered = by_name(stages(plan(**choices)))["evaluate"]
+    lettered = by_name(stage_costs(plan(**choices)))["evaluate"]
     assert lettered.operations == 5 * silent.operations  # the four letters are read as rows
 
 
@@ -108,12 +108,13 @@ def test_budgets_of_every_unit():
 
 
 def test_hours_are_those_of_the_published_numbers():
-    busy = Stage("s", {"training": Work(197e12)}, {})
-    half, whole = published("v5e", 0.5), published("v5e", 1.0)
-    assert half.seconds(busy, "bfloat16", 1) == pytest.approx(2)
-    assert half.seconds(busy, "float32", 1) == pytest.approx(6 * 2)
-    exact = Stage("s", {"walk": Work(0.0, 197e12, 819e9)}, {})
-    assert whole.seconds(exact, "bfloat16", 2) == pytest.approx((6 + 1) / 2)
+    busy, v5e = StageCost("s", {"training": Work(197e12)}, {}), CHIPS["v5e"]
+    assert seconds(plan(), busy, v5e, 0.5) == pytest.approx(2)
+    assert seconds(plan(model__activations="float32"), busy, v5e, 0.5) == pytest.approx(6 * 2)
+    exact = StageCost("s", {"walk": Work(0.0, 197e12, 819e9)}, {})
+    assert seconds(plan(devices=2), exact, v5e, 1.0) == pytest.approx((6 + 1) / 2)
+    both = StageCost("s", busy.work | exact.work, {})
+    assert seconds(plan(), both, v5e, 0.5) == pytest.approx((1 + 6 + 1) / 0.5)
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "sketch", "none"])
@@ -132,7 +133,7 @@ def test_a_front_reads_the_features_once_for_many_rows():
     sizes = dataclasses.replace(SIZES, pool_rows=10_000)
 
     def work(method: str) -> Work:
-        return by_name(stages(plan(sizes, run__methods=method)))["walk"].work["walk"]
+        return by_name(stage_costs(plan(sizes, run__methods=method)))["walk"].work["walk"]
 
     assert work("g2is").exact == work("g2is_paper").exact
     assert work("g2is").traffic == pytest.approx(work("g2is_paper").traffic / 32)
@@ -153,29 +154,29 @@ def test_seeds_checkpoints_targets_and_methods_are_counted():
     assert four["warm-up"] == once["warm-up"]
     targets = hours(plan(world__targets="sorting_letters"))
     assert targets["walk"] == pytest.approx(once["walk"] / 2)
-    alone = stages(plan(run__methods="none,random"))
+    alone = stage_costs(plan(run__methods="none,random"))
     assert [stage.name for stage in alone] == ["fine-tune", "evaluate"]
-    full = by_name(stages(plan(run__methods="full")))["fine-tune"]
+    full = by_name(stage_costs(plan(run__methods="full")))["fine-tune"]
     assert full.operations == pytest.approx(alone[0].operations / 0.05)
-    less = by_name(stages(plan(run__methods="none,less")))["fine-tune"]  # once for each target
+    less = by_name(stage_costs(plan(run__methods="none,less")))["fine-tune"]  # once for each target
     assert less.operations == pytest.approx(2 * alone[0].operations)
 
 
 def test_memory_names_what_is_held():
-    found = by_name(stages(plan()))
+    found = by_name(stage_costs(plan()))
     held = {"base", "adapter", "optimiser", "activations"}
     assert set(found["warm-up"].memory) == set(found["fine-tune"].memory) == held | {"gradients"}
     assert all(set(found[stage].memory) == held | {"features"} for stage in GRADIENTS)
     memory = found["warm-up"].memory
     assert memory["adapter"] == 4 * ADAPTER
     assert memory["optimiser"] == memory["gradients"] == 2 * 4 * ADAPTER
-    more = by_name(stages(plan(grads__batch_tokens=32768, warmup__microbatch_tokens=32768)))
+    more = by_name(stage_costs(plan(grads__batch_tokens=32768, warmup__microbatch_tokens=32768)))
     for stage in ("pool gradients", "warm-up"):
         grown = more[stage].memory["activations"] / found[stage].memory["activations"]
         assert grown == 2
     walk = found["walk"].memory
     assert walk == {"features": 1000 * 64 * 2, "served": 4 * 1000 * 30 / 2}
-    assert by_name(stages(plan(devices=4)))["walk"].memory["features"] == walk["features"] / 4
+    assert by_name(stage_costs(plan(devices=4)))["walk"].memory["features"] == walk["features"] / 4
 
 
 def test_an_8b_model_fits_eight_small_chips_that_share_it_and_not_one():
@@ -222,8 +223,11 @@ def test_rows_that_are_not_given_are_counted_in_the_files(folder):
     assert "5 rows of the pool, 5 of validation, 4 of test, 2,048 tokens each" in table
     with pytest.raises(InputError, match=r"--pool_rows=0; it must be at least 1"):
         run(config, "h100", 1, 0.4, dict.fromkeys(GIVEN) | {"pool_rows": 0})
-    for pool, told in (("gone.jsonl", "gone.jsonl: no such file"), ("skills", "no file to count")):
-        with pytest.raises(InputError, match=rf"{told}.*; give --pool_rows"):
+    for pool, message in (
+        ("gone.jsonl", "gone.jsonl: no such file"),
+        ("skills", "no file to count"),
+    ):
+        with pytest.raises(InputError, match=rf"{message}.*; give --pool_rows"):
             run(changed(config, data__pool=pool), "h100", 1, 0.4, dict.fromkeys(GIVEN))
 
 
@@ -234,18 +238,11 @@ def test_a_model_of_unknown_shapes_is_refused():
 
 
 def test_command_line(folder):
-    given = [f"--{field}={value}" for field, value in GIVEN.items()]
-    config = ["--config=configs/gemma_7b_gsm8k.py:cot", f"--config.model.checkpoint={folder}"]
+    flags = [f"--{field}={value}" for field, value in GIVEN.items()]
+    config = "--config=configs/reproduce.py:model=gemma_7b,pool=cot"
+    command = [sys.executable, "-m", "experiments.estimate", config, "--chip=v5e", "--devices=8"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.estimate",
-            *config,
-            "--chip=v5e",
-            "--devices=8",
-            *given,
-        ],
+        [*command, f"--config.model.checkpoint={folder}", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,

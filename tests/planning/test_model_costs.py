@@ -1,4 +1,4 @@
-"""Costs reckoned from shapes, against the programs that they are the costs of."""
+"""Costs estimated from shapes, against the programs that they are the costs of."""
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +61,8 @@ def traced(model: Model, function, tokens: int) -> int:
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "google/gemma-7b"])
 def test_operations_of_a_layer_are_those_of_the_program(name):
-    """Of the second layer: in the first, nothing flows back to the embeddings."""
-    tokens, found, reckoned = 512, [], []
+    """The second layer alone: in the first, nothing flows back to the embeddings."""
+    tokens, found, estimated = 512, [], []
     for layers in (1, 2):
         model = model_of(BASE_MODELS[name], layers)
 
@@ -73,9 +73,9 @@ def test_operations_of_a_layer_are_those_of_the_program(name):
 
         found.append((traced(model, model.logits, tokens), traced(model, gradient, tokens)))
         forward = forward_operations(model, tokens) + head_operations(model)
-        reckoned.append((tokens * forward, tokens * gradient_operations(model, tokens)))
-    np.testing.assert_allclose(*(np.diff(x, axis=0) for x in (found, reckoned)), rtol=5e-3)
-    np.testing.assert_allclose(found[1][0], reckoned[1][0], rtol=5e-3)  # the head's, too
+        estimated.append((tokens * forward, tokens * gradient_operations(model, tokens)))
+    np.testing.assert_allclose(*(np.diff(x, axis=0) for x in (found, estimated)), rtol=5e-3)
+    np.testing.assert_allclose(found[1][0], estimated[1][0], rtol=5e-3)  # the head's, too
 
 
 def test_remat_computes_the_blocks_once_more():
@@ -99,7 +99,7 @@ def test_a_window_bounds_what_attention_costs():
 
 
 def test_kept_bytes_are_about_what_the_compiler_sets_aside():
-    """Of one layer more, as the rest does not depend on their number."""
+    """The bytes of one layer more, as the rest does not depend on their number."""
     sizes = {
         "vocab_size": 64,
         "hidden_size": 64,
@@ -108,7 +108,7 @@ def test_kept_bytes_are_about_what_the_compiler_sets_aside():
         "num_key_value_heads": 2,
         "head_dim": 16,
     }
-    rows, length, compiled, reckoned = 2, 128, [], []
+    rows, length, compiled, estimated = 2, 128, [], []
     for layers in (1, 2):
         model = model_of(RAW["llama"] | sizes, layers, FLOAT32)
         adapter, base = abstract(model)
@@ -121,8 +121,8 @@ def test_kept_bytes_are_about_what_the_compiler_sets_aside():
         key = jax.eval_shape(lambda: jax.random.key(0))
         lowered = gradient_function(model).lower(adapter, base, batch, key)
         compiled.append(lowered.compile().memory_analysis().temp_size_in_bytes)
-        reckoned.append(kept_bytes(model, rows * length, length))
-    assert np.diff(reckoned) == pytest.approx(np.diff(compiled), rel=0.25)
+        estimated.append(kept_bytes(model, rows * length, length))
+    assert np.diff(estimated) == pytest.approx(np.diff(compiled), rel=0.25)
 
 
 def test_remat_keeps_the_blocks_inputs_and_one_block():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from g2is_jax.report.published import PERCENT_BY_TASK, published
+from g2is_jax.report.published import COT_PERCENT_BY_TASK, PERCENT_BY_TASK, published
 
 SETTING = ("meta-llama/Llama-3.1-8B", "data/infinity_instruct.jsonl", 0.01, "gsm8k")
 
@@ -35,3 +35,7 @@ def test_means_are_the_published_ones():
     for method, mean in {"g2is_paper": 48.55, "less": 47.17, "full": 47.15}.items():
         own = [figures[method] for figures in PERCENT_BY_TASK.values()]
         assert sum(own) / len(own) == pytest.approx(mean, abs=0.006)
+
+
+def test_mean_of_the_second_hand_figures_is_the_published_one():
+    assert sum(COT_PERCENT_BY_TASK.values()) / 5 == pytest.approx(49.31, abs=0.006)

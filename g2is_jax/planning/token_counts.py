@@ -1,6 +1,6 @@
 """How many tokens go through the model for some rows, padding included, and in how many batches.
 
-Reckoned by the rules that the run itself lays its batches out with, where the rows' lengths are
+Estimated by the rules that the run itself lays its batches out with, where the rows' lengths are
 known from a sample of them.
 """
 
@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g2is_jax.data.batches import (
-    length_plans,
-    steps_per_epoch,
-    training_padding,
-    training_shapes,
-)
+from g2is_jax.data.batches import length_plans, training_padding, training_shapes
 from g2is_jax.data.widths import rows_at
 from g2is_jax.training.fit import FitConfig
 
@@ -22,8 +17,8 @@ MOST_LAID_OUT = 20_000  # rows; more are a multiple of these
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Of one kind: how many, and a row's mean tokens in all and among them supervised.
+class RowCounts:
+    """How many rows there are of a kind, and a row's mean tokens, in all and supervised ones.
 
     lengths_S: tokens of each row of a sample; None where no row was read: then all are of the mean
     length, without padding.
@@ -36,7 +31,7 @@ class Rows:
 
     @property
     def share(self) -> float:
-        """Of the tokens, those that are supervised."""
+        """The share of the tokens that is supervised."""
         return self.supervised / self.tokens
 
     def drawn(self, count: float) -> np.ndarray:
@@ -49,8 +44,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Layout:
-    """cells: tokens, padding included. places: rows, empty ones included. largest: cells of the
-    largest batch on a device; longest: tokens of its rows."""
+    """The batches that some rows are laid out in.
+
+    cells: tokens, padding included. places: rows, empty ones included. largest: cells of the
+    largest batch on a device; longest: tokens of its rows.
+    """
 
     cells: float
     places: float
@@ -60,11 +58,11 @@ class Layout:
 
     @property
     def width(self) -> float:
-        """Of a row, in the mean."""
+        """Mean tokens of a row, padding included."""
         return self.cells / self.places
 
 
-def one_pass(rows: Rows, batch_tokens: int, max_length: int, devices: int = 1) -> Layout:
+def one_pass(rows: RowCounts, batch_tokens: int, max_length: int, devices: int = 1) -> Layout:
     """Every row once, as feature passes and evaluation go over them."""
     if rows.lengths_S is None:
         return _unpadded(rows, rows.count, batch_tokens, max_length)
@@ -81,7 +79,9 @@ def one_pass(rows: Rows, batch_tokens: int, max_length: int, devices: int = 1) -
     )
 
 
-def training(pool: Rows, count: float, fit: FitConfig, max_length: int, devices: int) -> Layout:
+def training(
+    pool: RowCounts, count: float, fit: FitConfig, max_length: int, devices: int
+) -> Layout:
     """All epochs of a training on so many rows of the pool."""
     tokens = fit.microbatch_tokens * devices
     if pool.lengths_S is None:
@@ -102,12 +102,7 @@ def training(pool: Rows, count: float, fit: FitConfig, max_length: int, devices:
     return Layout(cells, cells / float(width), cells / most, most // devices, int(widths[-1]))
 
 
-def training_steps(count: float, fit: FitConfig) -> int:
-    """Of the optimiser, in all epochs."""
-    return fit.epochs * steps_per_epoch(max(round(count), 1), fit.batch_size)
-
-
-def _unpadded(rows: Rows, count: float, batch_tokens: int, max_length: int) -> Layout:
+def _unpadded(rows: RowCounts, count: float, batch_tokens: int, max_length: int) -> Layout:
     cells = count * rows.tokens
     largest = max(batch_tokens, max_length)
     return Layout(cells, count, math.ceil(cells / batch_tokens), largest, max_length)
