@@ -35,7 +35,7 @@ def train(
     devices = mesh.size if mesh else 1
     encoded = [pool.encoded[row] for row in rows]
     ids = [pool.records[row].id for row in rows]
-    shapes = _shapes(pool, config, devices, config.packing)
+    shapes = pool_shapes(pool, config, devices, config.packing)
     adapter, moments = fit(
         job.model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
@@ -48,11 +48,11 @@ def train(
 
     counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
     if config.packing:
-        counts["padding_unpacked"] = padding(_shapes(pool, config, devices, packed=False))
+        counts["padding_unpacked"] = padding(pool_shapes(pool, config, devices, packed=False))
     return adapter, counts
 
 
-def _shapes(pool: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
+def pool_shapes(pool: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
     """The shapes of the pool's rows, so that all selections share their compiled programs."""
     lengths, tokens = row_lengths(pool.encoded), config.microbatch_tokens * devices
     return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from g2is_jax.data.batches import length_plans, training_padding
+from g2is_jax.pipeline.adapter_training import pool_shapes
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.planning import dry_run
 from g2is_jax.planning.chips import CHIPS
@@ -57,11 +58,11 @@ def test_a_command_writes_nothing_and_runs_nothing(file_config, tmp_path):
 def test_rows_are_those_that_the_run_finds(file_config, job):
     """The row that is cut before its answer counts neither here nor there."""
     plan, tokens = dry_run.read_plan(file_config, 1)
-    rows, targets = plan.rows, job.targets
+    rows, targets = plan.rows, job.data.targets
     assert (rows.pool.count, rows.validation.count, rows.test.count) == (40, 8, 10)
-    assert sorted(rows.pool.lengths_S) == sorted(lengths(job.pool.encoded))
-    assert rows.pool.tokens == np.mean(lengths(job.pool.encoded))
-    assert rows.pool.supervised == job.pool.tokens_N.mean()
+    assert sorted(rows.pool.lengths_S) == sorted(lengths(job.data.pool.encoded))
+    assert rows.pool.tokens == np.mean(lengths(job.data.pool.encoded))
+    assert rows.pool.supervised == job.data.pool.tokens_N.mean()
     shown = [n for target in targets for n in lengths(target.validation.encoded)]
     assert rows.validation.tokens == np.mean(shown)
     length = file_config.model.max_length
@@ -82,12 +83,12 @@ def test_a_sample_stands_for_its_file(file_config, monkeypatch):
 
 def test_batches_are_those_of_the_run(file_config, job):
     rows = dry_run.read_plan(file_config, 1)[0].rows.pool
-    plans = length_plans(lengths(job.pool.encoded), 256)
+    plans = length_plans(lengths(job.data.pool.encoded), 256)
     found = one_pass(rows, 256, 64)
     assert found.cells == sum(plan.size_B * plan.width_T for plan in plans)
     assert (found.places, found.batches) == (sum(plan.size_B for plan in plans), len(plans))
     fit = job.settings.finetune.fit
-    shapes = job.training_shapes(fit, packed=False)
+    shapes = pool_shapes(job.data.pool, fit, 1, packed=False)
     found = training(rows, 40, fit, 64, 1)
     drawn = rows.drawn(40)
     padding = training_padding(drawn, fit.batch_size, 0, 1, shapes)
