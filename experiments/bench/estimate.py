@@ -194,8 +194,7 @@ def take(config: "ConfigDict", folder: str, stage: str, repeats: int) -> dict:
     for _ in range(repeats):
         for path in folders:
             shutil.rmtree(path)
-        features_stage.read.cache_clear()
-        features_stage.read_rows.cache_clear()
+        features_stage.forget()
         began = time.process_time()
         work()
         seconds.append(time.process_time() - began)

@@ -77,14 +77,14 @@ def entries(job: "Job") -> list[dict]:
 
 def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
     """Choose rows, write `selection.jsonl` and `selected.jsonl`, and show them."""
-    from g2is_jax.pipeline import material
+    from g2is_jax.pipeline import method_inputs
 
-    folders = material.stages(job, method, target, seed)
+    folders = method_inputs.stages(job, method, target, seed)
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
 
     def build(folder: epath.Path) -> dict:
-        selection = choose(material.gather(job, method, target, seed))
+        selection = choose(method_inputs.gather(job, method, target, seed))
         write_why(folder, selection, lambda row: _known(job, row))
         write_lines(folder, selection, job.pool.records)
         return {"rows": len(selection.picks), **selection.summary}
@@ -92,12 +92,12 @@ def stage(job: "Job", method: str, target: "Target", seed: int) -> Chosen:
     settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:
         settings["checkpoints"] = job.settings.checkpoints
-    inputs = material.inputs(job, method, target, folders)
+    inputs = method_inputs.inputs(job, method, target, folders)
     folder = job.run_stage("selection", _label(method, target, seed), settings, inputs, build)
     if job.builds and not job.is_variant and is_first():
         show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
-    behind = [*folders.values(), *material.sources(job, method, target, seed), folder]
+    behind = [*folders.values(), *method_inputs.sources(job, method, target, seed), folder]
     seconds = sum(read_manifest(one)["seconds"] for one in behind)
     return Chosen(folder, rows, int(job.pool.tokens_N[rows].sum()), seconds)
 

@@ -25,6 +25,7 @@ from etils import epath
 from g2is_jax.evaluation.likelihood import likelihood_function
 from g2is_jax.features.gradients import DirectionConfig, feature_function, shared_inputs
 from g2is_jax.features.projection import features_width
+from g2is_jax.features.rows import Rows
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.build import DTYPES, Model, build_model
 from g2is_jax.model.generate import decoding_functions
@@ -54,7 +55,7 @@ from g2is_jax.planning.stage_costs import (
 from g2is_jax.runs.manifest import run_stage
 from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.selection.budget import BudgetConfig, limits
-from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, Material, needing
+from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, MethodInputs, needing
 from g2is_jax.training.checkpoints import Checkpoints
 from g2is_jax.training.fit import all_finite, gradient_function, update_function
 from g2is_jax.training.optimizer import Moments, adam_direction, learning_rates
@@ -242,14 +243,13 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     # In one direction mostly: with more of them walks go side by side, with none they end at once.
     pool_NP, shown_MP = _leaning(count, width, 0.5), _leaning(shown, width, 2.0)
     ones_N = np.ones(count, int)
-    material = Material(
+    inputs = MethodInputs(
         choosing,
         limits(BudgetConfig(picks, "rows", 1.0), ones_N, 0 * ones_N),
         0,
         ones_N,
-        pool_NP=pool_NP,
-        validation_MP=shown_MP,
-        unnormalised_MP=shown_MP * np.linspace(0.5, 1.5, shown, dtype=np.float32)[:, None],
+        pool=Rows(pool_NP),
+        validation=Rows(shown_MP, norms_NK=np.linspace(0.5, 1.5, shown, dtype=np.float32)[:, None]),
         subtasks_M=np.zeros(shown, int),
     )
     walks = [name for name in choosing.methods if name in SECTIONS]
@@ -257,8 +257,8 @@ def _walk(plan: Plan, clock: Clock) -> Done:
     work = Work(0.0)
     for name, choose in zip(walks, chosen_by, strict=True):
         of_row = walk_work(choosing.walks[name], count, width, pool_NP.itemsize)
-        work += of_row.times(len(choose(material).picks))
-    return work, _seconds(lambda: [choose(material) is None for choose in chosen_by], clock)
+        work += of_row.times(len(choose(inputs).picks))
+    return work, _seconds(lambda: [choose(inputs) is None for choose in chosen_by], clock)
 
 
 def _leaning(count: int, width: int, lean: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from etils import epath
 from experiments import exchange_features
 from g2is_jax.features import exchange
 from g2is_jax.features.exchange import Summary, export_features, import_features
-from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
+from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors, to_bytes
@@ -82,9 +82,9 @@ def test_import_takes_rows_as_they_are(place, suffix, dtype):
     rows = matrix().astype(dtype)
     source = save(place / f"rows{suffix}", rows)
     assert import_features(source, place / "store", CONFIG) == Summary(*SHAPE, 0)
-    features = read_store(place / "store")
+    features = open_store(place / "store")
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    np.testing.assert_allclose(features.features_NP, unit(rows), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(features.read()[:], unit(rows), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(features.norms_N, norms, rtol=1e-6)
     np.testing.assert_array_equal(features.gradient_norms_N, features.norms_N)
     np.testing.assert_array_equal(features.rows_N, np.arange(SHAPE[0]))
@@ -126,21 +126,21 @@ def test_export_and_import_give_the_same_rows(place, suffix):
     folder, file = store(place / "store"), place / "below" / f"out{suffix}"
     assert export_features(folder, file) == Summary(*SHAPE, 0)
     import_features(file, place / "again", CONFIG)
-    before, after = read_store(folder), read_store(place / "again")
-    np.testing.assert_allclose(after.features_NP, unit(before.features_NP), rtol=1e-6, atol=1e-9)
+    before, after = open_store(folder), open_store(place / "again")
+    np.testing.assert_allclose(after.read()[:], unit(before.read()[:]), rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(after.rows_N, before.rows_N)
     assert [name.name for name in file.parent.iterdir()] == [file.name]
 
 
 def test_exported_bytes_are_the_matrix(place, torch):
     folder = store(place / "store", rows_N=np.arange(SHAPE[0])[::-1])
-    expected = read_store(folder)
+    expected = open_store(folder)
     for suffix in (".npy", ".safetensors", ".pt"):
         export_features(folder, place / f"out{suffix}")
     tensors = read_tensors(place / "out.safetensors")
     tensor = torch.load(place / "out.pt", weights_only=True)
     for found in (np.load(place / "out.npy"), tensors["features"], tensor.numpy()):
-        np.testing.assert_array_equal(found, expected.features_NP)
+        np.testing.assert_array_equal(found, expected.read()[:])
         assert found.dtype == np.float32
     for name in ("rows", "norms", "gradient_norms", "tokens", "finite"):
         np.testing.assert_array_equal(tensors[name], getattr(expected, f"{name}_N"))
@@ -156,8 +156,8 @@ def test_places_that_are_no_local_paths(place, suffix, monkeypatch):
     as_if_remote(monkeypatch)
     export_features(folder, place / f"out{suffix}")
     import_features(place / f"out{suffix}", place / "again", CONFIG)
-    before, after = read_store(folder), read_store(place / "again")
-    np.testing.assert_allclose(after.features_NP, unit(before.features_NP), rtol=1e-6, atol=1e-9)
+    before, after = open_store(folder), open_store(place / "again")
+    np.testing.assert_allclose(after.read()[:], unit(before.read()[:]), rtol=1e-6, atol=1e-9)
 
 
 def test_safetensors_keep_what_is_known_of_each_row(place):
@@ -166,7 +166,7 @@ def test_safetensors_keep_what_is_known_of_each_row(place):
     assert export_features(folder, place / "out.safetensors") == Summary(*SHAPE, 1)
     summary = import_features(place / "out.safetensors", place / "again", CONFIG)
     assert summary == Summary(*SHAPE, 1)
-    before, after = read_store(folder), read_store(place / "again")
+    before, after = open_store(folder), open_store(place / "again")
     np.testing.assert_array_equal(before.rows_N, np.sort(numbers))
     np.testing.assert_allclose(after.norms_N, before.norms_N, rtol=1e-6)
     for name in ("rows_N", "gradient_norms_N", "tokens_N", "finite_N"):
@@ -177,8 +177,8 @@ def test_the_only_matrix_of_a_file_needs_no_name(place):
     tensors = {"gradients": matrix(), "tokens": np.arange(SHAPE[0]), "mean": np.ones(SHAPE[1])}
     (place / "rows.safetensors").write_bytes(to_bytes(tensors))
     import_features(place / "rows.safetensors", place / "store", CONFIG)
-    features = read_store(place / "store")
-    np.testing.assert_allclose(features.features_NP, unit(matrix()), rtol=1e-6, atol=1e-9)
+    features = open_store(place / "store")
+    np.testing.assert_allclose(features.read()[:], unit(matrix()), rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(features.tokens_N, np.arange(SHAPE[0]))
 
 
@@ -190,9 +190,9 @@ def test_a_row_that_is_not_finite_is_counted(place, suffix, value):
     rows[9, 0] = np.nan
     source = save(place / f"rows{suffix}", rows)
     assert import_features(source, place / "store", CONFIG) == Summary(*SHAPE, 2)
-    features = read_store(place / "store")
+    features = open_store(place / "store")
     assert np.flatnonzero(~features.finite_N).tolist() == [3, 9]
-    np.testing.assert_array_equal(features.features_NP[[3, 9]], 0)
+    np.testing.assert_array_equal(features.read()[:][[3, 9]], 0)
 
 
 def test_a_norm_that_is_not_finite_is_counted(place):

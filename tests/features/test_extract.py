@@ -10,7 +10,7 @@ from g2is_jax.data.batches import Plan
 from g2is_jax.features import extract as extraction
 from g2is_jax.features.extract import MOST_TOKENS, Microbatches, extract, fitting_tokens
 from g2is_jax.features.gradients import FeatureBatch, feature_function
-from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
+from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.runs.errors import InputError
 from tests.support.random_llama import (
     CONFIG,
@@ -188,9 +188,9 @@ def test_each_row_is_written_under_its_number(tmp_path, order, batch_tokens):
     write_stores(tmp_path, order, batch_tokens)
     expected = feature_rows(KINDS, random_examples())
     for kind, features_NP in zip(KINDS, expected.features_KBP, strict=True):
-        store = read_store(epath.Path(tmp_path / kind))
+        store = open_store(epath.Path(tmp_path / kind))
         np.testing.assert_array_equal(store.rows_N, np.arange(8))
-        np.testing.assert_allclose(store.features_NP, unit(features_NP), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(store.read()[:], unit(features_NP), rtol=0, atol=1e-6)
         norms = np.linalg.norm(features_NP, axis=1)
         np.testing.assert_allclose(store.norms_N, norms, rtol=1e-5)
         np.testing.assert_allclose(store.gradient_norms_N, expected.gradient_norms_B, rtol=1e-5)
@@ -211,7 +211,7 @@ def test_rows_without_a_gradient(tmp_path):
     others = [0, 1, 2, 4, 6, 7]
     for kind in KINDS:
         plain, changed = (
-            read_store(epath.Path(tmp_path / name / kind)) for name in ("plain", "changed")
+            open_store(epath.Path(tmp_path / name / kind)) for name in ("plain", "changed")
         )
         assert changed.finite_N.tolist() == [row != 5 for row in range(8)]
         for part in ("features_NP", "norms_N", "gradient_norms_N", "tokens_N"):

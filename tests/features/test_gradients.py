@@ -10,12 +10,12 @@ from test_projection import documented_matrix
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features import gradients, projection
-from g2is_jax.features.gradients import KINDS, feature_function
-from g2is_jax.features.projection import ProjectionConfig, project
+from g2is_jax.features.gradients import KINDS, direction, feature_function
+from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.lora import LoraConfig
-from g2is_jax.runs.errors import InputError
 from g2is_jax.training import loss
 from g2is_jax.training.loss import batch_loss
+from tests.support.projected import project
 from tests.support.random_llama import (
     B1,
     B2,
@@ -307,6 +307,8 @@ def test_full_gradients_are_never_kept():
     assert compiled.memory_analysis().temp_size_in_bytes < 0.4 * kept_whole
 
 
-def test_unknown_kind_is_named():
-    with pytest.raises(InputError, match="feature kind 'adamw' is unknown"):
-        directions("adamw")
+def test_an_unknown_kind_is_no_other_one():
+    """The config's check names the field; here there is nothing to fall back on."""
+    [config] = directions("adamw")
+    with pytest.raises(KeyError, match="adamw"):
+        direction(config, *np.ones((3, 2), np.float32), np.int32(0))

@@ -20,10 +20,10 @@ from g2is_jax.features.projection import (
     empty_sum,
     finished,
     fold,
-    project,
     random_bits,
 )
 from g2is_jax.runs.errors import InputError
+from tests.support.projected import project
 
 PATHS = ("layers.000.self_attn.k_proj.lora_A", "layers.001.self_attn.k_proj.lora_A")
 RADEMACHER = ProjectionConfig("rademacher", 77, repetitions=1)

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from g2is_jax.features.rows import Rows
-from g2is_jax.features.store import read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import features_stage, material, selection_stage, warmup_stage
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import read_manifest
@@ -48,15 +48,15 @@ def folder_of(job: Job, kind: str) -> epath.Path:
 
 
 def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, capfd):
-    together = {kind: read_store(folder_of(job, kind)) for kind in ("rms", "adam")}
+    together = {kind: open_store(folder_of(job, kind)) for kind in ("rms", "adam")}
     told = capfd.readouterr().err
     assert "gradients (adam, rms)" in told
     assert not re.search(r"gradients \((rms|adam)\)", told)
     for method, kind in (("g2is", "rms"), ("less", "adam")):
         alone = Job(changed(config, run__methods=method), epath.Path(tmp_path / method))
-        expected = read_store(folder_of(alone, kind))
+        expected = open_store(folder_of(alone, kind))
         rows = together[kind].features_NP
-        np.testing.assert_allclose(rows, expected.features_NP, rtol=0, atol=1e-2)  # of bfloat16
+        np.testing.assert_allclose(rows, expected.read()[:], rtol=0, atol=1e-2)  # of bfloat16
         np.testing.assert_allclose(together[kind].norms_N, expected.norms_N, rtol=1e-5)
     assert not np.allclose(together["rms"].features_NP, together["adam"].features_NP, atol=1e-2)
 
@@ -76,10 +76,10 @@ def test_manifest_and_diagnostics(job):
 def test_measured_microbatch_changes_nothing(job, config, tmp_path, capsys):
     measured = changed(config, run__methods="less,g2is", grads__batch_tokens=0)
     other = Job(measured, epath.Path(tmp_path))
-    first, second = (read_store(folder_of(one, "rms")) for one in (job, other))
+    first, second = (open_store(folder_of(one, "rms")) for one in (job, other))
     assert "memory allows" in capsys.readouterr().out
     np.testing.assert_allclose(first.norms_N, second.norms_N, rtol=1e-5)
-    np.testing.assert_allclose(first.features_NP, second.features_NP, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(first.read()[:], second.read()[:], rtol=0, atol=1e-2)
 
 
 def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
@@ -94,7 +94,7 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     units = features_stage.units(weighted)
     expected = sum(w * f.features_NP @ f.features_NP.T for w, f in weighted)
     np.testing.assert_allclose(units @ units.T, expected, atol=1e-5)
-    first, second = (features.features_NP for _, features in weighted)
+    first, second = (features.read()[:] for _, features in weighted)
     assert not np.allclose(first, second, atol=1e-2)
     lengths = np.linalg.norm(features_stage.unnormalised(weighted), axis=1)
     squares = sum(w * f.norms_N.astype(np.float64) ** 2 for w, f in weighted)
@@ -111,7 +111,7 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     def made(job, seed, **fields) -> tuple[str, str, np.ndarray]:
         one = job.variant({name.replace("__", "."): value for name, value in fields.items()})
         features = features_stage.stages(one, one.pool, "rms", seed)[0]
-        return warmup_stage.stage(one, seed).name, features.name, read_store(features).features_NP
+        return warmup_stage.stage(one, seed).name, features.name, open_store(features).read()[:]
 
     warm, _, rows = made(here, 0)
     both_warm, both, both_rows = made(here, 0, warmup__seed=1, projection__seed=1)
@@ -139,7 +139,7 @@ def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
 
     def with_odd_validation(job, dataset, kind, seed):
         [(weight, features)] = load(job, dataset, kind, seed)
-        finite_N, features_NP = features.finite_N.copy(), features.features_NP.copy()
+        finite_N, features_NP = features.finite_N.copy(), features.read()[:].copy()
         features_NP[0], finite_N[0] = 0, False
         return [(weight, dataclasses.replace(features, features_NP=features_NP, finite_N=finite_N))]
 
@@ -157,7 +157,7 @@ def test_hidden_states_on_request(config, tmp_path):
     folders = features_stage.run(asked, epath.Path(tmp_path))
     hidden = [folder for folder in folders if folder.name.startswith("hidden-")]
     job = Job(asked, epath.Path(tmp_path))
-    stores = [read_store(folder) for folder in hidden]
+    stores = [open_store(folder) for folder in hidden]
     assert [len(store.rows_N) for store in stores] == [len(job.pool.records), 4]
     assert stores[0].features_NP.shape[1] == job.model.config.hidden_size
 

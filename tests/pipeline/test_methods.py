@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 from etils import epath
+from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, rds_plus
 
 from configs import default
 from g2is_jax.features.rows import Rows
-from g2is_jax.features.store import read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import features_stage, material, own_features, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import Job
@@ -19,7 +20,6 @@ from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.core import KnowledgeConfig
 from g2is_jax.selection.methods import METHODS, Material, core_of, identity, reads
 from g2is_jax.selection.rivals.coverage import coverage, pursuit
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, rds_plus
 from g2is_jax.selection.rivals.lexical import bm25, dsir
 from tests.support.small import stages
 from tests.support.small_job import changed, small_config
@@ -71,15 +71,15 @@ def test_each_method_is_given_what_it_needs(finished, number, seed):
     job, chosen = finished
     target, limits = job.targets[number], job.limits
     pool = {
-        kind: read_store(features_stage.stages(job, job.pool, kind, seed)[0])
+        kind: open_store(features_stage.stages(job, job.pool, kind, seed)[0])
         for kind in ("adam", "sgd", "sign")
     }
-    [own] = [read_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
+    [own] = [open_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
     hidden = [
-        read_store(features_stage.hidden_stage(job, dataset)).features_NP
+        open_store(features_stage.hidden_stage(job, dataset)).read()[:]
         for dataset in (job.pool, target.validation)
     ]
-    units_MP, subtasks = own.features_NP, [r.subtask for r in target.validation.records]
+    units_MP, subtasks = own.read()[:], [r.subtask for r in target.validation.records]
     unnormalised_MP = units_MP * own.norms_N[:, None]
     sign_NP, records = pool["sign"].features_NP, target.validation.records
     prompts = texts(job.pool.records, last=False), texts(records, last=False)
@@ -104,8 +104,8 @@ def test_pool_rows_stay_as_they_are_stored(finished):
     rows, finite_N = material.pool_rows(job, "g2is", 0)
     assert isinstance(rows, Rows)
     assert rows.values_NP.dtype.name == job.settings.store.dtype == "bfloat16"
-    [store] = [read_store(f) for f in features_stage.stages(job, job.pool, "sign", 0)]
-    np.testing.assert_array_equal(rows[:], store.features_NP)
+    [store] = [open_store(f) for f in features_stage.stages(job, job.pool, "sign", 0)]
+    np.testing.assert_array_equal(rows[:], store.read()[:])
     assert finite_N.all()
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, less_rr, rds_plus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +10,6 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.rivals import coverage as coverage_module
 from g2is_jax.selection.rivals import influence
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, less_rr, rds_plus
 from tests.support.rival_instances import GREEDY, Compressed, check_limits, labels, problem
 
 SELECTORS = {
