@@ -140,7 +140,7 @@ def speed(config: BenchConfig) -> dict:
 
         for dtype in DTYPES:
             calls[dtype, "written"] = lambda dtype=dtype: written(dtype)
-            calls[dtype, "read"] = lambda dtype=dtype: open_store(home / dtype)
+            calls[dtype, "read"] = lambda dtype=dtype: open_store(home / dtype).read()
             written(dtype)
         seconds = {
             call: statistics.median(times)

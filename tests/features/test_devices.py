@@ -107,10 +107,9 @@ def test_features_are_those_of_one_device(runs, name):
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "one"])
 def test_selections_are_those_of_one_device(runs, name):
     """The walk turns any difference that matters into other rows."""
-    from g2is_jax.selection.rivals.influence import less
-
     from g2is_jax.selection.budget import BudgetConfig, limits
     from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
+    from g2is_jax.selection.rivals.less import less
     from g2is_jax.selection.walk.rules import WalkConfig
     from g2is_jax.selection.walk.select import gradient_walk
 

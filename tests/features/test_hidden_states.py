@@ -13,7 +13,7 @@ from g2is_jax.data.batches import Plan
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features import extract
 from g2is_jax.features.hidden_states import extract_hidden, hidden_function
-from g2is_jax.features.store import Features, StoreConfig, StoreWriter, open_store
+from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.model.build import Model
 from tests.support.random_llama import LORA, random_examples, random_model
 from tests.support.tiny_models import QUICK, both, random_tokens
@@ -49,7 +49,7 @@ def padded(encoded: list[Encoded], width: int, pad: int = 0) -> tuple[np.ndarray
 
 def write_store(
     folder, order=range(8), batch_tokens=1, writer=StoreWriter, network_and_base=None
-) -> Features | None:
+) -> Store | None:
     """Rows `order` of the 8 examples under their own numbers."""
     encoded, order = random_examples(LENGTHS), list(order)
     network, base = network_and_base or model()

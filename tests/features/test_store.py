@@ -38,7 +38,7 @@ def test_rows_come_back_in_the_order_of_the_file(folder, dtype, tolerance, absol
 def test_a_zero_row_stays_zero(folder, dtype):
     write(folder, dtype=dtype)
     store = open_store(folder)
-    np.testing.assert_array_equal(store.read()[:][6], 0)
+    np.testing.assert_array_equal(store.read()[6], 0)
     assert store.norms_N[6] == 0
     assert store.finite_N[6]
 
@@ -77,7 +77,9 @@ def test_blocks_agree_with_the_matrix(folder, dtype):
         assert features_BP.dtype == np.float32
         places.extend(positions_B)
     assert sorted(places) == list(range(len(ROWS)))
-    np.testing.assert_array_equal(matrix_NP, open_store(folder).read()[:])
+    filled_NP = np.empty_like(matrix_NP)
+    store.read_into(filled_NP)
+    np.testing.assert_array_equal(filled_NP, matrix_NP)
 
 
 def test_one_chunk_is_in_memory_at_a_time(folder, dtype, monkeypatch):
@@ -101,7 +103,7 @@ def test_one_chunk_is_in_memory_at_a_time(folder, dtype, monkeypatch):
             del features_BP
         assert tracemalloc.get_traced_memory()[1] < block + rest
         tracemalloc.reset_peak()
-        store.read()[:]
+        store.read()
         assert tracemalloc.get_traced_memory()[1] < 9 * block + rest
     finally:
         tracemalloc.stop()
@@ -119,8 +121,9 @@ def test_layout_does_not_change_what_is_read(folder):
     write(folder / "a", CHUNKS)
     write(folder / "b", OTHER_CHUNKS)
     a, b = open_store(folder / "a"), open_store(folder / "b")
-    for name in ("rows_N", "features_NP", "norms_N", "gradient_norms_N", "tokens_N", "finite_N"):
+    for name in ("rows_N", "norms_N", "gradient_norms_N", "tokens_N", "finite_N"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    np.testing.assert_array_equal(a.read()[:], b.read()[:])
 
 
 def test_width_is_noted_with_the_first_chunk(folder):
@@ -140,9 +143,13 @@ def test_a_feature_that_is_not_finite_is_marked(folder, dtype, value):
     sound, store = open_store(folder / "sound"), open_store(folder / "broken")
     np.testing.assert_array_equal(store.finite_N, np.arange(10) != 8)
     others = store.finite_N
-    for name in ("features_NP", "norms_N", "gradient_norms_N"):
-        np.testing.assert_array_equal(getattr(store, name)[8], 0)
-        np.testing.assert_array_equal(getattr(store, name)[others], getattr(sound, name)[others])
+    found, expected = (
+        {"features": of.read()[:], "norms": of.norms_N, "gradient norms": of.gradient_norms_N}
+        for of in (store, sound)
+    )
+    for name, values in found.items():
+        np.testing.assert_array_equal(values[8], 0)
+        np.testing.assert_array_equal(values[others], expected[name][others])
     np.testing.assert_array_equal(store.tokens_N, sound.tokens_N)
     for file in (folder / "broken").glob("*.safetensors"):
         for array in from_bytes(file.read_bytes()).values():
@@ -156,7 +163,7 @@ def test_a_gradient_that_is_not_finite_is_marked(folder, dtype):
         writer.write(0, np.ones((3, 4)), np.array([1, np.inf, np.nan]), np.ones(3))
     store = open_store(folder)
     np.testing.assert_array_equal(store.finite_N, [True, False, False])
-    np.testing.assert_array_equal(store.read()[:][1:], 0)
+    np.testing.assert_array_equal(store.read()[1:], 0)
     np.testing.assert_array_equal(store.gradient_norms_N, [1, 0, 0])
 
 

@@ -11,13 +11,11 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import (
     BudgetConfig,
     Limits,
-    everything,
     largest_remainder,
     limits,
-    longest,
-    random_rows,
     take_in_order,
 )
+from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
 
 
 def make(budget, unit="rows", cap=1.0, tokens=(3, 5, 2, 7), sources=None) -> Limits:

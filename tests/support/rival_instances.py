@@ -3,13 +3,10 @@
 import numpy as np
 
 from g2is_jax.selection.budget import BudgetConfig, Limits, Selection, limits
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
+from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.pursuit import pursuit
 
-GREEDY = {
-    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
-    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
-    "pursuit": pursuit,
-}
+GREEDY = {"coverage": coverage, "pursuit": pursuit}
 CASES = [(seed, unit, cap) for seed in range(6) for unit, cap in (("rows", 1.0), ("tokens", 0.4))]
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, limits
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
+from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.pursuit import pursuit
 from tests.support.rival_instances import CASES, GREEDY, cosine, fitting, problem
 
 pytestmark = pytest.mark.usefixtures("_small_blocks")
@@ -27,28 +28,19 @@ def worth(chosen, features_NP, validation_MP) -> float:
     )
 
 
-@pytest.mark.parametrize("no_conflict", [False, True])
 @pytest.mark.parametrize(("seed", "unit", "cap"), CASES)
-def test_coverage_equals_a_plain_greedy_loop(seed, unit, cap, no_conflict):
-    """The row that adds most to the definition's sum; those in conflict last."""
+def test_coverage_equals_a_plain_greedy_loop(seed, unit, cap):
+    """The row that adds most to the definition's sum."""
     features_NP, validation_MP, made = opposing(seed, unit, cap)
     chosen: list[int] = []
-    for pick in coverage(features_NP, validation_MP, made, no_conflict).picks:
-        open_rows = fitting(chosen, made)
-        free = [
-            row
-            for row in open_rows
-            if not no_conflict
-            or all(cosine(features_NP[row], features_NP[other]) >= 0 for other in chosen)
-        ]
+    for pick in coverage(features_NP, validation_MP, made).picks:
         before = worth(chosen, features_NP, validation_MP)
         gains = {
             row: round(worth([*chosen, row], features_NP, validation_MP) - before, 6)
-            for row in free or open_rows
+            for row in fitting(chosen, made)
         }
         assert pick.row == max(gains, key=lambda row: (gains[row], -row))
         assert pick.score == pytest.approx(gains[pick.row], abs=2e-6)
-        assert pick.reason.endswith("in conflict") == (not free)
         check_component(pick, chosen, features_NP, validation_MP)
         chosen.append(pick.row)
     assert not fitting(chosen, made)
@@ -70,44 +62,12 @@ def check_component(pick, chosen, features_NP, validation_MP) -> None:
 
 
 def test_the_random_problems_hold_what_they_must():
-    """Conflicts with and without a way around them, and steps on which nothing gains."""
-    reasons, idle = set(), 0
+    """Steps on which nothing gains."""
+    idle = 0
     for seed, unit, cap in CASES:
-        picks = coverage(*opposing(seed, unit, cap), True).picks
-        reasons |= {pick.reason for pick in picks}
+        picks = coverage(*opposing(seed, unit, cap)).picks
         idle += any(pick.component == -1 for pick in picks)
-    assert len(reasons) == 2
     assert idle > 0
-
-
-def test_conflicts_are_avoided_while_others_are_left():
-    """The second best row opposes the first: it comes last, and then says so."""
-    features_NP = np.array([[3, 1.2, 0], [3, -9, 0.1], [1, 1, 9]])
-    validation_MP = np.array([[1.0, 0.3, 0], [0.5, -1, 0]])
-    made = limits(BudgetConfig(3, "rows", 1.0), np.ones(3, int), np.zeros(3, int))
-    assert coverage(features_NP, validation_MP, made, False).rows == [0, 1, 2]
-    selection = coverage(features_NP, validation_MP, made, True)
-    assert selection.rows == [0, 2, 1]
-    assert [pick.reason for pick in selection.picks] == [
-        "adds most to the coverage",
-        "adds most to the coverage",
-        "adds most to the coverage, in conflict",
-    ]
-
-
-def test_rows_at_a_right_angle_are_not_in_conflict():
-    """A product that rounding left below zero is no conflict."""
-    angles = np.linspace(0, 1.5, 40)
-    rows_NP = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    turned_NP = rows_NP @ np.array([[0.0, 1.0], [-1.0, 0.0]])
-    features_NP = np.stack([rows_NP, turned_NP], axis=1).reshape(80, 2)
-    products_N = (rows_NP * turned_NP).sum(axis=1)
-    assert np.abs(products_N).max() < 1e-12
-    for pair in range(40):
-        pool_NP = features_NP[2 * pair : 2 * pair + 2]
-        made = limits(BudgetConfig(2, "rows", 1.0), np.ones(2, int), np.zeros(2, int))
-        picks = coverage(pool_NP, pool_NP.sum(axis=0)[None], made, True).picks
-        assert not any("conflict" in pick.reason for pick in picks)
 
 
 @pytest.mark.parametrize(("seed", "unit", "cap"), CASES)

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, less_rr, rds_plus
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, limits
+from g2is_jax.selection.rivals.gist import gist
+from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.less import less, less_rr
+from g2is_jax.selection.rivals.rds import rds_plus
 from tests.support.rival_instances import CASES, accept, cosine, fits, fitting, labels, problem
 
 pytestmark = pytest.mark.usefixtures("_small_blocks")
