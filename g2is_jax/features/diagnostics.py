@@ -1,4 +1,4 @@
-"""What a store of features says about its rows: conflicts, the share of momentum, norms by source.
+"""Diagnoses the rows of a store: conflicts, the share of momentum, norms by source.
 
 Rows that share Adam's momentum are all positively correlated, so that no pair of them may conflict
 and the walk's rule against conflicts never fires. Nothing else would show it.
@@ -22,7 +22,7 @@ FEW_CONFLICTS = 0.01
 
 @dataclass(frozen=True)
 class OddRows:
-    """How many rows are out of order in one way, and the ids of the first of them."""
+    """The number of rows that are out of order in one way, and the ids of the first of them."""
 
     count: int
     ids: tuple[str, ...]
@@ -148,7 +148,7 @@ def _mean_of_pairs(square_of_sum: float, sum_of_squares: float, rows: int) -> fl
 
 
 def _negative_pairs(sample_SP: np.ndarray) -> tuple[int, int]:
-    """How many pairs the rows make, and how many of them have a negative product."""
+    """Counts the pairs that the rows make, and those with a negative product."""
     rows, negative = len(sample_SP), 0
     for start in range(0, rows, PRODUCT_ROWS):
         products = sample_SP[start : start + PRODUCT_ROWS] @ sample_SP[start:].T

@@ -26,7 +26,7 @@ class Rows:
     norms_NK   float32: the factor that gives a row the length it had before it was normalised, for
                each of K checkpoints whose features lie side by side; None for rows that were not
     finite_N   bool: False for a row whose feature or gradient was not finite, which is zero and
-               stands for nothing; all True unless told otherwise
+               stands for nothing; all True by default
     """
 
     def __init__(

@@ -157,7 +157,7 @@ class StoreWriter:
         self._wait()
         self._raise_error()
         chunk = (index, features_BP, gradient_norms_B, tokens_B)
-        # A daemon: a process that is told to stop does not stay for it.
+        # A daemon: a process that is asked to stop does not stay for it.
         self._thread = threading.Thread(target=self._work, args=chunk, daemon=True)
         self._thread.start()
 

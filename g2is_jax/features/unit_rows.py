@@ -128,7 +128,7 @@ def _take(rows: UnitRows, chosen_L) -> jax.Array:
 
 
 def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
-    """Cosines of rows given by their stored values and inverse lengths to all rows, [L, N]."""
+    """Cosines of rows, by their stored values and inverse lengths, to all rows, [L, N]."""
     if values_LP.dtype == jnp.float32:
         values_LP, inverse_L = values_LP * inverse_L[:, None], jnp.ones_like(inverse_L)
     elif values_LP.dtype == jnp.bfloat16:

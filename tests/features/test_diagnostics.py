@@ -1,4 +1,4 @@
-"""What is said of a store, beside the same computed from its whole matrix, pair by pair."""
+"""Diagnostics of a store, against the same computed from its whole matrix, pair by pair."""
 
 import dataclasses
 import itertools

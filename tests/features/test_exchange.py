@@ -122,7 +122,7 @@ def test_the_old_format_of_torch(place, torch):
 
 
 def test_export_and_import_give_the_same_rows(place, suffix):
-    """What is written is bit for bit what a reader of the store gets."""
+    """The file holds bit for bit the rows that a reader of the store gets."""
     folder, file = store(place / "store"), place / "below" / f"out{suffix}"
     assert export_features(folder, file) == Summary(*SHAPE, 0)
     import_features(file, place / "again", CONFIG)

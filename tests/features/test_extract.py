@@ -97,7 +97,7 @@ def test_halves_until_it_fits(room, size):
 
 
 def test_the_smaller_size_is_remembered():
-    """Also in batches of another width; smaller ones stay whole."""
+    """Batches of another width obey it too; smaller ones stay whole."""
     device = Device(room=20)
     run(device, [Plan(np.array([0, 1, 2, 4]), 4, 8)])
     assert device.asked == [(4, 8), (2, 8), (2, 8)]
@@ -265,7 +265,7 @@ def test_resumed_work_computes_only_what_is_missing(tmp_path, monkeypatch, write
 
 @pytest.mark.parametrize("processes", [2, 5])
 def test_shares_of_processes_make_up_the_whole(tmp_path, planned, processes):
-    """Of five processes two have no chunk to compute."""
+    """Two of the five processes have no chunk to compute."""
     told = write_stores(tmp_path / "whole")
     assert told["rows_of_pass"] == 8
     shares = [
@@ -298,7 +298,7 @@ def test_chunks_hold_whole_batches_of_at_least_the_asked_rows(tmp_path, planned)
 
 
 def test_one_compilation_for_each_shape(tmp_path, planned):
-    """Of five batches, and of another stage with the same settings."""
+    """Five batches, and another stage with the same settings, share it."""
     write_stores(tmp_path / "pool")
     function = feature_function(random_model()[0], directions(*KINDS), NONE)
     programs = function._cache_size()

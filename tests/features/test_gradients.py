@@ -179,7 +179,7 @@ def test_the_direction_is_taken_before_the_projection():
 
 
 def test_without_supervised_tokens_the_gradient_is_zero():
-    """And the adam feature is the bare momentum: such rows are for callers to drop."""
+    """The adam feature is then the bare momentum: such rows are for callers to drop."""
     encoded = random_examples()
     mute = [*without_supervision(encoded[:1]), *encoded[1:]]
     found = feature_rows(KINDS, mute)
@@ -268,7 +268,7 @@ def test_remat_changes_nothing():
 
 
 def test_chunk_sizes_change_nothing(monkeypatch):
-    """Of the head's tokens, and of the signs that are made at once."""
+    """The chunks are those of the head's tokens, and of the signs that are made at once."""
     expected = feature_rows(KINDS, random_examples(), projection=DENSE).features_KBP
     monkeypatch.setattr(loss, "SMALLEST_CHUNK", 5)
     monkeypatch.setattr(projection, "HASHED_ROWS", 32)
@@ -295,7 +295,7 @@ def test_another_seed_has_other_signs_and_the_same_program():
 
 
 def test_full_gradients_are_never_kept():
-    """Of a large adapter and many rows: only a few leaves' at a time."""
+    """A large adapter and many rows keep only a few leaves' at a time."""
     rows = 32
     lora = LoraConfig(256, 7.0, 0.0, ("o_proj",), rslora=False)
     config = config_of("llama", vocab_size=53, intermediate_size=34, num_hidden_layers=6)

@@ -54,7 +54,7 @@ def test_taken_rows_are_those_of_the_mask(tmp_path, dtype):
 
 
 def test_checkpoints_side_by_side_weigh_the_cosines():
-    """And their rows' lengths, each checkpoint's by its own norms; finite where all are."""
+    """Lengths follow each checkpoint's own norms; a row is finite where all checkpoints are."""
     rng = np.random.default_rng(0)
     parts, weights = [], (0.7, 0.3)
     for dtype in ("bfloat16", "int8"):

@@ -54,7 +54,7 @@ def test_room_on_disk(folder, dtype, size):
 
 
 def test_cosines_of_int8_rows(folder):
-    """Beside those of float32 rows, at the width of the full job."""
+    """They are close to those of float32 rows, at the width of the full job."""
     rng = np.random.default_rng(1)
     rows_NP = rng.normal(size=(40, 8192)).astype(np.float32)
     for name in ("float32", "int8"):
@@ -83,7 +83,7 @@ def test_blocks_agree_with_the_matrix(folder, dtype):
 
 
 def test_one_chunk_is_in_memory_at_a_time(folder, dtype, monkeypatch):
-    """Of eight: less than one where they are checked, one where they are read."""
+    """There are eight: less than one where they are checked, one where they are read."""
     rows, width = 32, 8192
     chunks = np.split(np.arange(8 * rows), 8)
     with StoreWriter(folder, np.arange(8 * rows), StoreConfig(dtype, rows)) as writer:
@@ -135,7 +135,7 @@ def test_width_is_noted_with_the_first_chunk(folder):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
 def test_a_feature_that_is_not_finite_is_marked(folder, dtype, value):
-    """And leaves the other rows of its chunk alone. 1e38 throughout has no float32 norm."""
+    """It leaves the other rows of its chunk alone. 1e38 throughout has no float32 norm."""
     write(folder / "sound", dtype=dtype)
     broken = features()
     broken[8, 41:] = value

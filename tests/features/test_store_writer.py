@@ -189,7 +189,7 @@ def interrupted(folder, index):
 
 
 def test_an_error_of_the_caller_is_not_hidden(folder, monkeypatch):
-    """Not even by an error in the background."""
+    """An error in the background does not hide it either."""
     gate = Gate(monkeypatch, "chunk-00000.safetensors", error=OSError("later"))
     gate.opened.set()
     with pytest.raises(KeyboardInterrupt):

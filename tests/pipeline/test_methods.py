@@ -154,7 +154,7 @@ def test_compositions_are_told(finished):
 
 
 def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
-    """The same stores by their folders, with no model at hand."""
+    """They read the stages' stores by their folders, with no model at hand."""
     job, chosen = finished
     [pool] = features_stage.stages(job, job.pool, "sign", 0)
     [own] = features_stage.stages(job, job.targets[0].validation, "sgd", 0)
@@ -252,7 +252,7 @@ def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader,
 
 
 def test_several_checkpoints_count_by_their_weights_not_by_their_gradients_lengths():
-    """Of two checkpoints side by side, the first with gradients 50 times as long."""
+    """Two checkpoints are side by side, the first with gradients 50 times as long."""
     rng = np.random.default_rng(0)
     checkpoints = [
         Rows(

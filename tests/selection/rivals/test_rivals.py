@@ -1,4 +1,4 @@
-"""What the selectors without a graph have in common: limits, blocks and what they refuse."""
+"""Limits, blocks and refusals, which the selectors without a graph have in common."""
 
 import numpy as np
 import pytest
