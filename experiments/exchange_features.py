@@ -13,8 +13,8 @@ from etils import epath
 
 from experiments.launch import run_or_tell
 from g2is_jax.features.exchange import export_features, import_features
+from g2is_jax.features.rows import DTYPES
 from g2is_jax.features.store import SETTINGS, StoreConfig
-from g2is_jax.features.store_chunk import DTYPES
 from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from experiments.bench.timing import heading, launch, machine, pin, timed, versions
-from g2is_jax.features.store import read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors
 
@@ -121,7 +121,7 @@ def differences(folder: Path, expected: Path) -> dict:
     for ours, theirs in _stages(folder, expected):
         kind = ours.name.partition("-")[0]
         if kind in ("features", "hidden"):
-            mine, other = (read_store(epath.Path(one)).features_NP for one in (ours, theirs))
+            mine, other = (open_store(epath.Path(one)).read()[:] for one in (ours, theirs))
             found["features"] = max(found["features"], float(np.abs(mine - other).max()))
         elif kind in ("warmup", "finetune"):
             of_mine, of_other = (read_tensors(epath.Path(one / ADAPTER)) for one in (ours, theirs))

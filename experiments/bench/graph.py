@@ -61,10 +61,12 @@ def run(config: BenchConfig) -> dict:
 
 def ours(config: BenchConfig) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """A call that finds the neighbours of seeded rows."""
-    from g2is_jax.features.rows import stored_as
+    from g2is_jax.features.rows import Rows, quantised
     from g2is_jax.selection.neighbours import neighbours
 
-    return functools.partial(neighbours, stored_as(drawn(config), config.dtype), config.neighbours)
+    return functools.partial(
+        neighbours, Rows(*quantised(drawn(config), config.dtype)), config.neighbours
+    )
 
 
 def drawn(config: BenchConfig) -> np.ndarray:
@@ -94,9 +96,9 @@ def plain(features_NP: np.ndarray, E: int) -> tuple[np.ndarray, np.ndarray]:
 
 def against_numpy(config: BenchConfig) -> dict:
     """Both sides' seconds; RuntimeError if they find other neighbours."""
-    from g2is_jax.features.rows import stored_as
+    from g2is_jax.features.rows import Rows, quantised
 
-    features_NP = stored_as(drawn(config), config.dtype)[:]
+    features_NP = Rows(*quantised(drawn(config), config.dtype))[:]
     found_NE, cosines_NE = ours(config)()
     expected_NE, expected_cosines_NE = plain(features_NP, config.neighbours)
     apart = float(np.abs(cosines_NE - expected_cosines_NE).max())

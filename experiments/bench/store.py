@@ -124,7 +124,7 @@ def slices(rows: int, chunk_rows: int) -> list[slice]:
 
 def speed(config: BenchConfig) -> dict:
     """Megabytes of the files a second, written and read, checksums and conversion included."""
-    from g2is_jax.features.store import read_store
+    from g2is_jax.features.store import open_store
 
     features_NP = random_features(config.rows, config.width)
     with tempfile.TemporaryDirectory() as name:
@@ -140,7 +140,7 @@ def speed(config: BenchConfig) -> dict:
 
         for dtype in DTYPES:
             calls[dtype, "written"] = lambda dtype=dtype: written(dtype)
-            calls[dtype, "read"] = lambda dtype=dtype: read_store(home / dtype)
+            calls[dtype, "read"] = lambda dtype=dtype: open_store(home / dtype).read()
             written(dtype)
         seconds = {
             call: statistics.median(times)
@@ -164,7 +164,7 @@ def error(config: BenchConfig) -> dict:
     import numpy as np
 
     from experiments.bench.models import cosines
-    from g2is_jax.features.store import read_store
+    from g2is_jax.features.store import open_store
 
     features_NP = random_features(config.rows, config.width)
     truth_NN = cosines(features_NP)
@@ -173,7 +173,7 @@ def error(config: BenchConfig) -> dict:
         for dtype in DTYPES:
             folder = epath.Path(name) / dtype
             write_chunks(folder, config.rows, dtype, config.chunk_rows, features_NP.__getitem__)
-            found[dtype] = rms_error(cosines(read_store(folder).features_NP), truth_NN)
+            found[dtype] = rms_error(cosines(open_store(folder).read()[:]), truth_NN)
     return found
 
 

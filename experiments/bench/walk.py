@@ -116,7 +116,7 @@ class Problem:
 
 def problem(config: BenchConfig) -> Problem:
     """Seeded; the features begin where jax can take them over without a copy."""
-    from g2is_jax.features.rows import DTYPES, Rows, stored_as
+    from g2is_jax.features.rows import DTYPES, Rows, quantised
     from g2is_jax.runs.tensors import aligned_array
     from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
     from g2is_jax.selection.neighbours import neighbours
@@ -126,7 +126,7 @@ def problem(config: BenchConfig) -> Problem:
     scales_N = np.ones(config.rows, np.float32) if config.dtype == "int8" else None
     for start in range(0, config.rows, 1024):
         block = slice(start, min(start + 1024, config.rows))
-        rows = stored_as(draw(block.stop - start), config.dtype)
+        rows = Rows(*quantised(draw(block.stop - start), config.dtype))
         values_NP[block] = rows.values_NP
         if scales_N is not None and rows.scales_N is not None:
             scales_N[block] = rows.scales_N

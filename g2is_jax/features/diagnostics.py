@@ -1,4 +1,4 @@
-"""What a store of features says about its rows: conflicts, the share of momentum, norms by source.
+"""Diagnoses the rows of a store: conflicts, the share of momentum, norms by source.
 
 Rows that share Adam's momentum are all positively correlated, so that no pair of them may conflict
 and the walk's rule against conflicts never fires. Nothing else would show it.
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.data.batches import epoch_order
+from g2is_jax.features.rows import divisors
 from g2is_jax.features.store import Store
 
 SAMPLE_ROWS = 2_000  # whose pairs are looked at one by one
 SAMPLE_SEED = 0
 PRODUCT_ROWS = 256  # rows of the sample's cosine matrix that are in memory at once
-MOST_NAMED, MOST_TOLD = 20, 5  # ids of odd rows, here and on the terminal
+MOST_NAMED, MOST_PRINTED = 20, 5  # ids of odd rows, in the file and on the terminal
 FEW_CONFLICTS = 0.01
 
 
 @dataclass(frozen=True)
 class OddRows:
-    """How many rows are out of order in one way, and the ids of the first of them."""
+    """The number of rows that are out of order in one way, and the ids of the first of them."""
 
     count: int
     ids: tuple[str, ...]
@@ -29,7 +30,7 @@ class OddRows:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of a quantity that so many rows have."""
+    """Quantiles of a quantity that so many rows have."""
 
     rows: int
     q05: float
@@ -108,15 +109,15 @@ def diagnose(
 
 
 def lines(diagnostics: Diagnostics) -> str:
-    """The essential for the terminal, in at most four lines."""
+    """The summary for the terminal, in at most four lines."""
     d = diagnostics
     odd = [
-        _told_odd(name, rows)
+        _odd_line(name, rows)
         for name, rows in (("not finite", d.non_finite), ("zero", d.zero))
         if rows.count
     ]
-    told = (_told_cosines(d), _told_momentum(d), _told_norms(d), "; ".join(odd))
-    return "\n".join(line for line in told if line)
+    parts = (_cosines_line(d), _momentum_line(d), _norms_line(d), "; ".join(odd))
+    return "\n".join(line for line in parts if line)
 
 
 def _sampled_rows(store: Store) -> np.ndarray:
@@ -133,8 +134,7 @@ def _read(store: Store, sampled_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     sample_SP = np.zeros((len(sampled_S), store.width))
     for positions_B, features_BP in store.blocks():
         norms_B = np.sqrt(np.einsum("bp,bp->b", features_BP, features_BP, dtype=np.float64))
-        scales_B = np.divide(1, norms_B, out=np.zeros_like(norms_B), where=norms_B > 0)
-        total_P += np.einsum("b,bp->p", scales_B, features_BP, dtype=np.float64)
+        total_P += np.einsum("b,bp->p", 1 / divisors(norms_B), features_BP, dtype=np.float64)
         norms_N[positions_B] = norms_B
         kept_B = place_N[positions_B] >= 0
         sample_SP[place_N[positions_B[kept_B]]] = features_BP[kept_B]
@@ -148,7 +148,7 @@ def _mean_of_pairs(square_of_sum: float, sum_of_squares: float, rows: int) -> fl
 
 
 def _negative_pairs(sample_SP: np.ndarray) -> tuple[int, int]:
-    """How many pairs the rows make, and how many of them have a negative product."""
+    """Counts the pairs that the rows make, and those with a negative product."""
     rows, negative = len(sample_SP), 0
     for start in range(0, rows, PRODUCT_ROWS):
         products = sample_SP[start : start + PRODUCT_ROWS] @ sample_SP[start:].T
@@ -183,39 +183,39 @@ def _odd_rows(odd_N: np.ndarray, ids_N: Sequence[str]) -> OddRows:
 # Lines for the terminal.
 
 
-def _told_cosines(d: Diagnostics) -> str:
+def _cosines_line(d: Diagnostics) -> str:
     if d.mean_cosine is None or d.negative_share is None:
         return f"features: no two of {d.rows:,} rows to compare"
     share = f"{100 * d.negative_share:.3g} % of {d.pairs:,} pairs conflict"
     return f"features: mean cosine {d.mean_cosine:.2g}, {share}"
 
 
-def _told_momentum(d: Diagnostics) -> str:
+def _momentum_line(d: Diagnostics) -> str:
     if d.momentum is None:
         return ""
-    told = f"|m|/|g| median {d.momentum.share.median:.2g}"
+    line = f"|m|/|g| median {d.momentum.share.median:.2g}"
     if d.momentum.predicted_cosine is not None:
-        told += f", alone a mean cosine of {d.momentum.predicted_cosine:.2g}"
+        line += f", alone a mean cosine of {d.momentum.predicted_cosine:.2g}"
     if d.negative_share is not None and d.negative_share < FEW_CONFLICTS:
-        told += ": the momentum term hides conflicts (kind rms has none)"
-    return told
+        line += ": the momentum term hides conflicts (kind rms has none)"
+    return line
 
 
-def _told_norms(d: Diagnostics) -> str:
+def _norms_line(d: Diagnostics) -> str:
     norms = d.gradient_norms
     if norms is None or norms.q95 == 0:
         return ""
-    told = f"|g| median {norms.median:.3g}, 90 % from {norms.q05:.3g} to {norms.q95:.3g}"
+    line = f"|g| median {norms.median:.3g}, 90 % from {norms.q05:.3g} to {norms.q95:.3g}"
     medians = sorted((of.median, source) for source, of in d.norms_by_source.items())
     if len(medians) > 1:
         (low, lowest), (high, highest) = medians[0], medians[-1]
-        told += (
+        line += (
             f"; median of {lowest or 'no source'} {low:.3g}, of {highest or 'no source'} {high:.3g}"
         )
-    return told
+    return line
 
 
-def _told_odd(name: str, odd: OddRows) -> str:
-    ids = ", ".join(odd.ids[:MOST_TOLD])
-    more = f" and {odd.count - MOST_TOLD:,} more" if odd.count > MOST_TOLD else ""
+def _odd_line(name: str, odd: OddRows) -> str:
+    ids = ", ".join(odd.ids[:MOST_PRINTED])
+    more = f" and {odd.count - MOST_PRINTED:,} more" if odd.count > MOST_PRINTED else ""
     return f"{name}: {odd.count:,} row{'s' * (odd.count > 1)} ({ids}{more})"

@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 from etils import epath
 
+from g2is_jax.features.rows import divisors
 from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.features.store_chunk import OF_EACH_ROW
 from g2is_jax.runs.errors import InputError
@@ -31,7 +32,7 @@ SAFE_TORCH = (2, 6)  # before it weights_only could be got around: CVE-2025-3243
 
 @dataclass(frozen=True)
 class Summary:
-    """What was read or written: rows, their width, and how many of them are not finite."""
+    """The rows read or written, their width, and how many of them are not finite."""
 
     rows: int
     width: int
@@ -40,7 +41,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix that is read in slices of rows, and what its file knows of each row."""
+    """A matrix that is read in slices of rows, and what its file says of each row (`known`)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -49,14 +50,14 @@ class Matrix:
 
 
 def open_matrix(source: epath.Path) -> Matrix:
-    """The matrix of a .npy, .safetensors or .pt file; InputError if it is not one of numbers."""
+    """Opens a .npy, .safetensors or .pt file; InputError if it holds no matrix of numbers."""
     return _checked(_reader(source)(source), source)
 
 
 def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig) -> Summary:
-    """Write a store of a file's rows, in chunks of `config.chunk_rows`.
+    """Writes a store of a file's rows, in chunks of `config.chunk_rows`.
 
-    Norms are those of the given rows, unless the file says what they were before; gradient norms
+    Norms are those of the rows in the file, unless it says what they were before; gradient norms
     equal them, tokens are 0 and rows are counted from 0 where the file does not say.
     InputError if the file is not a matrix of numbers, or `folder` is not empty.
     """
@@ -75,7 +76,7 @@ def import_features(source: epath.Path, folder: epath.Path, config: StoreConfig)
 
 
 def export_features(folder: epath.Path, destination: epath.Path) -> Summary:
-    """Write a store's unit rows to one file, float32 and in the order of their numbers.
+    """Writes a store's unit rows to one file, float32 and in the order of their numbers.
 
     They lie in a second, temporary file first, so that memory holds one chunk at a time.
     InputError if `destination` exists, or its suffix is unknown.
@@ -190,13 +191,13 @@ def _checked(matrix: Matrix, source: epath.Path) -> Matrix:
 
 
 def _chunk(matrix: Matrix, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """features_BP at the length of their norms, gradient norms and tokens of these rows."""
+    """Returns features_BP at the length of their norms, gradient norms and tokens of some rows."""
     known = {name: values_N[rows] for name, values_N in matrix.known.items()}
     features_BP = matrix.read(rows).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # the writer marks what is not finite
         norms_B = np.linalg.norm(features_BP, axis=1)
         if "norms" in known:
-            factors_B = known["norms"].astype(np.float64) / np.where(norms_B > 0, norms_B, 1)
+            factors_B = known["norms"].astype(np.float64) / divisors(norms_B)
             features_BP, norms_B = features_BP * factors_B[:, None], known["norms"]
     if "finite" in known:
         features_BP[~known["finite"].astype(bool)] = np.nan
@@ -216,7 +217,7 @@ def _writer(destination: epath.Path) -> Callable[[Store, Path], Path]:
 
 
 def _features_file(store: Store, place: Path) -> Path:
-    """A .npy file of the store's rows, filled block by block."""
+    """Writes a .npy file of the store's rows, block by block."""
     file, shape = place / "features.npy", (len(store.rows_N), store.width)
     features_NP = np.lib.format.open_memmap(file, "w+", np.float32, shape)
     with file.open("r+b") as stream, contextlib.suppress(AttributeError):

@@ -34,12 +34,12 @@ class Microbatches:
     input_seconds: float = field(default=0.0, init=False)  # spent on laying batches out
 
     def run(self, plan: Plan) -> list[FeatureBatch]:
-        """Features of the plan's rows, in their order; padding rows are left out."""
+        """Returns the features of the plan's rows, in their order; padding rows are left out."""
         if plan.size_B * plan.width_T > self.tokens and plan.size_B > self.multiple:
             return self._halves(plan)
-        began = time.perf_counter()
+        started = time.perf_counter()
         batch = lay_out(self.encoded, plan)
-        self.input_seconds += time.perf_counter() - began
+        self.input_seconds += time.perf_counter() - started
         try:
             found = jax.device_get(self.compute(batch))
         except jax.errors.JaxRuntimeError as error:
@@ -72,11 +72,11 @@ def extract(
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
 ) -> dict:
-    """Write one feature row for each example to each writer's store; chunks that all of them have
+    """Writes one feature row for each example to each writer's store; chunks that all of them have
     are kept.
 
     batch_tokens: tokens, padding included, that go through one device at once. share: which
-    chunks are this process's, (index, number of processes). Returns what the work came to.
+    chunks are this process's, (index, number of processes). Returns counts and seconds of the work.
     """
     plans = length_batches(encoded, batch_tokens * devices, multiple=devices)
     chunks = chunked(plans, writers[0].chunk_rows)
@@ -85,7 +85,7 @@ def extract(
     mine = [i for i in range(len(chunks)) if i % share[1] == share[0]]
     kept = sum(len(layout[i]) for i in mine if done[i])
     microbatches = Microbatches(compute, encoded, devices)
-    began = time.perf_counter()
+    started = time.perf_counter()
     total = sum(len(layout[i]) for i in mine)
     with Progress(label, total, done=kept) as progress, finishing():
         for index in mine:
@@ -103,7 +103,7 @@ def extract(
             if asked_to_stop():
                 raise Stopped
     return {
-        "seconds_of_pass": round(time.perf_counter() - began, 3),
+        "seconds_of_pass": round(time.perf_counter() - started, 3),
         "rows_of_pass": total - kept,
         "seconds_of_input": round(microbatches.input_seconds, 3),
         "seconds_waiting_for_disk": round(sum(writer.waited for writer in writers), 3),
@@ -113,10 +113,10 @@ def extract(
 
 
 def fitting_tokens(memory_of: Callable[[int, int], int], width_T: int, free_bytes: int) -> int:
-    """Tokens that a device has room for at once: measured with one row and with two.
+    """Estimates the tokens that a device has room for at once, from one row and from two.
 
     memory_of: (rows, width_T) -> bytes beside the weights that such a batch takes.
     """
-    one, two = memory_of(1, width_T), memory_of(2, width_T)
-    rows = 1 + (SAFE_SHARE * free_bytes - one) / max(two - one, 1)
+    of_one, of_two = memory_of(1, width_T), memory_of(2, width_T)
+    rows = 1 + (SAFE_SHARE * free_bytes - of_one) / max(of_two - of_one, 1)
     return int(min(max(rows, 1) * width_T, MOST_TOKENS))

@@ -25,7 +25,6 @@ from g2is_jax.features.projection import (
 )
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
-from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import DATA, replicated
 from g2is_jax.training.loss import example_loss
 from g2is_jax.training.optimizer import Moments
@@ -38,23 +37,17 @@ Array = jax.Array | np.ndarray
 
 @dataclass(frozen=True)
 class DirectionConfig:
-    """The kind of feature, and the constants of the Adam that left the moments."""
+    """The kind of feature, one of KINDS, and the constants of the Adam that left the moments."""
 
     kind: str
     b1: float
     b2: float
     eps: float
 
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise InputError(
-                f"feature kind {self.kind!r} is unknown; choose one of {', '.join(KINDS)}"
-            )
-
 
 class FeatureBatch(NamedTuple):
-    """Of a batch: features before normalisation, one set for each direction; gradient norms |g|;
-    supervised tokens."""
+    """The result of one batch: features before normalisation, one set for each of K directions;
+    gradient norms |g|; supervised tokens."""
 
     features_KBP: Array
     gradient_norms_B: Array
@@ -62,7 +55,7 @@ class FeatureBatch(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What all batches of a pass share. bits: those of the projection, by leaf path."""
+    """The inputs that all batches of a pass share. bits: the projection's, by leaf path."""
 
     adapter: Leaves
     base: Leaves
@@ -75,10 +68,10 @@ class Inputs(NamedTuple):
 def direction(
     config: DirectionConfig, g: jax.Array, m: jax.Array, v: jax.Array, step: jax.Array
 ) -> jax.Array:
-    """What gradient g would add to the adapter, up to the learning rate; elementwise.
+    """Returns the step that gradient g would add to the adapter, up to the learning rate.
 
-    `adam` is a textbook step with bias correction after `step` earlier ones (LESS, Eq. 1-2);
-    `adam_less` is what LESS's released code computes: no correction, eps inside the root.
+    Elementwise. `adam` is a textbook step with bias correction after `step` earlier ones (LESS,
+    Eq. 1-2); `adam_less` is what LESS's released code computes: no correction, eps inside the root.
     """
     if config.kind == "sgd":
         return g
@@ -91,7 +84,7 @@ def direction(
     after = step.astype(jnp.float32) + 1
     correction_1, correction_2 = 1 / (1 - config.b1**after), 1 / (1 - config.b2**after)
     root = jnp.sqrt(w * correction_2) + config.eps
-    return (g if config.kind == "rms" else u * correction_1) / root
+    return {"rms": g, "adam": u * correction_1}[config.kind] / root
 
 
 def shared_inputs(
@@ -103,7 +96,7 @@ def shared_inputs(
     seed: int,
     mesh: Mesh | None = None,
 ) -> Inputs:
-    """The inputs of a pass, on all devices of the mesh; a base that is shared out stays so."""
+    """Places a pass's inputs on all devices of the mesh; a base that is shared out stays so."""
     bits = random_bits(projection, seed, model.adapter_shapes)
     step = jnp.asarray(moments.step)
     inputs = Inputs(adapter, base, moments.first, moments.second, step, bits)
@@ -125,8 +118,8 @@ def feature_function(
     On a mesh each device deals with its own rows and needs nothing of the others but the weights
     that they share: the devices run one program each, so no gradient can be summed over them.
     """
-    one = functools.partial(_one_example, model, directions, projection)
-    batched = jax.vmap(one, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
+    of_example = functools.partial(_of_example, model, directions, projection)
+    batched = jax.vmap(of_example, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
     if mesh is None:
         return jax.jit(batched)
 
@@ -145,11 +138,11 @@ def feature_function(
 
 
 def _of_rows(features, rest) -> Any:
-    """Where the rows are in the parts of a FeatureBatch."""
+    """Says where the rows are in the parts of a FeatureBatch."""
     return FeatureBatch(features, rest, rest)
 
 
-def _one_example(
+def _of_example(
     model: Model,
     directions: tuple[DirectionConfig, ...],
     projection: ProjectionConfig,
@@ -181,8 +174,10 @@ def _tap(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     path: str,
 ) -> Callable:
-    """(leaf, sums, state) -> (leaf, sums), unchanged. Backwards, where the leaf's gradient arrives
-    with the sums over later leaves: adds this leaf's features and square to them, and drops it.
+    """Returns (leaf, sums, state) -> (leaf, sums), which changes nothing on the way forward.
+
+    Backwards, where the leaf's gradient arrives with the sums over later leaves, it adds the leaf's
+    features and square to them and drops the gradient.
 
     The sums have no value of their own; what passes through them is their "gradient".
     """

@@ -19,7 +19,9 @@ from g2is_jax.runs.processes import process_share
 
 @functools.cache
 def hidden_function(model: Model) -> Callable[..., jax.Array]:
-    """Jitted (base, tokens_BT, lengths_B) -> features_BD, float32; a row of no tokens is zero.
+    """Returns a jitted (base, tokens_BT, lengths_B) -> features_BD, float32.
+
+    A row of no tokens is zero.
 
     features = sum_i i h_i / sum_i i over the tokens i = 1, 2, ... of an example, prompt and reply
     alike, with h the hidden states after the last norm (Ivison et al., 2025, RDS+).
@@ -44,7 +46,7 @@ def extract_hidden(
     batch_tokens: int,
     writer: StoreWriter,
 ) -> dict:
-    """Write one row for each example to the store, as `extract` does; by all processes that share
+    """Writes one row for each example to the store, as `extract` does; by all processes that share
     the work, each with all its devices.
 
     Gradient norms are zeros, as there is no gradient; tokens are the supervised ones.

@@ -52,9 +52,9 @@ class ProjectionConfig:
 
 
 def random_bits(config: ProjectionConfig, seed: int, shapes: Shapes) -> Bits:
-    """What the projection of each leaf depends on; an argument of compiled code, not part of it.
+    """The bits that the projection of each leaf depends on; an argument of compiled code.
 
-    Of the sketch: words of signs (n, W), and offsets (n,), for n = blocks times repetitions.
+    For the sketch: words of signs (n, W), and offsets (n,), for n = blocks times repetitions.
     """
     keys = {path: jnp.asarray(_key(seed, path)) for path in shapes}
     if config.kind != "sketch":
@@ -75,7 +75,7 @@ def features_width(config: ProjectionConfig, shapes: Shapes) -> int:
 
 
 def empty_sum(config: ProjectionConfig, shapes: Shapes) -> jax.Array:
-    """What the leaves of one example are added to; `finished` makes the feature of it."""
+    """The sum to which the leaves of one example are added; `finished` makes the feature of it."""
     width = features_width(config, shapes)
     # The sketch adds blocks at any offset: twice the width, and none has to wrap around.
     return jnp.zeros(2 * width if config.kind == "sketch" else width, jnp.float32)
@@ -106,10 +106,10 @@ def add_leaf(
         return lambda bits, x_G, total: jax.lax.dynamic_update_slice_in_dim(total, x_G, begin, 0)
 
     @jax.custom_batching.custom_vmap
-    def one(bits, x_G, total):
+    def of_example(bits, x_G, total):
         return batched(bits, x_G[None], total[None])[0]
 
-    @one.def_vmap
+    @of_example.def_vmap
     def _(axis_size, in_batched, bits, *values):
         assert not any(jax.tree.leaves(in_batched[0])), "the signs are shared by a batch"
         rows = [
@@ -118,22 +118,7 @@ def add_leaf(
         ]
         return batched(bits, *rows), True
 
-    return one
-
-
-def project(config: ProjectionConfig, seed: int, leaves: dict[str, jax.Array]) -> jax.Array:
-    """Project leaves of shape (B, ...) together: features (B, P), float32."""
-    shapes = {path: leaf.shape[1:] for path, leaf in leaves.items()}
-    bits = random_bits(config, seed, shapes)
-
-    def one(leaves):
-        total = empty_sum(config, shapes)
-        for path, leaf in sorted(leaves.items()):
-            x_G = leaf.reshape(-1).astype(jnp.float32)
-            total = add_leaf(config, shapes, path)(bits[path], x_G, total)
-        return finished(config, total)
-
-    return jax.vmap(one)(leaves)
+    return of_example
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:
@@ -222,7 +207,7 @@ def _sketch(
     whole, rest = divmod(x_BG.shape[1], width)
 
     def signs(block):
-        """Of one block, for each repetition: (repetitions, P)."""
+        """The signs of one block for each repetition, (repetitions, P)."""
         rows = jax.lax.dynamic_slice_in_dim(words_NW, block * repetitions, repetitions)
         return _sign_bits(rows, width)
 
@@ -263,10 +248,10 @@ def _over_blocks(size: int, x_BG: jax.Array, add: Callable, total: jax.Array) ->
     """Fold add(first, x_BR, total) over blocks of `size` values; the last may be smaller."""
     whole, rest = divmod(x_BG.shape[1], size)
 
-    def one(index, total):
+    def add_block(index, total):
         first = index * size
         return add(first, jax.lax.dynamic_slice_in_dim(x_BG, first, size, axis=1), total)
 
     if whole:
-        total = jax.lax.fori_loop(0, whole, one, total)
+        total = jax.lax.fori_loop(0, whole, add_block, total)
     return add(jnp.int32(whole * size), x_BG[:, whole * size :], total) if rest else total

@@ -1,50 +1,53 @@
-"""Feature rows in float32, bfloat16 or int8, as one thing, and unit rows of them on devices.
+"""Feature rows in memory, in the dtype of the store that they came from: float32, bfloat16 or int8.
 
-Rows stay in their own type in device memory. A cosine of two rows is the product of their stored
-values over their lengths, accumulated in float32 (int8: in whole numbers, exactly), so selectors
-see the rows as they stand, whatever a row's scale is, and no float32 copy is made.
+A row is normalised before it is stored. Its former length is kept beside it, for the selectors that
+give a longer gradient a larger say.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import DATA
-
-DTYPES = {name: np.dtype(name) for name in ("float32", "int8")} | {
-    "bfloat16": np.dtype(ml_dtypes.bfloat16)
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
 }
-FEWEST_COLUMNS = 4  # of a product: for fewer, XLA on a CPU makes a float32 copy of the rows
-DIGITS, DIGIT_BASE = 3, 254  # an int8 digit is a whole number from -127 to 127
-LARGEST_INT8 = 127
-WIDEST_INT8 = (2**31 - 1) // 127**2  # values whose products sum to an int32
+LARGEST_INT8 = 127  # the levels of an int8 row, on either side of zero
 
 
-@dataclass(frozen=True, eq=False)
 class Rows:
-    """values_NP in float32, bfloat16, or int8 with the float32 scales_N that multiply its rows.
+    """The one type of a feature matrix in memory; slices of it are float32 NumPy arrays.
 
-    Slices are float32 NumPy arrays of what the rows stand for.
+    values_NP  float32, bfloat16 or int8
+    scales_N   float32, for int8 alone: the factor of each row's values
+    norms_NK   float32: the factor that gives a row the length it had before it was normalised, for
+               each of K checkpoints whose features lie side by side; None for rows that were not
+    finite_N   bool: False for a row whose feature or gradient was not finite, which is zero and
+               stands for nothing; all True by default
     """
 
-    values_NP: np.ndarray | jax.Array
-    scales_N: np.ndarray | None
-
-    def __post_init__(self):
-        dtype = np.dtype(self.values_NP.dtype)
-        if self.values_NP.ndim != 2 or dtype not in DTYPES.values():
+    def __init__(
+        self,
+        values_NP: np.ndarray | jax.Array,
+        scales_N: np.ndarray | None = None,
+        norms_NK: np.ndarray | None = None,
+        finite_N: np.ndarray | None = None,
+    ):
+        dtype = np.dtype(values_NP.dtype)
+        if values_NP.ndim != 2 or dtype not in DTYPES.values():
             raise ValueError(f"rows must be [N, P] of {', '.join(DTYPES)}, not {dtype}")
-        if (self.scales_N is not None) != (dtype == np.int8):
+        count = values_NP.shape[0]
+        if (scales_N is not None) != (dtype == np.int8):
             raise ValueError(f"int8 rows have scales and no others have; these are {dtype}")
-        if self.scales_N is not None and self.scales_N.shape != (len(self),):
-            raise ValueError(f"{len(self)} rows, scales of shape {self.scales_N.shape}")
+        if scales_N is not None and scales_N.shape != (count,):
+            raise ValueError(f"{count} rows, scales of shape {scales_N.shape}")
+        if norms_NK is not None and (norms_NK.ndim != 2 or len(norms_NK) != count):
+            raise ValueError(f"{count} rows, norms of shape {norms_NK.shape}")
+        self.values_NP, self.scales_N, self.norms_NK = values_NP, scales_N, norms_NK
+        self.finite_N = np.ones(count, bool) if finite_N is None else finite_N
 
     def __len__(self) -> int:
         return self.values_NP.shape[0]
@@ -55,10 +58,27 @@ class Rows:
         return self.values_NP.shape
 
     def __getitem__(self, chosen) -> np.ndarray:
-        values = np.asarray(self.values_NP[chosen]).astype(np.float32)
+        """The rows of a slice, of indices or of a mask, [B, P] in float32."""
+        values_BP = np.asarray(self.values_NP[chosen]).astype(np.float32)
         if self.scales_N is None:
-            return values
-        return values * np.asarray(self.scales_N, np.float32)[chosen][..., None]
+            return values_BP
+        return values_BP * np.asarray(self.scales_N, np.float32)[chosen][..., None]
+
+    def take(self, chosen_N: np.ndarray) -> "Rows":
+        """The rows of indices or of a mask, as rows of their own."""
+        return Rows(
+            self.values_NP[chosen_N],
+            None if self.scales_N is None else self.scales_N[chosen_N],
+            None if self.norms_NK is None else self.norms_NK[chosen_N],
+            self.finite_N[chosen_N],
+        )
+
+    def at_former_length(self) -> np.ndarray:
+        """All rows at the length they had before they were normalised, [N, P] in float32."""
+        if self.norms_NK is None:
+            return self[:]
+        parts_NKP = self[:].reshape(*self.norms_NK.shape, -1)
+        return (parts_NKP * self.norms_NK[:, :, None]).reshape(self.shape)
 
 
 def as_rows(features_NP) -> Rows:
@@ -69,187 +89,42 @@ def as_rows(features_NP) -> Rows:
         features_NP = np.asarray(features_NP)
     if np.dtype(features_NP.dtype) != DTYPES["bfloat16"]:
         features_NP = features_NP.astype(np.float32, copy=False)
-    return Rows(features_NP, None)
+    return Rows(features_NP)
 
 
-def stored_as(features_NP, dtype: str) -> Rows:
-    """Float rows rounded to one of DTYPES; int8 with each row's largest magnitude at 127."""
-    features_NP = np.asarray(features_NP, np.float32)
+def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
+    """Rows whose cosines are the weighted means of the checkpoints' cosines (LESS): the unit
+    rows of K checkpoints side by side, [N, K P], each times the root of its checkpoint's weight.
+
+    A row is finite where it is so at every checkpoint.
+    """
+    parts = [weight**0.5 * rows[:] for weight, rows in zip(weights, checkpoints, strict=True)]
+    norms = [rows.norms_NK for rows in checkpoints if rows.norms_NK is not None]
+    if len(norms) not in (0, len(parts)):
+        raise ValueError(f"{len(norms)} of {len(parts)} checkpoints know their rows' lengths")
+    return Rows(
+        np.concatenate(parts, axis=1),
+        norms_NK=np.concatenate(norms, axis=1) if norms else None,
+        finite_N=np.logical_and.reduce([rows.finite_N for rows in checkpoints]),
+    )
+
+
+def quantised(features_NP: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Float rows rounded to one of DTYPES, and the float32 scales_N that multiply int8 rows.
+
+    An int8 row is round(row / scale) with scale = max |row| / 127.
+    """
     if dtype != "int8":
-        return Rows(features_NP.astype(DTYPES[dtype]), None)
-    scales_N = np.abs(features_NP).max(axis=1) / np.float32(LARGEST_INT8)
-    scaled_NP = features_NP / np.where(scales_N > 0, scales_N, 1)[:, None]
-    return Rows(np.rint(scaled_NP).astype(np.int8), scales_N)
+        return features_NP.astype(DTYPES[dtype]), None
+    scales_N = (np.abs(features_NP).max(axis=1) / LARGEST_INT8).astype(np.float32)
+    return np.rint(features_NP / divisors(scales_N)[:, None]).astype(np.int8), scales_N
 
 
-class UnitRows(NamedTuple):
-    """Rows on devices; a value times its row's inverse length is the unit row's value."""
-
-    values_NP: jax.Array
-    inverse_length_N: jax.Array  # 0 for a zero row
-    squared_N: jax.Array  # squared length as selectors see it: 1, or 0 for a zero row
-    bits_NP: jax.Array | None  # of bfloat16 rows on a CPU, see _take
+def unit_length(rows_NP: np.ndarray) -> np.ndarray:
+    """The rows at length 1, in their own dtype; a zero row stays zero."""
+    return rows_NP / divisors(np.linalg.norm(rows_NP, axis=1, keepdims=True))
 
 
-def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
-    """The rows on the device, or shared out over a mesh with zero rows added until it divides.
-
-    InputError names a row that is not finite.
-    """
-    if rows.scales_N is not None and rows.shape[1] > WIDEST_INT8:
-        raise InputError(
-            f"int8 rows of {rows.shape[1]} values: products of more than {WIDEST_INT8} do not fit "
-            "32 bits; store the features as bfloat16, or project them"
-        )
-    values_NP = over_rows(rows.values_NP, mesh)
-    on_cpu = jax.default_backend() == "cpu"
-    in_turn = on_cpu and mesh is None and values_NP.dtype == jnp.int8
-    lengths_N = _lengths_in_turn(values_NP) if in_turn else row_lengths(values_NP)
-    finite_N = np.isfinite(np.asarray(lengths_N)[: len(rows)])
-    if rows.scales_N is not None:
-        scales_N = np.asarray(rows.scales_N)
-        finite_N &= np.isfinite(scales_N) & (scales_N >= 0)
-        lengths_N = lengths_N * over_rows((scales_N > 0).astype(np.float32), mesh)
-    if not finite_N.all():
-        raise InputError(f"pool row {int(np.argmin(finite_N))} has a feature that is not finite")
-    bits_NP = None
-    if values_NP.dtype == jnp.bfloat16 and on_cpu:
-        bits_NP = over_rows(np.asarray(rows.values_NP).view(np.uint16), mesh)
-    inverse_N, squared_N = _inverse_and_squared(lengths_N)
-    return UnitRows(values_NP, inverse_N, squared_N, bits_NP)
-
-
-def over_rows(array, mesh: Mesh | None, fill=0) -> jax.Array:
-    """An array over N on the device, or padded with `fill` and cut over the mesh along N."""
-    if mesh is None:
-        return jax.device_put(array)  # jnp.asarray would copy what a CPU can take over
-    missing = -len(array) % mesh.size
-    if missing:
-        array = np.asarray(array)
-        padding = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
-        array = np.pad(array, padding, constant_values=fill)
-    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(DATA)))
-
-
-@jax.jit
-def row_lengths(features_NP) -> jax.Array:
-    """L2 norm of each row's values, computed in float32."""
-    return jnp.sqrt(jnp.sum(jnp.square(features_NP.astype(jnp.float32)), axis=1))
-
-
-@jax.jit
-def _lengths_in_turn(features_NP) -> jax.Array:
-    """As `row_lengths`; of many int8 rows at once XLA on a CPU would make a float32 copy."""
-    return lax.map(lambda row_P: row_lengths(row_P[None])[0], features_NP)
-
-
-@jax.jit
-def _inverse_and_squared(lengths_N):
-    has_length_N = lengths_N > 0
-    inverse_N = jnp.where(has_length_N, 1 / jnp.where(has_length_N, lengths_N, 1), 0)
-    return inverse_N, has_length_N.astype(jnp.float32)
-
-
-def unit_rows(rows: UnitRows, chosen_L) -> jax.Array:
-    """The rows of these numbers as float32 unit vectors, or zero, [L, P]."""
-    inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
-    return _take(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
-
-
-def cosines_to_rows(rows: UnitRows, chosen_L, others: UnitRows | None = None) -> jax.Array:
-    """Cosines of the rows of these numbers to all rows, or to all others, [L, N]; one read of the
-    features."""
-    values_LP = _take(rows, chosen_L)
-    inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
-    return cosines_to_values(rows if others is None else others, values_LP, inverse_L)
-
-
-def taken_rows(rows: UnitRows, chosen_L) -> UnitRows:
-    """The rows of these numbers as rows of their own."""
-    inverse_L, squared_L = (
-        jnp.take(of_N, chosen_L, mode="clip") for of_N in (rows.inverse_length_N, rows.squared_N)
-    )
-    bits_LP = None if rows.bits_NP is None else jnp.take(rows.bits_NP, chosen_L, 0, mode="clip")
-    return UnitRows(_take(rows, chosen_L), inverse_L, squared_L, bits_LP)
-
-
-def _take(rows: UnitRows, chosen_L) -> jax.Array:
-    """Rows of these numbers as they are stored, [L, P].
-
-    XLA on a CPU would convert all bfloat16 rows to take a few of them. So there they are taken as
-    whole numbers, which lie in the same memory.
-    """
-    # jnp.take, as slicing along the axis that the devices share would gather all rows on each.
-    stored_NP = rows.values_NP if rows.bits_NP is None else rows.bits_NP
-    stored_LP = jnp.take(stored_NP, chosen_L, axis=0, mode="clip")
-    if rows.bits_NP is None:
-        return stored_LP
-    return lax.bitcast_convert_type(stored_LP, rows.values_NP.dtype)
-
-
-def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
-    """Cosines of rows given by their stored values and inverse lengths to all rows, [L, N]."""
-    if values_LP.dtype == jnp.float32:
-        values_LP, inverse_L = values_LP * inverse_L[:, None], jnp.ones_like(inverse_L)
-    elif values_LP.dtype == jnp.bfloat16:
-        # By a power of two, which rounds nothing, so that rows of any length stay in range.
-        _, exponent_L = jnp.frexp(inverse_L)
-        values_LP = values_LP * jnp.ldexp(jnp.float32(1), exponent_L)[:, None].astype(jnp.bfloat16)
-        inverse_L = jnp.ldexp(inverse_L, -exponent_L)
-    return _products(rows.values_NP, values_LP) * inverse_L[:, None] * rows.inverse_length_N[None]
-
-
-def cosines_to_directions(rows: UnitRows, directions_LP) -> jax.Array:
-    """Cosines of float32 unit directions to all rows, [L, N]; one read of the features.
-
-    For low-precision rows a direction is cut into pieces that their type holds exactly.
-    """
-    if rows.values_NP.dtype == jnp.float32:
-        return _products(rows.values_NP, directions_LP) * rows.inverse_length_N[None]
-    cut = _bfloat16_pieces if rows.values_NP.dtype == jnp.bfloat16 else _int8_digits
-    pieces_LDP, weights_LD = jax.vmap(cut)(directions_LP)
-    width = directions_LP.shape[1]
-    products_SN = _products(rows.values_NP, pieces_LDP.reshape(-1, width))
-    products_LDN = products_SN.reshape(*weights_LD.shape, -1)
-    return jnp.sum(products_LDN * weights_LD[:, :, None], axis=1) * rows.inverse_length_N[None]
-
-
-def _bfloat16_pieces(direction_P):
-    pieces, rest_P = [], direction_P
-    for _ in range(DIGITS):
-        piece_P = lax.reduce_precision(rest_P, exponent_bits=8, mantissa_bits=7)
-        pieces.append(piece_P.astype(jnp.bfloat16))
-        rest_P = rest_P - piece_P
-    return jnp.stack(pieces), jnp.ones(DIGITS, jnp.float32)
-
-
-def _int8_digits(direction_P):
-    largest = jnp.abs(direction_P).max()
-    unit = jnp.where(largest > 0, largest, 1) / LARGEST_INT8
-    digits, rest_P = [], direction_P / unit
-    for _ in range(DIGITS):
-        digit_P = jnp.round(rest_P)
-        digits.append(digit_P.astype(jnp.int8))
-        rest_P = (rest_P - digit_P) * DIGIT_BASE
-    return jnp.stack(digits), unit / jnp.float32(DIGIT_BASE) ** jnp.arange(DIGITS)
-
-
-def _products(values_NP, others_LP) -> jax.Array:
-    """<other, row> in float32, [L, N].
-
-    On a CPU, XLA keeps low precision in a product of this order of sides alone, and is fast in
-    float32 in the other order.
-    """
-    if values_NP.dtype == jnp.float32:
-        return jnp.matmul(values_NP, others_LP.T, precision=lax.Precision.HIGHEST).T
-    count = len(others_LP)
-    if count < FEWEST_COLUMNS:
-        others_LP = jnp.pad(others_LP, ((0, FEWEST_COLUMNS - count), (0, 0)))
-    products_LN = lax.dot_general(
-        others_LP,
-        values_NP,
-        (((1,), (1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.int32 if values_NP.dtype == jnp.int8 else jnp.float32,
-    )
-    return products_LN[:count].astype(jnp.float32)
+def divisors(lengths):
+    """Lengths to divide rows by, of NumPy or JAX: 1 for a zero row, which so stays zero."""
+    return lengths + (lengths == 0)

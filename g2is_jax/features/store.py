@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
+from g2is_jax.features.rows import DTYPES, Rows
 from g2is_jax.features.store_chunk import (
-    DTYPES,
     OF_EACH_ROW,
     chunk_file,
     done_file,
@@ -37,7 +37,7 @@ SETTINGS = "store.json"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """dtype of the rows on disk, and how many rows (at least) stand between two done-marks."""
+    """The dtype of the rows on disk, and how many rows (at least) stand between two done-marks."""
 
     dtype: str
     chunk_rows: int
@@ -50,28 +50,17 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class Features:
-    """A store in memory, in the order of the file the rows came from.
-
-    rows_N: row numbers in that file (rows without a supervised token are absent).
-    features_NP: unit rows, float32. norms_N: their norms before. gradient_norms_N: |g|.
-    tokens_N: supervised tokens. finite_N: False where the feature or the gradient was not finite;
-    such a row is zero and stands for nothing.
-    """
-
-    rows_N: np.ndarray
-    features_NP: np.ndarray
-    norms_N: np.ndarray
-    gradient_norms_N: np.ndarray
-    tokens_N: np.ndarray
-    finite_N: np.ndarray
-
-
-@dataclass(frozen=True)
 class Store:
-    """A finished store: what `Features` has, but the rows themselves stay on disk.
+    """A finished store, whose rows stay on disk; in the order of the file the rows came from.
 
-    positions: of each chunk, the places of its rows in the arrays over N.
+    dtype, width      of the rows on disk, which have unit length
+    rows_N            their numbers in that file (rows without a supervised token are absent)
+    norms_N           their lengths before they were normalised, float32
+    gradient_norms_N  |g|, float32
+    tokens_N          their supervised tokens
+    finite_N          False where the feature or the gradient was not finite; such a row is zero and
+                      stands for nothing
+    positions         for each chunk, the places of its rows in the arrays over N
     """
 
     folder: epath.Path
@@ -89,15 +78,8 @@ class Store:
         for index, positions_B in enumerate(self.positions):
             yield positions_B, read_features(self.folder, index)
 
-    def matrix(self) -> np.ndarray:
-        """All rows, features_NP in float32, filled block by block."""
-        features_NP = aligned_array((len(self.rows_N), self.width), DTYPES["float32"])
-        self.read_into(features_NP)
-        return features_NP
-
-    def stored(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """All rows as they lie on disk: values_NP in the store's dtype, and of int8 the float32
-        scales_N that multiply them. No copy in float32 is made."""
+    def read(self) -> Rows:
+        """All rows in memory, in the store's dtype; no copy in float32 is made."""
         values_NP = aligned_array((len(self.rows_N), self.width), DTYPES[self.dtype])
         scales_N = np.empty(len(self.rows_N), np.float32) if self.dtype == "int8" else None
         for index, positions_B in enumerate(self.positions):
@@ -105,10 +87,10 @@ class Store:
             values_NP[positions_B] = values_BP
             if scales_N is not None:
                 scales_N[positions_B] = scales_B
-        return values_NP, scales_N
+        return Rows(values_NP, scales_N, self.norms_N[:, None], self.finite_N)
 
     def read_into(self, features_NP: np.ndarray) -> None:
-        """Fill a matrix that is already there, such as a memory map."""
+        """Fills a float32 matrix that is already there, such as a memory map."""
         for positions_B, features_BP in self.blocks():
             features_NP[positions_B] = features_BP
             del features_BP  # else it lives on while the next one is read
@@ -148,7 +130,7 @@ class StoreWriter:
             self._raise_error()
 
     def start(self, chunks: Sequence[np.ndarray]) -> list[bool]:
-        """Lay out the chunks (positions of examples); tell which of them are already written.
+        """Lays out the chunks (positions of examples); returns which of them are already written.
 
         A chunk of an earlier layout (other batches) counts as not written.
         """
@@ -166,7 +148,7 @@ class StoreWriter:
         return [table is not None for table in tables]
 
     def write(self, index: int, features_BP, gradient_norms_B, tokens_B) -> None:
-        """Hand over a chunk, whose arrays are the writer's from then on; its done-mark comes last.
+        """Hands over a chunk, whose arrays are the writer's from then on; its done-mark comes last.
 
         Waits while the chunk before it is still being written, and raises what went wrong with it.
         A row whose feature or gradient norm is not finite is stored as zeros and marked.
@@ -175,27 +157,27 @@ class StoreWriter:
         self._wait()
         self._raise_error()
         chunk = (index, features_BP, gradient_norms_B, tokens_B)
-        # A daemon: a process that is told to stop does not stay for it.
+        # A daemon: a process that is asked to stop does not stay for it.
         self._thread = threading.Thread(target=self._work, args=chunk, daemon=True)
         self._thread.start()
 
     def _work(self, index: int, features_BP, gradient_norms_B, tokens_B) -> None:
         """Writes a chunk; what goes wrong is kept for the caller."""
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             tensors = encode(features_BP, gradient_norms_B, tokens_B, self._dtype)
             self._agree_on_width(tensors["features"].shape[1])
             write_chunk(self._folder, index, tensors | {"rows": self._chunks[index]})
         except BaseException as error:
             self._error = error
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - started
 
     def _wait(self) -> None:
-        began = time.perf_counter()
+        started = time.perf_counter()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - started
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -213,7 +195,7 @@ class StoreWriter:
             self._write_settings()
 
     def _write_settings(self) -> None:
-        """By the process that has the first chunk, and so knows the width."""
+        """Writes store.json: the process that has the first chunk does, as it knows the width."""
         if not is_first():
             return
         settings = {
@@ -225,7 +207,7 @@ class StoreWriter:
         write_atomic(self._folder / SETTINGS, json.dumps(settings) + "\n")
 
     def _remove_surplus(self, count: int) -> None:
-        """Delete what an earlier layout left beyond the last of `count` chunks."""
+        """Deletes what an earlier layout left beyond the last of `count` chunks."""
         files = (of(self._folder, i) for of in (chunk_file, done_file) for i in range(count))
         kept = {file.name for file in files}
         for file in self._folder.glob("chunk-*"):
@@ -234,7 +216,7 @@ class StoreWriter:
 
 
 def open_store(folder: epath.Path) -> Store:
-    """Check every byte of a finished store, and read all but its rows.
+    """Checks every byte of a finished store, and reads all but its rows.
 
     InputError names a chunk that is missing or damaged.
     """
@@ -263,21 +245,8 @@ def open_store(folder: epath.Path) -> Store:
     )
 
 
-def read_store(folder: epath.Path) -> Features:
-    """Read a finished store into memory; InputError names a chunk that is missing or damaged."""
-    store = open_store(folder)
-    return Features(
-        rows_N=store.rows_N,
-        features_NP=store.matrix(),
-        norms_N=store.norms_N,
-        gradient_norms_N=store.gradient_norms_N,
-        tokens_N=store.tokens_N,
-        finite_N=store.finite_N,
-    )
-
-
 def _read_settings(folder: epath.Path) -> dict:
-    """What store.json says; InputError if a StoreWriter did not leave it so."""
+    """The contents of store.json; InputError if a StoreWriter did not leave it so."""
     file = folder / SETTINGS
     if not file.exists():
         raise InputError(f"{file}: no such file; delete {folder} and run the same command")

@@ -3,27 +3,21 @@
 chunk-00000.safetensors features (unit rows), norms, gradient_norms, tokens, rows, finite, scales
 chunk-00000.done        the chunk's sha256, written after it
 
-int8 rows are round(row / scale) with scale = max |row| / 127, a float32 of each row in `scales`;
-float32 and bfloat16 rows have none.
+Rows are rounded by `rows.quantised`: int8 rows have a float32 scale each in `scales`, float32 and
+bfloat16 rows have none.
 """
 
 import hashlib
 
-import ml_dtypes
 import numpy as np
 from etils import epath
 
+from g2is_jax.features.rows import divisors, quantised
 from g2is_jax.runs.storage import in_object_store, write_atomic
 from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, to_bytes
 
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int8": np.dtype(np.int8),
-}
 OF_EACH_ROW = ("rows", "norms", "gradient_norms", "tokens", "finite")
-SMALLEST_NORM = 1e-10  # divisor of a zero row
-LEVELS = 127  # of int8, on either side of zero
+SMALLEST_NORM = 1e-10  # a shorter row is divided by this, and stays short
 HASH_BYTES = 2**20  # read at a time
 
 
@@ -43,31 +37,29 @@ def encode(features_BP, gradient_norms_B, tokens_B, dtype: str) -> dict[str, np.
         norms_B = np.sqrt(squares_B).astype(np.float32)
         gradient_norms_B = np.asarray(gradient_norms_B).astype(np.float32)
     finite_B = np.isfinite(norms_B) & np.isfinite(gradient_norms_B)
-    divisors_B = np.where(finite_B, np.maximum(norms_B, SMALLEST_NORM), 1)
-    units_BP = features_BP / divisors_B[:, None]
+    norms_B = np.where(finite_B, norms_B, 0)
+    units_BP = features_BP / np.maximum(divisors(norms_B), SMALLEST_NORM)[:, None]
     units_BP[~finite_B] = 0
+    values_BP, scales_B = quantised(units_BP, dtype)
     tensors = {
-        "norms": np.where(finite_B, norms_B, 0),
+        "features": values_BP,
+        "norms": norms_B,
         "gradient_norms": np.where(finite_B, gradient_norms_B, 0),
         "tokens": np.asarray(tokens_B).astype(np.int32),
         "finite": finite_B,
     }
-    if dtype == "int8":
-        scales_B = (np.abs(units_BP).max(axis=1) / LEVELS).astype(np.float32)
-        units_BP = np.rint(units_BP / np.where(scales_B > 0, scales_B, 1)[:, None])
-        tensors["scales"] = scales_B
-    return tensors | {"features": units_BP.astype(DTYPES[dtype])}
+    return tensors if scales_B is None else tensors | {"scales": scales_B}
 
 
 def write_chunk(folder: epath.Path, index: int, tensors: dict[str, np.ndarray]) -> None:
-    """The chunk's two files; the done-mark comes last."""
+    """Writes the chunk's two files; the done-mark comes last."""
     data = to_bytes(tensors)
     write_atomic(chunk_file(folder, index), data)
     write_atomic(done_file(folder, index), hashlib.sha256(data).hexdigest())
 
 
 def whole_chunk(folder: epath.Path, index: int, expected: str) -> dict[str, TensorEntry] | None:
-    """Where the chunk's tensors lie, if it is whole and of the expected layout, else None."""
+    """The table of the chunk's tensors, if it is whole and of the expected layout, else None."""
     file, mark = chunk_file(folder, index), done_file(folder, index)
     if not (file.exists() and mark.exists()) or _sha256(file).encode() != mark.read_bytes():
         return None

@@ -1,4 +1,4 @@
-"""The mixed gradient graph as a thing to look at: pool rows and core directions, edges by cosine.
+"""The mixed gradient graph to look at and export: pool rows and core directions, edges by cosine.
 
 Nodes 0..N-1 are the pool's rows, nodes N..N+C-1 the core directions. An edge has the cosine as its
 weight: positive is reinforce, negative conflict. Edges leave
@@ -23,7 +23,7 @@ from etils import epath
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import naming_failures, write_atomic
 from g2is_jax.selection.neighbours import neighbours
-from g2is_jax.selection.rivals.influence import similarities
+from g2is_jax.selection.rivals.similarity import similarities
 
 ROW, CORE = "row", "core"
 MOST_GRAPHML_EDGES = 2_000_000  # about 250 bytes each
@@ -42,7 +42,7 @@ class TooLarge(InputError):
 
 @dataclass(frozen=True)
 class Nodes:
-    """Who the nodes are: the id and source of each row, the weight of each core direction."""
+    """The nodes: the id and source of each row, the weight of each core direction."""
 
     ids_N: Sequence[str]
     sources_N: Sequence[str]
@@ -164,23 +164,23 @@ def _graphml(graph: MixedGraph) -> Iterator[str]:
     yield '<graph id="mixed" edgedefault="directed">\n'
     nodes = graph.nodes
     for node in range(len(nodes)):
-        told = {"name": nodes.identifier(node), "kind": ROW if node < graph.rows else CORE}
+        values = {"name": nodes.identifier(node), "kind": ROW if node < graph.rows else CORE}
         if node < graph.rows:
-            told["source"] = nodes.sources_N[node]
+            values["source"] = nodes.sources_N[node]
         else:
-            told["explained"] = repr(float(nodes.weights_C[node - graph.rows]))
-        yield f'<node id="n{node}">{_data(told)}</node>\n'
+            values["explained"] = repr(float(nodes.weights_C[node - graph.rows]))
+        yield f'<node id="n{node}">{_data(values)}</node>\n'
     edges = zip(graph.from_nodes().tolist(), graph.to_nodes.tolist(), strict=True)
     for (start, end), cosine in zip(edges, graph.cosines.tolist(), strict=True):
-        told = {"weight": repr(cosine), "sign": str((cosine > 0) - (cosine < 0))}
-        yield f'<edge source="n{start}" target="n{end}">{_data(told)}</edge>\n'
+        values = {"weight": repr(cosine), "sign": str((cosine > 0) - (cosine < 0))}
+        yield f'<edge source="n{start}" target="n{end}">{_data(values)}</edge>\n'
     yield "</graph>\n</graphml>\n"
 
 
-def _data(told: dict[str, str]) -> str:
+def _data(values: dict[str, str]) -> str:
     return "".join(
         f'<data key="{key}">{escape(text.translate(NOT_IN_XML), RETURN)}</data>'
-        for key, text in told.items()
+        for key, text in values.items()
     )
 
 
@@ -203,7 +203,7 @@ def write_adjacency(features_NP, folder: epath.Path) -> None:
 
 
 def _write_npy(file: epath.Path, array: np.ndarray) -> None:
-    """Whole or not at all, and without a copy of the array in memory on a local disk."""
+    """Writes the file whole or not at all, without a copy of the array on a local disk."""
     part = file.parent / f".{file.name}.{os.getpid()}.tmp"
     with naming_failures(file):
         with part.open("wb") as stream:

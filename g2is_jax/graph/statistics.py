@@ -1,9 +1,10 @@
-"""What the mixed graph looks like in numbers: degrees, conflicts, pieces, similarities, sources."""
+"""The mixed graph in numbers: degrees, conflicts, pieces, similarities, sources."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from g2is_jax.features.rows import unit_length
 from g2is_jax.graph.mixed_graph import MixedGraph
 
 SAMPLE_ROWS = 2_000  # whose pairs are looked at one by one
@@ -112,8 +113,7 @@ def _unit_rows(features_NP, wanted_S) -> np.ndarray:
         if low < high:
             block_BP = np.asarray(features_NP[start : start + BLOCK], np.float32)
             units_SP[low:high] = block_BP[wanted_S[low:high] - start]
-    lengths_S1 = np.linalg.norm(units_SP, axis=1, keepdims=True)
-    return units_SP / np.where(lengths_S1 > 0, lengths_S1, 1)
+    return unit_length(units_SP)
 
 
 def _histogram(cosines) -> np.ndarray:
@@ -136,7 +136,7 @@ def stored(cosines) -> dict:
 
 
 def core_edges(graph: MixedGraph) -> list[dict]:
-    """Of each core direction: its weight, its stored edges, and the largest and smallest cosine."""
+    """The weight, the stored edges, and the largest and smallest cosine of each core direction."""
     found = []
     for component, weight in enumerate(graph.nodes.weights_C):
         begin, end = graph.indptr[graph.rows + component :][:2]
@@ -163,16 +163,16 @@ def pieces(graph: MixedGraph, edges, row_edges) -> dict:
         "rows_alone": (row_edges[:, positive[: row_edges.shape[1]]], graph.rows),
         "with_core": (edges[:, positive], len(graph.nodes)),
     }
-    told = {}
+    found = {}
     for name, (some_edges, nodes) in parts.items():
         sizes = np.bincount(connected(some_edges, nodes))
         sizes = sizes[sizes > 0]
-        told[name] = {
+        found[name] = {
             "components": len(sizes),
             "largest_share": float(sizes.max() / nodes),
             "isolated": int((sizes == 1).sum()),
         }
-    return told
+    return found
 
 
 def connected(edges, nodes: int) -> np.ndarray:

@@ -23,8 +23,8 @@ from g2is_jax.features.gradients import (
 )
 from g2is_jax.features.hidden_states import extract_hidden
 from g2is_jax.features.projection import fold
-from g2is_jax.features.rows import Rows
-from g2is_jax.features.store import Features, StoreWriter, open_store, read_store
+from g2is_jax.features.rows import Rows, side_by_side
+from g2is_jax.features.store import StoreWriter, open_store
 from g2is_jax.pipeline import warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.inputs import device_mesh
@@ -36,8 +36,6 @@ from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.training.optimizer import Moments
-
-Weighted = list[tuple[float, Features]]  # features of each checkpoint, under its weight
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
@@ -265,44 +263,38 @@ def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
     return job.stages.run(Stage("hidden", identity, inputs), dataset.name, build, shared=True)
 
 
-def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Weighted:
-    """The features of a file's usable rows, in their order, under the checkpoints' weights."""
-    folders = stages(job, dataset, kind, seed)
-    if len(folders) == 1:
-        return [(1.0, read(folders[0]))]
-    weights = [checkpoint.weight for checkpoint in warmup_stage.load(job, seed)]
-    return [(weight, read(folder)) for weight, folder in zip(weights, folders, strict=True)]
+def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Rows:
+    """The features of a file's usable rows, in their order; those of several checkpoints side by
+    side, under the checkpoints' weights."""
+    folders = tuple(stages(job, dataset, kind, seed))
+    weights: tuple[float, ...] = (1.0,)
+    if len(folders) > 1:
+        weights = tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))
+    return _kept(job, dataset, folders, weights)
 
 
-@functools.lru_cache(maxsize=8)
-def read(folder: epath.Path) -> Features:
-    """A store in memory, kept there for the next method."""
-    features = read_store(folder)
-    features.features_NP.setflags(write=False)
-    return features
+def load_hidden(job: Job, dataset: Dataset) -> Rows:
+    """The hidden states of a file's usable rows, in their order."""
+    return _kept(job, dataset, (hidden_stage(job, dataset),), (1.0,))
 
 
-@functools.lru_cache(maxsize=1)  # the whole pool
-def read_rows(folder: epath.Path) -> tuple[Rows, np.ndarray]:
-    """A store's rows in memory in their own dtype, and which of them are finite."""
-    store = open_store(folder)
-    return Rows(*store.stored()), store.finite_N
+def forget() -> None:
+    """Drops the rows that are kept in memory for the next method."""
+    _pool_rows.cache_clear()
+    _validation_rows.cache_clear()
 
 
-def finite(weighted: Weighted) -> np.ndarray:
-    """Which rows are finite at every checkpoint: (N,) bool."""
-    return np.logical_and.reduce([features.finite_N for _, features in weighted])
+def _kept(
+    job: Job, dataset: Dataset, folders: tuple[epath.Path, ...], weights: tuple[float, ...]
+) -> Rows:
+    read = _pool_rows if dataset is job.data.pool else _validation_rows
+    return read(folders, weights)
 
 
-def units(weighted: Weighted) -> np.ndarray:
-    """Rows whose cosines are the weighted means of the checkpoints' cosines (LESS): unit rows side
-    by side, each times the root of its checkpoint's weight."""
-    if len(weighted) == 1:
-        return weighted[0][1].features_NP
-    return np.concatenate([w**0.5 * features.features_NP for w, features in weighted], axis=1)
+def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
+    found = [open_store(folder).read() for folder in folders]
+    return found[0] if len(found) == 1 else side_by_side(found, weights)
 
 
-def unnormalised(weighted: Weighted) -> np.ndarray:
-    """The same of the rows at the length they had before normalisation."""
-    rows = [w**0.5 * f.features_NP * f.norms_N[:, None] for w, f in weighted]
-    return np.concatenate(rows, axis=1)
+_pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory
+_validation_rows = functools.lru_cache(maxsize=8)(_read)

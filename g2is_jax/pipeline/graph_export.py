@@ -21,7 +21,7 @@ from g2is_jax.graph.mixed_graph import (
     write_graphml,
     write_npz,
 )
-from g2is_jax.pipeline import material
+from g2is_jax.pipeline import method_inputs
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.report import graph_page
@@ -57,23 +57,23 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
 def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     """Write all of one graph, and say where; returns `graphs/METHOD-SEED[/TARGET]/`."""
-    pool_NP, finite_N = material.pool_rows(job, method, seed)
+    pool = method_inputs.rows_of(job, job.data.pool, method, seed)
     core = directions(job, method, target, seed)
     records = job.data.pool.records
     nodes = Nodes([r.id for r in records], [r.source for r in records], core.weights_C)
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
     E = min(job.settings.selection.walks[method].graph.neighbours, len(records) - 1)
-    graph = mixed_graph(pool_NP, core.core_CP, E, nodes)
+    graph = mixed_graph(pool, core.core_CP, E, nodes)
     folder = place(job, method, target, seed)
     write_npz(graph, folder / "graph.npz")
     left_out = [
         *_unless_too_large(folder, GRAPHML, lambda: write_graphml(graph, folder / GRAPHML[0])),
-        *_unless_too_large(folder, ADJACENCY, lambda: write_adjacency(pool_NP, folder)),
+        *_unless_too_large(folder, ADJACENCY, lambda: write_adjacency(pool, folder)),
     ]
-    summary = statistics.statistics(graph, pool_NP)
+    summary = statistics.statistics(graph, pool)
     summary |= {
         "knowledge": core.summary(),
-        "rows_not_finite": int((~finite_N).sum()),
+        "rows_not_finite": int((~pool.finite_N).sum()),
         "left_out": left_out,
     }
     page = graph_page.markdown(summary, f"{method}, {target.name}, seed {seed}")
@@ -88,7 +88,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
 
 def directions(job: Job, method: str, target: Target, seed: int) -> Core:
     """The core directions that the method's walk follows."""
-    found = material.gather(job, method, target, seed)
+    found = method_inputs.gather(job, method, target, seed)
     return core_of(job.settings.selection.walks[method].knowledge, found)
 
 

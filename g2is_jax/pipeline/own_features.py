@@ -16,8 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import Record, read_records
-from g2is_jax.features.given import Given, read_given
-from g2is_jax.features.rows import Rows
+from g2is_jax.features.own_matrix import OwnMatrix, read_own
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
@@ -28,7 +27,7 @@ from g2is_jax.selection.budget import Limits, limits, without
 from g2is_jax.selection.methods import (
     FEATURES,
     METHODS,
-    Material,
+    MethodInputs,
     SelectionSettings,
     identity,
     needing,
@@ -41,22 +40,22 @@ ONLY_SEED = 0  # methods that look at features alone draw nothing
 class Inputs:
     """The matrices, and the records of the pool's rows where its file was given."""
 
-    pool: Given
-    validation: Given
+    pool: OwnMatrix
+    validation: OwnMatrix
     records: list[Record] | None
 
     @property
-    def rows_N(self) -> np.ndarray:
+    def numbers_N(self) -> np.ndarray:
         """The number of each pool row in its file."""
-        known_N = self.pool.rows_N
-        return np.arange(len(self.pool.values_NP)) if known_N is None else known_N
+        known_N = self.pool.numbers_N
+        return np.arange(len(self.pool.rows)) if known_N is None else known_N
 
     def known(self, row: int) -> dict:
-        """What is written of a pool row beside the reasons for it."""
-        told: dict = {"row": int(self.rows_N[row])}
+        """The fields that identify a pool row beside the reasons for it."""
+        fields: dict = {"row": int(self.numbers_N[row])}
         if self.records is not None:
-            told |= {"id": self.records[row].id, "source": self.records[row].source}
-        return told
+            fields |= {"id": self.records[row].id, "source": self.records[row].source}
+        return fields
 
 
 def run(
@@ -78,8 +77,8 @@ def run(
     digests = {"train_features": _digest(train_features)}
     digests |= {"validation_features": _digest(validation_features)}
     digests |= {"pool": file_hash(pool)} if pool else {}
-    begun = any((workdir / "stages").glob("*"))
-    replace = config.run.replace or not begun
+    started = any((workdir / "stages").glob("*"))
+    replace = config.run.replace or not started
     claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
     several = len(choosing.methods) > 1
     _clear(workdir, set(METHODS) - set(choosing.methods) if several else set(METHODS))
@@ -108,25 +107,26 @@ def _choose(
     """Write the selection of one method."""
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
-    selection = choose(_material(choosing, inputs, allowed))
+    selection = choose(_method_inputs(choosing, inputs, allowed))
     write_why(folder, selection, inputs.known)
     if inputs.records is not None:
         write_lines(folder, selection, inputs.records)
     return {"rows": len(selection.picks), **selection.summary}
 
 
-def _material(choosing: SelectionSettings, inputs: Inputs, allowed: Limits) -> Material:
-    """Validation rows are of one subtask, as nothing says otherwise."""
-    finite_M = inputs.validation.finite_N
-    return Material(
+def _method_inputs(choosing: SelectionSettings, inputs: Inputs, allowed: Limits) -> MethodInputs:
+    """The matrices as a method takes them; validation rows are of one subtask, as nothing says
+    otherwise."""
+    pool, validation = inputs.pool.rows, inputs.validation.rows
+    validation = validation.take(validation.finite_N)
+    return MethodInputs(
         settings=choosing,
-        limits=without(allowed, ~inputs.pool.finite_N),
+        limits=without(allowed, ~pool.finite_N),
         seed=ONLY_SEED,
         tokens_N=allowed.costs_N,
-        pool_NP=Rows(inputs.pool.values_NP, inputs.pool.scales_N),
-        validation_MP=inputs.validation.features_NP[finite_M],
-        unnormalised_MP=inputs.validation.unnormalised_NP[finite_M],
-        subtasks_M=np.zeros(int(finite_M.sum()), int),
+        pool=pool,
+        validation=validation,
+        subtasks_M=np.zeros(len(validation), int),
     )
 
 
@@ -146,41 +146,41 @@ def _read(
     train_features: epath.Path, validation_features: epath.Path, pool: epath.Path | None
 ) -> Inputs:
     """The inputs, once their shapes and counts are known to agree."""
-    given, validation = read_given(train_features), read_given(validation_features)
-    if given.values_NP.shape[1] != validation.values_NP.shape[1]:
+    train, validation = read_own(train_features), read_own(validation_features)
+    if train.rows.shape[1] != validation.rows.shape[1]:
         raise InputError(
-            f"{train_features} is of shape {given.values_NP.shape}, {validation_features} of "
-            f"{validation.values_NP.shape}; both must have the same width: make them with the "
+            f"{train_features} is of shape {train.rows.shape}, {validation_features} of "
+            f"{validation.rows.shape}; both must have the same width: make them with the "
             "same projection"
         )
-    if not validation.finite_N.any():
+    if not validation.rows.finite_N.any():
         raise InputError(f"{validation_features}: no row is finite; make the features again")
-    records = _records(given, pool) if pool else None
-    return Inputs(given, validation, records)
+    records = _records(train, pool) if pool else None
+    return Inputs(train, validation, records)
 
 
-def _records(given: Given, pool: epath.Path) -> list[Record]:
+def _records(train: OwnMatrix, pool: epath.Path) -> list[Record]:
     """The record of each feature row."""
     records = read_records(pool)
-    rows, rows_N = len(given.values_NP), given.rows_N
-    if rows_N is None:
+    rows, numbers_N = len(train.rows), train.numbers_N
+    if numbers_N is None:
         if rows != len(records):
             raise InputError(
-                f"{given.source} has {rows} rows, {pool} has {len(records)}; give one feature row "
+                f"{train.source} has {rows} rows, {pool} has {len(records)}; give one feature row "
                 "for each row of the pool, in its order"
             )
         return records
-    if not 0 <= rows_N.min() <= rows_N.max() < len(records):
+    if not 0 <= numbers_N.min() <= numbers_N.max() < len(records):
         raise InputError(
-            f"{given.source} numbers its rows from {rows_N.min()} to {rows_N.max()}, {pool} has "
-            f"{len(records)}; give the pool that the features were made of"
+            f"{train.source} numbers its rows from {numbers_N.min()} to {numbers_N.max()}, {pool} "
+            f"has {len(records)}; give the pool that the features were made of"
         )
-    return [records[row] for row in rows_N.tolist()]
+    return [records[row] for row in numbers_N.tolist()]
 
 
 def _limits(choosing: SelectionSettings, inputs: Inputs, pool: epath.Path | None) -> Limits:
     """The budget and caps, where what they count is known."""
-    budget, rows = choosing.budget, len(inputs.pool.values_NP)
+    budget, rows = choosing.budget, len(inputs.pool.rows)
     if budget.source_cap < 1 and pool is None:
         raise InputError(
             f"selection.source_cap = {budget.source_cap}: the sources are not known; give the "

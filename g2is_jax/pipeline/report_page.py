@@ -15,10 +15,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.evaluation.compare import SUBJECT
+from g2is_jax.features.rows import unit_length
 from g2is_jax.pipeline import (
     features_stage,
     finetune_stage,
-    material,
+    method_inputs,
     scoring,
     selection_stage,
 )
@@ -151,8 +152,8 @@ def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves
         chosen = selection_stage.stage(job, method, target, seed)
         tuned = finetune_stage.stage(job, chosen, f"{method} {target.name}", seed)
         behind = [
-            *material.stages(job, method, target, seed).values(),
-            *material.sources(job, method, target, seed),
+            *method_inputs.stages(job, method, target, seed).values(),
+            *method_inputs.sources(job, method, target, seed),
             *(chosen.folder, tuned),
         ]
         stages = [cost_section.read_stage(folder.name, read_manifest(folder)) for folder in behind]
@@ -195,14 +196,15 @@ def _walks(job: Job) -> Iterator[Walk]:
 def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
     """Read a finished walk, the rows it chose, and some of those it chose from."""
     settings = job.settings.selection.walks[method]
-    found = material.gather(job, method, target, seed)
+    found = method_inputs.gather(job, method, target, seed)
+    pool, validation = found.rows()
     core = core_of(settings.knowledge, found)
     picks = read_why(selection_stage.stage(job, method, target, seed).folder)
     rows = [pick["position"] for pick in picks]
     draws = np.random.default_rng(SAMPLE_SEED)
     count = len(job.data.pool.records)
     sample_S = np.sort(draws.choice(count, min(count, SAMPLE_ROWS), replace=False))
-    sample_SP = _units(found.pool_NP[sample_S])
+    sample_SP = unit_length(pool[sample_S])
     place = selection_stage.shown_at(job, method, target, seed)
     return Walk(
         method,
@@ -211,11 +213,11 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
         settings.walk,
         core=core,
         picks=picks,
-        prompts_K=[material.prompt(job.data.pool.records[row]) for row in rows],
+        prompts_K=[method_inputs.prompt(job.data.pool.records[row]) for row in rows],
         directions_C=_directions(job, method, target, seed, core),
-        chosen_KP=_units(found.pool_NP[np.array(rows[: walk_map.MOST_POINTS], int)]),
+        chosen_KP=unit_length(pool[np.array(rows[: walk_map.MOST_POINTS], int)]),
         sample_SP=sample_SP[sample_SP.any(axis=1)],  # rows that are not finite are stored as zeros
-        validation_MP=_units(found.validation_MP),
+        validation_MP=unit_length(validation[:]),
         listing=str((place / WHY).relative_to(job.stages.workdir)),
     )
 
@@ -226,14 +228,7 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
     features = features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
-    usable = np.flatnonzero(features_stage.finite(features))
+    usable = np.flatnonzero(features.finite_N)
     records = [dataset.records[row] for row in usable]
-    return [
-        f"validation row {record.id}: {shortened(material.prompt(record))}" for record in records
-    ]
-
-
-def _units(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a zero row stays zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    prompts = [shortened(method_inputs.prompt(record)) for record in records]
+    return [f"validation row {record.id}: {prompts[i]}" for i, record in enumerate(records)]

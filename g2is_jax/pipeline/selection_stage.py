@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline import material
+from g2is_jax.pipeline import method_inputs
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
@@ -67,12 +67,12 @@ def entries(job: Job) -> list[dict]:
 
 def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     """Choose rows, write `selection.jsonl` and `selected.jsonl`, and copy them to `selections/`."""
-    folders = material.stages(job, method, target, seed)
+    folders = method_inputs.stages(job, method, target, seed)
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
 
     def build(folder: epath.Path) -> dict:
-        selection = choose(material.gather(job, method, target, seed))
+        selection = choose(method_inputs.gather(job, method, target, seed))
         write_why(folder, selection, lambda row: _known(job, row))
         write_lines(folder, selection, job.data.pool.records)
         return {"rows": len(selection.picks), **selection.summary}
@@ -80,13 +80,13 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:
         settings["checkpoints"] = job.settings.features.checkpoints
-    inputs = material.inputs(job, method, target, folders)
+    inputs = method_inputs.inputs(job, method, target, folders)
     label = _label(method, target, seed)
     folder = job.stages.run(Stage("selection", settings, inputs), label, build)
     if job.stages.builds and job.stages.shows and is_first():
         show(folder, shown_at(job, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
-    needed = [*folders.values(), *material.sources(job, method, target, seed), folder]
+    needed = [*folders.values(), *method_inputs.sources(job, method, target, seed), folder]
     seconds = sum(read_manifest(stage_folder)["seconds"] for stage_folder in needed)
     return Chosen(folder, rows, int(job.data.pool.tokens_N[rows].sum()), seconds)
 

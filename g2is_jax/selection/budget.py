@@ -1,4 +1,4 @@
-"""What every selector returns, and the budget and caps that every selector keeps."""
+"""The selection that every selector returns, and the budget and caps that it keeps to."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much may be chosen, in which unit, and the largest share that one source may take.
+    """The amount to choose, its unit, and the largest share that one source may take.
 
     unit `fraction` is a share of the pool's rows (0.01 is 1 %), `rows` a number of rows, `tokens` a
     number of supervised tokens. source_cap is a share of the budget; 1.0 switches it off.
@@ -153,7 +153,7 @@ def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
 
 
 class Ledger:
-    """What has been spent so far, and which rows still fit into the budget and the caps."""
+    """Counts what has been spent, and knows which rows still fit into the budget and the caps."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -162,7 +162,7 @@ class Ledger:
         self.spent_S = np.zeros(limits.sources_N.max(initial=0) + 1, np.int64)
 
     def fits(self, row: int) -> bool:
-        """Whether this row is unused and fits."""
+        """True if this row is unused and fits."""
         cost, source = self.limits.costs_N[row], self.limits.sources_N[row]
         return bool(
             self.open_N[row]
@@ -225,27 +225,6 @@ def largest_remainder(total: int, weights_C) -> np.ndarray:
     by_remainder_C = np.argsort(-np.round(shares_C - whole_C, 6), kind="stable")
     whole_C[by_remainder_C[: total - whole_C.sum()]] += 1
     return whole_C
-
-
-def random_rows(limits: Limits, seed: int) -> Selection:
-    """Rows in uniformly random order."""
-    count = len(limits.costs_N)
-    order_N = np.random.default_rng(seed).permutation(count)
-    return take_in_order(order_N, np.zeros(count), limits, "random")
-
-
-def longest(lengths_N, limits: Limits) -> Selection:
-    """Rows with the longest answers first; equal lengths in order of index."""
-    lengths_N = np.asarray(lengths_N)
-    return take_in_order(np.argsort(-lengths_N, kind="stable"), lengths_N, limits, "longest")
-
-
-def everything(limits: Limits) -> Selection:
-    """The whole pool in file order, whatever the budget and the caps."""
-    total = int(limits.costs_N.sum())
-    whole = Limits(limits.costs_N, total, limits.sources_N, cap=total)
-    count = len(limits.costs_N)
-    return take_in_order(np.arange(count), np.zeros(count), whole, "everything")
 
 
 def round_half_up(share: Fraction) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from g2is_jax.features.rows import divisors, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import decimal, round_half_up
 
@@ -20,7 +21,7 @@ BLOCK = 1024  # rows that are held in float64 at a time
 
 @dataclass(frozen=True)
 class KnowledgeConfig:
-    """How the core directions are made.
+    """The rules by which the core directions are made.
 
     center      subtract the mean validation feature first (PCA proper)
     sign        `svd`: the entry of largest magnitude is positive; `mean`: the inner product with
@@ -81,8 +82,8 @@ class Core:
     components: int
 
     def summary(self) -> dict:
-        """How many components are kept of how many with variance, the share of the variance they
-        explain, and the effective rank: exp of the entropy of the explained-variance ratios (Roy
+        """Counts the components kept and those with variance, the share of the variance that is
+        explained, and the effective rank: exp of the entropy of the explained-variance ratios (Roy
         and Vetterli 2007), which is n for n equal components."""
         some_C = self.explained_C[self.explained_C > ZERO_VARIANCE]
         return {
@@ -95,8 +96,8 @@ class Core:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows [M, P] as float64, a block at a time: scaled, then shifted, where that is asked."""
+class _Blocks:
+    """Reads rows [M, P] in float64 block by block: scaled, then shifted, where that is asked."""
 
     features_MP: Any
     scales_M: np.ndarray | None = None
@@ -106,7 +107,7 @@ class _Rows:
         return len(self.features_MP)
 
     def blocks(self, stop: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Of the rows before `stop`, in order."""
+        """Yields the blocks of the rows before `stop`, in order."""
         for start in range(0, stop, BLOCK):
             block = slice(start, min(start + BLOCK, stop))
             yield block, self.read(block)
@@ -133,8 +134,8 @@ def core_knowledge(features_MP, config: KnowledgeConfig) -> Core:
     if len(features_MP.shape) != 2 or 0 in features_MP.shape:
         raise InputError(f"validation features of shape {features_MP.shape}: need [M, P], M >= 1")
     scales_M = _scales(features_MP) if config.unit_rows else None
-    mean_P, energy = _mean(_Rows(features_MP, scales_M))
-    rows = _Rows(features_MP, scales_M, mean_P if config.center else None)
+    mean_P, energy = _mean(_Blocks(features_MP, scales_M))
+    rows = _Blocks(features_MP, scales_M, mean_P if config.center else None)
     variances_C, vectors = _decomposed(rows)
     # Against the energy before centring: equal rows leave rounding behind, not exact zeros.
     rank = int((variances_C > ZERO_VARIANCE * max(variances_C[0], 1e-12 * energy)).sum())
@@ -156,7 +157,7 @@ def core_knowledge(features_MP, config: KnowledgeConfig) -> Core:
     return Core((core_CP * signs_C1).astype(np.float32), weights_C, explained_C, kept)
 
 
-def _projections(rows: _Rows, core_CP) -> tuple[np.ndarray, np.ndarray]:
+def _projections(rows: _Blocks, core_CP) -> tuple[np.ndarray, np.ndarray]:
     """The direction of each row's projection on the components, [M, P], and weights [M]."""
     core_MP = np.empty((len(rows), core_CP.shape[1]), np.float32)
     weights_M = np.empty(len(rows))
@@ -171,14 +172,14 @@ def _projections(rows: _Rows, core_CP) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scales(features_MP) -> np.ndarray:
-    """What makes unit rows of the rows; a zero row stays zero."""
+    """The factors that make unit rows of the rows."""
     lengths_M = np.empty(len(features_MP))
-    for block, rows_BP in _Rows(features_MP).blocks(len(features_MP)):
+    for block, rows_BP in _Blocks(features_MP).blocks(len(features_MP)):
         lengths_M[block] = np.linalg.norm(rows_BP, axis=1)
-    return 1 / np.where(lengths_M > 0, lengths_M, 1e-10)
+    return 1 / divisors(lengths_M)
 
 
-def _mean(rows: _Rows) -> tuple[np.ndarray, float]:
+def _mean(rows: _Blocks) -> tuple[np.ndarray, float]:
     """The mean row, and the sum of all squared values, which must be finite."""
     total_P, energy = np.zeros(rows.features_MP.shape[1]), 0.0
     for block, rows_BP in rows.blocks(len(rows)):
@@ -197,12 +198,12 @@ def principal_directions(rows_MP) -> tuple[np.ndarray, np.ndarray]:
     By the eigenvectors of the smaller of X X^T [M, M] and X^T X [P, P]. A vector whose squared
     singular value is numerically zero has no meaning.
     """
-    rows = _Rows(rows_MP)
+    rows = _Blocks(rows_MP)
     values_C, vectors = _decomposed(rows)
     return values_C, _directions(rows, vectors)
 
 
-def _decomposed(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+def _decomposed(rows: _Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues [C], largest first, and eigenvectors in columns, [M, C] or [P, C]."""
     count, width = rows.features_MP.shape
     values_C, vectors = np.linalg.eigh(
@@ -211,7 +212,7 @@ def _decomposed(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values_C[::-1], 0), vectors[:, ::-1]
 
 
-def _covariance(rows: _Rows) -> np.ndarray:
+def _covariance(rows: _Blocks) -> np.ndarray:
     width = rows.features_MP.shape[1]
     total_PP = np.zeros((width, width))
     for _, rows_BP in rows.blocks(len(rows)):
@@ -219,7 +220,7 @@ def _covariance(rows: _Rows) -> np.ndarray:
     return total_PP
 
 
-def _gram(rows: _Rows) -> np.ndarray:
+def _gram(rows: _Blocks) -> np.ndarray:
     """The products of all rows, below the diagonal alone: eigh reads no other."""
     gram_MM = np.zeros((len(rows), len(rows)))
     for block, rows_BP in rows.blocks(len(rows)):
@@ -229,7 +230,7 @@ def _gram(rows: _Rows) -> np.ndarray:
     return gram_MM
 
 
-def _directions(rows: _Rows, vectors) -> np.ndarray:
+def _directions(rows: _Blocks, vectors) -> np.ndarray:
     """Right singular vectors, [C, P], of eigenvectors [M, C] of the Gram matrix, or of [P, C] of
     the covariance, which are those vectors already."""
     count, width = rows.features_MP.shape
@@ -238,8 +239,7 @@ def _directions(rows: _Rows, vectors) -> np.ndarray:
     directions_CP = np.zeros((vectors.shape[1], width))
     for block, rows_BP in rows.blocks(count):
         directions_CP += vectors[block].T @ rows_BP
-    lengths_C1 = np.linalg.norm(directions_CP, axis=1, keepdims=True)
-    return directions_CP / np.where(lengths_C1 > 0, lengths_C1, 1)
+    return unit_length(directions_CP)
 
 
 def _kept(explained_C, rank: int, config: KnowledgeConfig) -> int:

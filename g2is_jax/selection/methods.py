@@ -1,4 +1,4 @@
-"""The methods: what each looks at, which settings it reads, and how it chooses.
+"""The registry of methods: the inputs each needs, the settings it reads, and how it chooses.
 
 A new method is a new entry of METHODS; nothing here knows of models, stages or files.
 """
@@ -7,24 +7,22 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from g2is_jax.selection.budget import (
-    BudgetConfig,
-    Limits,
-    Selection,
-    everything,
-    longest,
-    random_rows,
-)
+from g2is_jax.features.rows import Rows
+from g2is_jax.selection.budget import BudgetConfig, Limits, Selection
 from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.neighbours import GraphConfig, neighbours
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, less_rr, rds_plus
+from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
+from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gist import gist
+from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.lexical import bm25, dsir
+from g2is_jax.selection.rivals.pursuit import pursuit
+from g2is_jax.selection.rivals.rds import rds_plus
 from g2is_jax.selection.walk.rules import WalkConfig
 from g2is_jax.selection.walk.select import gradient_walk
 
@@ -37,7 +35,7 @@ AFTER_CHOOSING = ("finetune", "evaluate")
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Everything that a walk reads beside the rows."""
+    """The settings that a walk reads."""
 
     knowledge: KnowledgeConfig
     graph: GraphConfig
@@ -45,7 +43,7 @@ class WalkSettings:
 
     @property
     def identity(self) -> dict:
-        """As JSON, without what these settings do not read."""
+        """The fields as JSON, without those that the others leave unread."""
         found = {name: dataclasses.asdict(getattr(self, name)) for name in vars(self)}
         if self.graph.kind != "knn":
             del found["graph"]["neighbours"]
@@ -58,7 +56,7 @@ class WalkSettings:
 
 @dataclass(frozen=True)
 class FeatureKinds:
-    """The kind of the pool's features, by who takes it (see `features.gradients.KINDS`)."""
+    """The kinds of the pool's features, one of `features.gradients.KINDS` for each reader."""
 
     own: str
     less: str
@@ -77,13 +75,12 @@ class SelectionSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What a method may look at. What it does not need is not there.
+class MethodInputs:
+    """The inputs of a method; those that it does not need are not there.
 
-    tokens_N: supervised tokens of each row. mesh: devices that share a walk. pool_NP and
-    validation_MP: unit rows of features, or of hidden states. unnormalised_MP: the validation
-    features at their own lengths, subtasks_M their labels. Texts of a row are its prompt and all
-    of it.
+    tokens_N: supervised tokens of each row. mesh: devices that share a walk. pool and validation:
+    features, or hidden states; subtasks_M: labels of the validation rows. A row's texts are its
+    prompt and all of it.
     """
 
     settings: SelectionSettings
@@ -91,19 +88,24 @@ class Material:
     seed: int
     tokens_N: np.ndarray
     mesh: Mesh | None = None
-    pool_NP: Any = None
-    validation_MP: Any = None
-    unnormalised_MP: Any = None
-    subtasks_M: Any = None
+    pool: Rows | None = None
+    validation: Rows | None = None
+    subtasks_M: np.ndarray | None = None
     pool_prompts: Sequence[str] = ()
     pool_texts: Sequence[str] = ()
     validation_prompts: Sequence[str] = ()
     validation_texts: Sequence[str] = ()
 
+    def rows(self) -> tuple[Rows, Rows]:
+        """The pool's rows and the validation rows, which a method that needs features has."""
+        assert self.pool is not None
+        assert self.validation is not None
+        return self.pool, self.validation
+
 
 @dataclass(frozen=True)
 class Method:
-    """needs: what it looks at beside tokens. choose: None chooses no row, and has no stage.
+    """A method by its needs (its inputs beside tokens) and its choice (None: it chooses no row).
 
     kind: of the pool's features. seeded: another seed gives another selection.
     reads: the settings of its own that decide what it chooses; sections: where they stand in the
@@ -111,7 +113,7 @@ class Method:
     """
 
     needs: str
-    choose: Callable[[Material], Selection] | None
+    choose: Callable[[MethodInputs], Selection] | None
     kind: Callable[[FeatureKinds], str] | None = None
     seeded: bool = False
     reads: Callable[[SelectionSettings], dict] = lambda settings: {}
@@ -128,19 +130,26 @@ def _walk(name: str, kind: Callable[[FeatureKinds], str], sections: tuple[str, .
     )
 
 
-def core_of(knowledge: KnowledgeConfig, m: Material) -> Core:
-    """Of unit rows, those that weigh several checkpoints by their weights, whatever the lengths of
-    their gradients."""
-    rows_MP = m.validation_MP if knowledge.unit_rows else m.unnormalised_MP
+def core_of(knowledge: KnowledgeConfig, inputs: MethodInputs) -> Core:
+    """The core directions of the validation rows: of unit rows, in which several checkpoints count
+    by their weights whatever the lengths of their gradients, or of rows at their former length."""
+    _, validation = inputs.rows()
+    rows_MP = validation if knowledge.unit_rows else validation.at_former_length()
     return core_knowledge(rows_MP, knowledge)
 
 
-def _walked(name: str, m: Material) -> Selection:
-    settings = m.settings.walks[name]
-    core = core_of(settings.knowledge, m)
+def _walked(name: str, inputs: MethodInputs) -> Selection:
+    settings, (pool, _) = inputs.settings.walks[name], inputs.rows()
+    core = core_of(settings.knowledge, inputs)
     stored, count = settings.graph.kind == "knn", settings.graph.neighbours
-    near_NE = neighbours(m.pool_NP, count, m.mesh)[0] if stored else None
-    return gradient_walk(m.pool_NP, core, m.limits, settings.walk, near_NE, mesh=m.mesh)
+    near_NE = neighbours(pool, count, inputs.mesh)[0] if stored else None
+    return gradient_walk(pool, core, inputs.limits, settings.walk, near_NE, mesh=inputs.mesh)
+
+
+def _gist(inputs: MethodInputs) -> Selection:
+    pool, validation = inputs.rows()
+    own_MP, rank = validation.at_former_length(), inputs.settings.gist_rank
+    return gist(pool, own_MP, inputs.subtasks_M, rank, inputs.limits)
 
 
 def _own_kind(kinds: FeatureKinds) -> str:
@@ -160,31 +169,19 @@ METHODS: dict[str, Method] = {
     "dsir": Method(
         TEXTS, lambda m: dsir(m.pool_texts, m.validation_texts, m.limits, m.seed), seeded=True
     ),
-    "rds_plus": Method(HIDDEN, lambda m: rds_plus(m.pool_NP, m.validation_MP, m.limits)),
-    "less": Method(
-        FEATURES,
-        lambda m: less(m.pool_NP, m.validation_MP, m.subtasks_M, m.limits),
-        _less_kind,
-    ),
-    "less_rr": Method(
-        FEATURES, lambda m: less_rr(m.pool_NP, m.validation_MP, m.limits), _less_kind
-    ),
+    "rds_plus": Method(HIDDEN, lambda m: rds_plus(*m.rows(), m.limits)),
+    "less": Method(FEATURES, lambda m: less(*m.rows(), m.subtasks_M, m.limits), _less_kind),
+    "less_rr": Method(FEATURES, lambda m: less_rr(*m.rows(), m.limits), _less_kind),
     "gist": Method(
         FEATURES,
-        lambda m: gist(m.pool_NP, m.unnormalised_MP, m.subtasks_M, m.settings.gist_rank, m.limits),
+        _gist,
         lambda kinds: "sgd",  # whatever the others take: the method's own rule
         reads=lambda settings: {"rank": settings.gist_rank},
         sections=("gist",),
     ),
-    "knn_uniform": Method(
-        FEATURES, lambda m: knn_uniform(m.pool_NP, m.validation_MP, m.limits), _own_kind
-    ),
-    "coverage": Method(
-        FEATURES,
-        lambda m: coverage(m.pool_NP, m.validation_MP, m.limits, no_conflict=False),
-        _own_kind,
-    ),
-    "pursuit": Method(FEATURES, lambda m: pursuit(m.pool_NP, m.validation_MP, m.limits), _own_kind),
+    "knn_uniform": Method(FEATURES, lambda m: knn_uniform(*m.rows(), m.limits), _own_kind),
+    "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
+    "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
     "g2is_paper": _walk("g2is_paper", lambda kinds: kinds.paper, ("paper",)),
     "g2is": _walk("g2is", _own_kind, ("knowledge", "graph", "walk")),
 }
@@ -200,7 +197,7 @@ def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
 
 
 def reads(method: str, field: str) -> bool:
-    """Whether the field of the config can change what the method chooses."""
+    """True if the field of the config can change what the method chooses."""
     section = field.partition(".")[0]
     owners = [name for name, of in METHODS.items() if section in of.sections]
     if owners:
@@ -211,10 +208,10 @@ def reads(method: str, field: str) -> bool:
 
 
 def choosers(methods: Sequence[str]) -> list[str]:
-    """Those that choose rows."""
+    """The methods that choose rows."""
     return [method for method in methods if METHODS[method].choose is not None]
 
 
 def needing(methods: Sequence[str], needs: str) -> list[str]:
-    """Those that look at this."""
+    """The methods that need these inputs."""
     return [method for method in methods if METHODS[method].needs == needs]

@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from g2is_jax.features.rows import UnitRows, as_rows, cosines_to_values, unit_rows_of
+from g2is_jax.features.rows import as_rows
+from g2is_jax.features.unit_rows import UnitRows, cosines_to_values, unit_rows_of
 from g2is_jax.runs.errors import InputError
 
 KINDS = ("exact", "knn")

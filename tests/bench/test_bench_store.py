@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from experiments.bench import store as bench
-from g2is_jax.features.store import read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 
 SETTINGS = {"parts": "speed", "width": 16, "rows": 10, "chunk_rows": 4, "chunks": 3, "kills": 1,
@@ -33,8 +33,8 @@ def test_written_chunks_are_the_rows(tmp_path):
     assert last.writing >= 0
     assert last.elapsed > 0
     norms_N1 = np.linalg.norm(features_NP, axis=1, keepdims=True)
-    found = read_store(folder)
-    np.testing.assert_allclose(found.features_NP, features_NP / norms_N1, atol=1e-6)
+    found = open_store(folder)
+    np.testing.assert_allclose(found.read()[:], features_NP / norms_N1, atol=1e-6)
     again = bench.write_chunks(folder, 10, "float32", 4, features_NP.__getitem__)
     assert again == (0, 0)  # nothing is left to do
 

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     from g2is_jax.data.chat import Encoded
     from g2is_jax.evaluation.likelihood import likelihood_function, likelihoods
     from g2is_jax.features.hidden_states import extract_hidden
-    from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
+    from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
     from g2is_jax.model.build import build_model
     from g2is_jax.model.generate import Prompts, Stops, decoding_functions, generate
     from g2is_jax.model.sampling import GenerateConfig, row_keys
@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
             "counts": found.counts_M.tolist(),
             "greedy": found.greedy_M.tolist(),
             "replies": [reply.tokens for reply in replies],
-            "hidden": read_store(store).features_NP.tolist(),
+            "hidden": open_store(store).read()[:].tolist(),
             "rows of the cache": sorted(
                 {shard.data.shape[0] for shard in cache.addressable_shards}
             ),

@@ -3,7 +3,7 @@ import threading
 import pytest
 from etils import epath
 
-from g2is_jax.features.store_chunk import DTYPES
+from g2is_jax.features.rows import DTYPES
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[dict, dict]:
-    """What `main` says of each run, and its features (K, B, P)."""
+    """The output of `main` for each run, and its features (K, B, P)."""
     folder = tmp_path_factory.mktemp("devices")
     told = run_on_eight_devices(__file__, folder)
     with np.load(folder / "features.npz") as features:
@@ -94,7 +94,7 @@ def unit(rows) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "one"])
 def test_features_are_those_of_one_device(runs, name):
-    """Also in length: a gradient summed over the devices would be longer."""
+    """Their lengths agree as well: a gradient summed over the devices would be longer."""
     told, features = runs
     assert [told[run]["devices"] for run in ("one", name)] == [1, RUNS[name][0]]
     np.testing.assert_allclose(unit(features[name]), unit(features["one"]), rtol=0, atol=1e-6)
@@ -109,7 +109,7 @@ def test_selections_are_those_of_one_device(runs, name):
     """The walk turns any difference that matters into other rows."""
     from g2is_jax.selection.budget import BudgetConfig, limits
     from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
-    from g2is_jax.selection.rivals.influence import less
+    from g2is_jax.selection.rivals.less import less
     from g2is_jax.selection.walk.rules import WalkConfig
     from g2is_jax.selection.walk.select import gradient_walk
 

@@ -1,4 +1,4 @@
-"""What is said of a store, beside the same computed from its whole matrix, pair by pair."""
+"""Diagnostics of a store, against the same computed from its whole matrix, pair by pair."""
 
 import dataclasses
 import itertools
@@ -70,7 +70,7 @@ def assert_quantiles(quantiles, values) -> None:
 @pytest.mark.parametrize("shared", [0.0, 1.0])
 def test_cosines_of_the_rows_as_they_are_stored(tmp_path, dtype, shared):
     store = stored(tmp_path, random_rows(shared=shared), dtype=dtype)
-    cosines = pairs_of(store.matrix())
+    cosines = pairs_of(store.read()[:])
     d = said_of(store)
     assert d.rows == ROWS
     assert d.pairs == ROWS * (ROWS - 1) / 2 == len(cosines)
@@ -128,7 +128,7 @@ def test_at_most_twenty_odd_rows_are_named(tmp_path):
 def test_a_row_that_vanishes_in_storage_makes_no_pair(tmp_path):
     """Its norm is not zero, and what is left of it is."""
     store = stored(tmp_path, random_rows())
-    matrix = store.matrix()
+    matrix = store.read()[:]
     matrix[6] = 0
     assert store.norms_N[6] > 0
     d = said_of(FromMemory(**vars(store), held=[(np.arange(ROWS), matrix)]))
@@ -216,7 +216,7 @@ def test_pairs_of_many_rows_are_sampled_from_usable_rows(tmp_path, monkeypatch):
     assert set(sampled) <= set(usable)
     assert len(set(sampled)) == 9
     assert sampled.tolist() != usable[:9].tolist()
-    matrix = store.matrix()
+    matrix = store.read()[:]
     assert d.negative_share == np.mean(np.array(pairs_of(matrix[sampled])) < 0)
     assert d.mean_cosine == pytest.approx(np.mean(pairs_of(matrix[usable])), abs=1e-12)  # of all
 
@@ -225,7 +225,7 @@ def test_the_sample_does_not_depend_on_the_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(diagnostics, "SAMPLE_ROWS", 9)
     store = stored(tmp_path, random_rows(40))
     first = said_of(store)
-    matrix = store.matrix()
+    matrix = store.read()[:]
     whole = FromMemory(**vars(store), held=[(np.arange(40), matrix)])
     second = said_of(whole)
     assert second.negative_share == first.negative_share

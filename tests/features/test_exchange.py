@@ -15,7 +15,7 @@ from etils import epath
 from experiments import exchange_features
 from g2is_jax.features import exchange
 from g2is_jax.features.exchange import Summary, export_features, import_features
-from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
+from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors, to_bytes
@@ -82,9 +82,9 @@ def test_import_takes_rows_as_they_are(place, suffix, dtype):
     rows = matrix().astype(dtype)
     source = save(place / f"rows{suffix}", rows)
     assert import_features(source, place / "store", CONFIG) == Summary(*SHAPE, 0)
-    features = read_store(place / "store")
+    features = open_store(place / "store")
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    np.testing.assert_allclose(features.features_NP, unit(rows), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(features.read()[:], unit(rows), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(features.norms_N, norms, rtol=1e-6)
     np.testing.assert_array_equal(features.gradient_norms_N, features.norms_N)
     np.testing.assert_array_equal(features.rows_N, np.arange(SHAPE[0]))
@@ -99,7 +99,7 @@ def test_bfloat16_rows(place, torch):
     torch.save(torch.from_numpy(rows.astype(np.float32)).bfloat16(), place / "rows.pt")
     for name in ("rows.safetensors", "rows.pt"):
         import_features(place / name, place / name[-2:], CONFIG)
-        found = open_store(place / name[-2:]).matrix()
+        found = open_store(place / name[-2:]).read()[:]
         np.testing.assert_allclose(found, unit(rows.astype(np.float32)), rtol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_bfloat16_rows(place, torch):
 def test_unusual_layouts_of_npy(place, kind):
     rows = np.asfortranarray(matrix()) if kind == "column-major" else matrix().astype(">f4")
     import_features(save(place / "rows.npy", rows), place / "store", CONFIG)
-    np.testing.assert_allclose(open_store(place / "store").matrix(), unit(matrix()), rtol=1e-6)
+    np.testing.assert_allclose(open_store(place / "store").read()[:], unit(matrix()), rtol=1e-6)
 
 
 def test_a_gradient_of_torch_needs_no_detaching(place, torch):
@@ -122,25 +122,25 @@ def test_the_old_format_of_torch(place, torch):
 
 
 def test_export_and_import_give_the_same_rows(place, suffix):
-    """What is written is bit for bit what a reader of the store gets."""
+    """The file holds bit for bit the rows that a reader of the store gets."""
     folder, file = store(place / "store"), place / "below" / f"out{suffix}"
     assert export_features(folder, file) == Summary(*SHAPE, 0)
     import_features(file, place / "again", CONFIG)
-    before, after = read_store(folder), read_store(place / "again")
-    np.testing.assert_allclose(after.features_NP, unit(before.features_NP), rtol=1e-6, atol=1e-9)
+    before, after = open_store(folder), open_store(place / "again")
+    np.testing.assert_allclose(after.read()[:], unit(before.read()[:]), rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(after.rows_N, before.rows_N)
     assert [name.name for name in file.parent.iterdir()] == [file.name]
 
 
 def test_exported_bytes_are_the_matrix(place, torch):
     folder = store(place / "store", rows_N=np.arange(SHAPE[0])[::-1])
-    expected = read_store(folder)
+    expected = open_store(folder)
     for suffix in (".npy", ".safetensors", ".pt"):
         export_features(folder, place / f"out{suffix}")
     tensors = read_tensors(place / "out.safetensors")
     tensor = torch.load(place / "out.pt", weights_only=True)
     for found in (np.load(place / "out.npy"), tensors["features"], tensor.numpy()):
-        np.testing.assert_array_equal(found, expected.features_NP)
+        np.testing.assert_array_equal(found, expected.read()[:])
         assert found.dtype == np.float32
     for name in ("rows", "norms", "gradient_norms", "tokens", "finite"):
         np.testing.assert_array_equal(tensors[name], getattr(expected, f"{name}_N"))
@@ -156,8 +156,8 @@ def test_places_that_are_no_local_paths(place, suffix, monkeypatch):
     as_if_remote(monkeypatch)
     export_features(folder, place / f"out{suffix}")
     import_features(place / f"out{suffix}", place / "again", CONFIG)
-    before, after = read_store(folder), read_store(place / "again")
-    np.testing.assert_allclose(after.features_NP, unit(before.features_NP), rtol=1e-6, atol=1e-9)
+    before, after = open_store(folder), open_store(place / "again")
+    np.testing.assert_allclose(after.read()[:], unit(before.read()[:]), rtol=1e-6, atol=1e-9)
 
 
 def test_safetensors_keep_what_is_known_of_each_row(place):
@@ -166,7 +166,7 @@ def test_safetensors_keep_what_is_known_of_each_row(place):
     assert export_features(folder, place / "out.safetensors") == Summary(*SHAPE, 1)
     summary = import_features(place / "out.safetensors", place / "again", CONFIG)
     assert summary == Summary(*SHAPE, 1)
-    before, after = read_store(folder), read_store(place / "again")
+    before, after = open_store(folder), open_store(place / "again")
     np.testing.assert_array_equal(before.rows_N, np.sort(numbers))
     np.testing.assert_allclose(after.norms_N, before.norms_N, rtol=1e-6)
     for name in ("rows_N", "gradient_norms_N", "tokens_N", "finite_N"):
@@ -177,8 +177,8 @@ def test_the_only_matrix_of_a_file_needs_no_name(place):
     tensors = {"gradients": matrix(), "tokens": np.arange(SHAPE[0]), "mean": np.ones(SHAPE[1])}
     (place / "rows.safetensors").write_bytes(to_bytes(tensors))
     import_features(place / "rows.safetensors", place / "store", CONFIG)
-    features = read_store(place / "store")
-    np.testing.assert_allclose(features.features_NP, unit(matrix()), rtol=1e-6, atol=1e-9)
+    features = open_store(place / "store")
+    np.testing.assert_allclose(features.read()[:], unit(matrix()), rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(features.tokens_N, np.arange(SHAPE[0]))
 
 
@@ -190,9 +190,9 @@ def test_a_row_that_is_not_finite_is_counted(place, suffix, value):
     rows[9, 0] = np.nan
     source = save(place / f"rows{suffix}", rows)
     assert import_features(source, place / "store", CONFIG) == Summary(*SHAPE, 2)
-    features = read_store(place / "store")
+    features = open_store(place / "store")
     assert np.flatnonzero(~features.finite_N).tolist() == [3, 9]
-    np.testing.assert_array_equal(features.features_NP[[3, 9]], 0)
+    np.testing.assert_array_equal(features.read()[[3, 9]], 0)
 
 
 def test_a_norm_that_is_not_finite_is_counted(place):
@@ -361,7 +361,7 @@ def test_script_goes_both_ways(place):
     told = exchange_features.run(source, place / "store", CONFIG)
     assert told == f"{place / 'store'}: 11 rows of 29, 0 of them not finite"
     exchange_features.run(place / "store", place / "out.npy", CONFIG)
-    np.testing.assert_array_equal(np.load(place / "out.npy"), open_store(place / "store").matrix())
+    np.testing.assert_array_equal(np.load(place / "out.npy"), open_store(place / "store").read()[:])
     with pytest.raises(InputError, match=r"no store\.json here; --source must be a store or a"):
         exchange_features.run(place, place / "other.npy", CONFIG)
 

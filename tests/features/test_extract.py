@@ -10,7 +10,7 @@ from g2is_jax.data.batches import Plan
 from g2is_jax.features import extract as extraction
 from g2is_jax.features.extract import MOST_TOKENS, Microbatches, extract, fitting_tokens
 from g2is_jax.features.gradients import FeatureBatch, feature_function
-from g2is_jax.features.store import StoreConfig, StoreWriter, read_store
+from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.runs.errors import InputError
 from tests.support.random_llama import (
     CONFIG,
@@ -97,7 +97,7 @@ def test_halves_until_it_fits(room, size):
 
 
 def test_the_smaller_size_is_remembered():
-    """Also in batches of another width; smaller ones stay whole."""
+    """Batches of another width obey it too; smaller ones stay whole."""
     device = Device(room=20)
     run(device, [Plan(np.array([0, 1, 2, 4]), 4, 8)])
     assert device.asked == [(4, 8), (2, 8), (2, 8)]
@@ -188,9 +188,9 @@ def test_each_row_is_written_under_its_number(tmp_path, order, batch_tokens):
     write_stores(tmp_path, order, batch_tokens)
     expected = feature_rows(KINDS, random_examples())
     for kind, features_NP in zip(KINDS, expected.features_KBP, strict=True):
-        store = read_store(epath.Path(tmp_path / kind))
+        store = open_store(epath.Path(tmp_path / kind))
         np.testing.assert_array_equal(store.rows_N, np.arange(8))
-        np.testing.assert_allclose(store.features_NP, unit(features_NP), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(store.read()[:], unit(features_NP), rtol=0, atol=1e-6)
         norms = np.linalg.norm(features_NP, axis=1)
         np.testing.assert_allclose(store.norms_N, norms, rtol=1e-5)
         np.testing.assert_allclose(store.gradient_norms_N, expected.gradient_norms_B, rtol=1e-5)
@@ -211,15 +211,16 @@ def test_rows_without_a_gradient(tmp_path):
     others = [0, 1, 2, 4, 6, 7]
     for kind in KINDS:
         plain, changed = (
-            read_store(epath.Path(tmp_path / name / kind)) for name in ("plain", "changed")
+            open_store(epath.Path(tmp_path / name / kind)) for name in ("plain", "changed")
         )
         assert changed.finite_N.tolist() == [row != 5 for row in range(8)]
-        for part in ("features_NP", "norms_N", "gradient_norms_N", "tokens_N"):
+        np.testing.assert_array_equal(changed.read()[others], plain.read()[others])
+        for part in ("norms_N", "gradient_norms_N", "tokens_N"):
             before, after = getattr(plain, part), getattr(changed, part)
             np.testing.assert_array_equal(after[others], before[others])
-        assert not changed.features_NP[5].any()
+        assert not changed.read()[5].any()
         assert changed.gradient_norms_N[3] == changed.tokens_N[3] == 0
-        assert changed.features_NP[3].any() == (kind == "adam")
+        assert changed.read()[3].any() == (kind == "adam")
 
 
 class Killed(StoreWriter):
@@ -265,7 +266,7 @@ def test_resumed_work_computes_only_what_is_missing(tmp_path, monkeypatch, write
 
 @pytest.mark.parametrize("processes", [2, 5])
 def test_shares_of_processes_make_up_the_whole(tmp_path, planned, processes):
-    """Of five processes two have no chunk to compute."""
+    """Two of the five processes have no chunk to compute."""
     told = write_stores(tmp_path / "whole")
     assert told["rows_of_pass"] == 8
     shares = [
@@ -298,7 +299,7 @@ def test_chunks_hold_whole_batches_of_at_least_the_asked_rows(tmp_path, planned)
 
 
 def test_one_compilation_for_each_shape(tmp_path, planned):
-    """Of five batches, and of another stage with the same settings."""
+    """Five batches, and another stage with the same settings, share it."""
     write_stores(tmp_path / "pool")
     function = feature_function(random_model()[0], directions(*KINDS), NONE)
     programs = function._cache_size()

@@ -10,12 +10,12 @@ from test_projection import documented_matrix
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features import gradients, projection
-from g2is_jax.features.gradients import KINDS, feature_function
-from g2is_jax.features.projection import ProjectionConfig, project
+from g2is_jax.features.gradients import KINDS, direction, feature_function
+from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.lora import LoraConfig
-from g2is_jax.runs.errors import InputError
 from g2is_jax.training import loss
 from g2is_jax.training.loss import batch_loss
+from tests.support.projected import project
 from tests.support.random_llama import (
     B1,
     B2,
@@ -179,7 +179,7 @@ def test_the_direction_is_taken_before_the_projection():
 
 
 def test_without_supervised_tokens_the_gradient_is_zero():
-    """And the adam feature is the bare momentum: such rows are for callers to drop."""
+    """The adam feature is then the bare momentum: such rows are for callers to drop."""
     encoded = random_examples()
     mute = [*without_supervision(encoded[:1]), *encoded[1:]]
     found = feature_rows(KINDS, mute)
@@ -268,7 +268,7 @@ def test_remat_changes_nothing():
 
 
 def test_chunk_sizes_change_nothing(monkeypatch):
-    """Of the head's tokens, and of the signs that are made at once."""
+    """The chunks are those of the head's tokens, and of the signs that are made at once."""
     expected = feature_rows(KINDS, random_examples(), projection=DENSE).features_KBP
     monkeypatch.setattr(loss, "SMALLEST_CHUNK", 5)
     monkeypatch.setattr(projection, "HASHED_ROWS", 32)
@@ -295,7 +295,7 @@ def test_another_seed_has_other_signs_and_the_same_program():
 
 
 def test_full_gradients_are_never_kept():
-    """Of a large adapter and many rows: only a few leaves' at a time."""
+    """A large adapter and many rows keep only a few leaves' at a time."""
     rows = 32
     lora = LoraConfig(256, 7.0, 0.0, ("o_proj",), rslora=False)
     config = config_of("llama", vocab_size=53, intermediate_size=34, num_hidden_layers=6)
@@ -307,6 +307,8 @@ def test_full_gradients_are_never_kept():
     assert compiled.memory_analysis().temp_size_in_bytes < 0.4 * kept_whole
 
 
-def test_unknown_kind_is_named():
-    with pytest.raises(InputError, match="feature kind 'adamw' is unknown"):
-        directions("adamw")
+def test_an_unknown_kind_is_no_other_one():
+    """The config's check names the field; here there is nothing to fall back on."""
+    [config] = directions("adamw")
+    with pytest.raises(KeyError, match="adamw"):
+        direction(config, *np.ones((3, 2), np.float32), np.int32(0))

@@ -13,7 +13,7 @@ from g2is_jax.data.batches import Plan
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features import extract
 from g2is_jax.features.hidden_states import extract_hidden, hidden_function
-from g2is_jax.features.store import Features, StoreConfig, StoreWriter, read_store
+from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.model.build import Model
 from tests.support.random_llama import LORA, random_examples, random_model
 from tests.support.tiny_models import QUICK, both, random_tokens
@@ -49,13 +49,13 @@ def padded(encoded: list[Encoded], width: int, pad: int = 0) -> tuple[np.ndarray
 
 def write_store(
     folder, order=range(8), batch_tokens=1, writer=StoreWriter, network_and_base=None
-) -> Features | None:
+) -> Store | None:
     """Rows `order` of the 8 examples under their own numbers."""
     encoded, order = random_examples(LENGTHS), list(order)
     network, base = network_and_base or model()
     with writer(epath.Path(folder), order, StoreConfig("float32", chunk_rows=3)) as open_writer:
         extract_hidden(network, base, [encoded[i] for i in order], batch_tokens, open_writer)
-    return read_store(epath.Path(folder))
+    return open_store(epath.Path(folder))
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def test_extraction_writes_each_row_under_its_number(tmp_path, order, batch_toke
     norms_N = np.linalg.norm(expected(), axis=1)
     np.testing.assert_array_equal(store.rows_N, np.arange(8))
     np.testing.assert_allclose(store.norms_N, norms_N, rtol=1e-5)
-    np.testing.assert_allclose(store.features_NP, expected() / norms_N[:, None], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(store.read()[:], expected() / norms_N[:, None], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(store.gradient_norms_N, 0)
     tokens_N = [e.supervised_T.sum() for e in random_examples(LENGTHS)]
     np.testing.assert_array_equal(store.tokens_N, tokens_N)

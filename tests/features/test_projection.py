@@ -20,10 +20,10 @@ from g2is_jax.features.projection import (
     empty_sum,
     finished,
     fold,
-    project,
     random_bits,
 )
 from g2is_jax.runs.errors import InputError
+from tests.support.projected import project
 
 PATHS = ("layers.000.self_attn.k_proj.lora_A", "layers.001.self_attn.k_proj.lora_A")
 RADEMACHER = ProjectionConfig("rademacher", 77, repetitions=1)
@@ -77,7 +77,7 @@ def sign_table(seed: int, name: str, rows: int, width: int) -> np.ndarray:
 
 
 def documented_matrix(config: ProjectionConfig, seed: int, path: str, values: int) -> np.ndarray:
-    """What the flattened values of a leaf are multiplied by: (values, P)."""
+    """The matrix by which the flattened values of a leaf are multiplied: (values, P)."""
     width = config.width
     if config.kind == "rademacher":
         return sign_table(seed, path, values, width) / width**0.5
@@ -94,7 +94,7 @@ def documented_matrix(config: ProjectionConfig, seed: int, path: str, values: in
 @BOTH
 @pytest.mark.parametrize("width", [77, 64], ids=["odd width", "whole words"])
 def test_is_a_product_with_the_documented_matrix(config, width):
-    """Of leaves of several blocks of every kind, and a part of one."""
+    """The leaves have several blocks of every kind, and a part of one."""
     config = dataclasses.replace(config, width=width)
     leaves = two_leaves(values=1273)
     matrices = [documented_matrix(config, SEED, path, leaves[path][0].size) for path in PATHS]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.features import store_chunk
-from g2is_jax.features.store import open_store, read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes
 from tests.support.small_store import CHUNKS, OTHER_CHUNKS, ROWS, contents, features, write
@@ -86,7 +86,7 @@ def test_a_damaged_chunk_is_refused_and_redone(folder, damage):
     whole = contents(folder)
     damage(folder)
     with pytest.raises(InputError, match=r"chunk-00001\.safetensors: the chunk is missing, dam"):
-        read_store(folder)
+        open_store(folder)
     assert write(folder) == [1]
     assert contents(folder) == whole
 
@@ -96,13 +96,13 @@ def test_chunks_of_another_layout_are_refused_and_redone(folder):
     write(folder, CHUNKS)
     write(folder, OTHER_CHUNKS, stop_after=0)
     with pytest.raises(InputError, match=r"chunk-00000\.safetensors"):
-        read_store(folder)
+        open_store(folder)
     assert write(folder, OTHER_CHUNKS) == [0, 1]
     write(folder / "fresh", OTHER_CHUNKS)
     fresh = contents(folder / "fresh")
     (folder / "fresh").rmtree()
     assert contents(folder) == fresh  # the third chunk is gone
-    np.testing.assert_array_equal(read_store(folder).rows_N, ROWS)
+    np.testing.assert_array_equal(open_store(folder).rows_N, ROWS)
 
 
 def test_the_same_rows_in_another_order_are_redone(folder):
@@ -121,7 +121,7 @@ def test_a_chunk_of_another_width_is_refused(folder):
 
 def test_a_folder_without_a_store_is_refused(folder):
     with pytest.raises(InputError, match=r"store\.json: no such file"):
-        read_store(folder)
+        open_store(folder)
 
 
 @pytest.mark.parametrize(

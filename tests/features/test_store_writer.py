@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.features import store_chunk
-from g2is_jax.features.store import StoreConfig, StoreWriter, open_store, read_store
+from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.runs.errors import InputError
 from tests.support.small_store import CHUNKS, ROWS, contents, features, write
 
@@ -46,7 +46,7 @@ def test_killed_before_the_done_mark(folder, monkeypatch):
             write(folder / "killed")
     assert writes[-2:] == ["chunk-00001.safetensors", "chunk-00001.done"]
     with pytest.raises(InputError, match=r"chunk-00001\.safetensors"):
-        read_store(folder / "killed")
+        open_store(folder / "killed")
     assert write(folder / "killed") == [1, 2]
     assert contents(folder / "killed") == contents(folder / "whole")
 
@@ -189,7 +189,7 @@ def interrupted(folder, index):
 
 
 def test_an_error_of_the_caller_is_not_hidden(folder, monkeypatch):
-    """Not even by an error in the background."""
+    """An error in the background does not hide it either."""
     gate = Gate(monkeypatch, "chunk-00000.safetensors", error=OSError("later"))
     gate.opened.set()
     with pytest.raises(KeyboardInterrupt):

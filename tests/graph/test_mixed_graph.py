@@ -21,7 +21,7 @@ SPACE = "{http://graphml.graphdrawing.org/xmlns}"
 
 
 def cosines_of(one_AP, other_BP):
-    """In float64, a zero row at 0 from everything."""
+    """Cosines in float64; those of a zero row are 0."""
     lengths = [np.linalg.norm(x, axis=1, keepdims=True) for x in (one_AP, other_BP)]
     units = [x / np.where(n > 0, n, 1) for x, n in zip((one_AP, other_BP), lengths, strict=True)]
     return units[0] @ units[1].T

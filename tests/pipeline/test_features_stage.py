@@ -1,6 +1,5 @@
 """Features as the stages make them: several kinds and checkpoints, odd rows, several devices."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -14,8 +13,8 @@ import pytest
 from etils import epath
 
 from g2is_jax.features.rows import Rows
-from g2is_jax.features.store import read_store
-from g2is_jax.pipeline import features_stage, material, selection_stage, warmup_stage
+from g2is_jax.features.store import open_store
+from g2is_jax.pipeline import features_stage, method_inputs, selection_stage, warmup_stage
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.methods import METHODS
@@ -26,9 +25,9 @@ SCRIPT = """
 import json, sys
 from etils import epath
 from ml_collections import ConfigDict
-from experiments import select_subset
+from g2is_jax.pipeline import selection_stage
 config = ConfigDict(json.loads(sys.argv[1]))
-print(json.dumps([chosen.rows for chosen in select_subset.run(config, epath.Path(sys.argv[2]))]))
+print(json.dumps([chosen.rows for chosen in selection_stage.run(config, epath.Path(sys.argv[2]))]))
 """
 
 
@@ -48,17 +47,17 @@ def folder_of(job: Job, kind: str) -> epath.Path:
 
 
 def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, capfd):
-    together = {kind: read_store(folder_of(job, kind)) for kind in ("rms", "adam")}
+    together = {kind: open_store(folder_of(job, kind)) for kind in ("rms", "adam")}
     told = capfd.readouterr().err
     assert "gradients (adam, rms)" in told
     assert not re.search(r"gradients \((rms|adam)\)", told)
     for method, kind in (("g2is", "rms"), ("less", "adam")):
         alone = open_job(changed(config, run__methods=method), epath.Path(tmp_path / method))
-        expected = read_store(folder_of(alone, kind))
-        rows = together[kind].features_NP
-        np.testing.assert_allclose(rows, expected.features_NP, rtol=0, atol=1e-2)  # of bfloat16
+        expected = open_store(folder_of(alone, kind))
+        rows = together[kind].read()[:]
+        np.testing.assert_allclose(rows, expected.read()[:], rtol=0, atol=1e-2)  # of bfloat16
         np.testing.assert_allclose(together[kind].norms_N, expected.norms_N, rtol=1e-5)
-    assert not np.allclose(together["rms"].features_NP, together["adam"].features_NP, atol=1e-2)
+    assert not np.allclose(together["rms"].read()[:], together["adam"].read()[:], atol=1e-2)
 
 
 def test_manifest_and_diagnostics(job):
@@ -76,10 +75,10 @@ def test_manifest_and_diagnostics(job):
 def test_measured_microbatch_changes_nothing(job, config, tmp_path, capsys):
     measured = changed(config, run__methods="less,g2is", grads__batch_tokens=0)
     other = open_job(measured, epath.Path(tmp_path))
-    first, second = (read_store(folder_of(one, "rms")) for one in (job, other))
+    first, second = (open_store(folder_of(one, "rms")) for one in (job, other))
     assert "memory allows" in capsys.readouterr().out
     np.testing.assert_allclose(first.norms_N, second.norms_N, rtol=1e-5)
-    np.testing.assert_allclose(first.features_NP, second.features_NP, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(first.read()[:], second.read()[:], rtol=0, atol=1e-2)
 
 
 def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
@@ -90,14 +89,16 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     rates = np.array([json.loads(line)["learning_rate"] for line in lines]).reshape(2, -1)
     np.testing.assert_allclose(weights, rates.mean(axis=1) / rates.mean(axis=1).sum())
     assert weights[0] > weights[1] > 0  # the rate falls
-    weighted = features_stage.load(job, job.data.pool, "rms", 0)
-    units = features_stage.units(weighted)
-    expected = sum(w * f.features_NP @ f.features_NP.T for w, f in weighted)
-    np.testing.assert_allclose(units @ units.T, expected, atol=1e-5)
-    first, second = (features.features_NP for _, features in weighted)
+    rows = features_stage.load(job, job.data.pool, "rms", 0)
+    stores = [open_store(folder) for folder in features_stage.stages(job, job.data.pool, "rms", 0)]
+    first, second = (store.read()[:] for store in stores)
+    expected = weights[0] * first @ first.T + weights[1] * second @ second.T
+    np.testing.assert_allclose(rows[:] @ rows[:].T, expected, atol=1e-5)
     assert not np.allclose(first, second, atol=1e-2)
-    lengths = np.linalg.norm(features_stage.unnormalised(weighted), axis=1)
-    squares = sum(w * f.norms_N.astype(np.float64) ** 2 for w, f in weighted)
+    lengths = np.linalg.norm(rows.at_former_length(), axis=1)
+    squares = sum(
+        w * store.norms_N.astype(np.float64) ** 2 for w, store in zip(weights, stores, strict=True)
+    )
     np.testing.assert_allclose(lengths, np.sqrt(squares), rtol=1e-2)
 
 
@@ -111,7 +112,7 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
     def made(job, seed, **fields) -> tuple[str, str, np.ndarray]:
         variant = job.variant({name.replace("__", "."): value for name, value in fields.items()})
         features = features_stage.stages(variant, variant.data.pool, "rms", seed)[0]
-        warm_up, rows_NP = warmup_stage.stage(variant, seed), read_store(features).features_NP
+        warm_up, rows_NP = warmup_stage.stage(variant, seed), open_store(features).read()[:]
         return warm_up.name, features.name, rows_NP
 
     warm, _, rows = made(here, 0)
@@ -129,25 +130,19 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
 @pytest.mark.parametrize("method", ["less", "g2is"])
 def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
     target = job.data.targets[0]
-    chosen = METHODS[method].choose(material.gather(job, method, target, 0)).rows
-    load, pool_rows = features_stage.load, material.pool_rows
+    chosen = METHODS[method].choose(method_inputs.gather(job, method, target, 0)).rows
+    load = features_stage.load
 
-    def with_odd_pool(job, method, seed):
-        rows, finite_N = pool_rows(job, method, seed)
-        values_NP, finite_N = rows.values_NP.copy(), finite_N.copy()
-        values_NP[chosen[:3]], finite_N[chosen[:3]] = 0, False
-        return Rows(values_NP, rows.scales_N), finite_N
+    def with_odd_rows(job, dataset, kind, seed):
+        rows = load(job, dataset, kind, seed)
+        odd = chosen[:3] if dataset is job.data.pool else [0]
+        values_NP, finite_N = rows.values_NP.copy(), rows.finite_N.copy()
+        values_NP[odd], finite_N[odd] = 0, False
+        return Rows(values_NP, rows.scales_N, rows.norms_NK, finite_N)
 
-    def with_odd_validation(job, dataset, kind, seed):
-        [(weight, features)] = load(job, dataset, kind, seed)
-        finite_N, features_NP = features.finite_N.copy(), features.features_NP.copy()
-        features_NP[0], finite_N[0] = 0, False
-        return [(weight, dataclasses.replace(features, features_NP=features_NP, finite_N=finite_N))]
-
-    monkeypatch.setattr(material, "pool_rows", with_odd_pool)
-    monkeypatch.setattr(features_stage, "load", with_odd_validation)
-    gathered = material.gather(job, method, target, 0)
-    assert len(gathered.validation_MP) == len(target.validation.records) - 1
+    monkeypatch.setattr(features_stage, "load", with_odd_rows)
+    gathered = method_inputs.gather(job, method, target, 0)
+    assert len(gathered.validation) == len(target.validation.records) - 1
     rows = METHODS[method].choose(gathered).rows
     assert len(rows) == len(chosen)
     assert not set(rows) & set(chosen[:3])
@@ -158,9 +153,9 @@ def test_hidden_states_on_request(config, tmp_path):
     folders = features_stage.run(asked, epath.Path(tmp_path))
     hidden = [folder for folder in folders if folder.name.startswith("hidden-")]
     job = open_job(asked, epath.Path(tmp_path))
-    stores = [read_store(folder) for folder in hidden]
+    stores = [open_store(folder) for folder in hidden]
     assert [len(store.rows_N) for store in stores] == [len(job.data.pool.records), 4]
-    assert stores[0].features_NP.shape[1] == job.model.config.hidden_size
+    assert stores[0].width == job.model.config.hidden_size
 
 
 def test_eight_devices_that_share_the_base_choose_the_same_rows(config, tmp_path):

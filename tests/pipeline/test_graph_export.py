@@ -55,10 +55,9 @@ def test_the_graph_is_of_the_features_of_the_walk(exported, graph_config):
     workdir, _ = exported
     job = open_job(graph_config, epath.Path(workdir))
     for method, neighbours in (("g2is", 5), ("g2is_paper", 39)):
-        weighted = features_stage.load(
-            job, job.data.pool, features_stage.kind_of(job, job.data.pool, method), 0
-        )
-        units_NP = np.asarray(features_stage.units(weighted), np.float64)
+        kind = features_stage.kind_of(job, job.data.pool, method)
+        rows = features_stage.load(job, job.data.pool, kind, 0)
+        units_NP = rows[:].astype(np.float64)
         units_NP /= np.linalg.norm(units_NP, axis=1, keepdims=True)
         for target in job.data.targets:
             core = graph_export.directions(job, method, target, 0)

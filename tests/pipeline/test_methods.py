@@ -1,4 +1,4 @@
-"""Every method in small: what each is given, what decides its selection, and what is shared."""
+"""Every method in small: its inputs, what decides its selection, and what is shared."""
 
 import dataclasses
 import json
@@ -8,19 +8,23 @@ import pytest
 from etils import epath
 
 from configs import default
-from g2is_jax.features.rows import Rows
-from g2is_jax.features.store import read_store
-from g2is_jax.pipeline import features_stage, material, own_features, selection_stage
+from g2is_jax.features.rows import Rows, side_by_side, unit_length
+from g2is_jax.features.store import open_store
+from g2is_jax.pipeline import features_stage, method_inputs, own_features, selection_stage
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.core import KnowledgeConfig
-from g2is_jax.selection.methods import METHODS, Material, core_of, identity, reads
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, rds_plus
+from g2is_jax.selection.methods import METHODS, MethodInputs, core_of, identity, reads
+from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gist import gist
+from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.less import less
 from g2is_jax.selection.rivals.lexical import bm25, dsir
+from g2is_jax.selection.rivals.pursuit import pursuit
+from g2is_jax.selection.rivals.rds import rds_plus
 from tests.support.small import stages
 from tests.support.small_job import changed, small_config
 
@@ -69,32 +73,32 @@ def texts(records, last: bool) -> list[str]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("number", [0, 1])
-def test_each_method_is_given_what_it_needs(finished, number, seed):
+def test_each_method_has_the_inputs_it_needs(finished, number, seed):
     """Its library function, called on what is read from the stores by hand."""
     job, chosen = finished
     target, limits = job.data.targets[number], job.limits
     pool = {
-        kind: read_store(features_stage.stages(job, job.data.pool, kind, seed)[0])
+        kind: open_store(features_stage.stages(job, job.data.pool, kind, seed)[0]).read()[:]
         for kind in ("adam", "sgd", "sign")
     }
-    [own] = [read_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
+    [own] = [open_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
     hidden = [
-        read_store(features_stage.hidden_stage(job, dataset)).features_NP
+        open_store(features_stage.hidden_stage(job, dataset)).read()[:]
         for dataset in (job.data.pool, target.validation)
     ]
-    units_MP, subtasks = own.features_NP, [r.subtask for r in target.validation.records]
+    units_MP, subtasks = own.read()[:], [r.subtask for r in target.validation.records]
     unnormalised_MP = units_MP * own.norms_N[:, None]
-    sign_NP, records = pool["sign"].features_NP, target.validation.records
+    sign_NP, records = pool["sign"], target.validation.records
     prompts = texts(job.data.pool.records, last=False), texts(records, last=False)
     wholes = texts(job.data.pool.records, last=True), texts(records, last=True)
     expected = {
         "bm25": bm25(*prompts, limits),
         "dsir": dsir(*wholes, limits, seed),
         "rds_plus": rds_plus(*hidden, limits),
-        "less": less(pool["adam"].features_NP, units_MP, subtasks, limits),
-        "gist": gist(pool["sgd"].features_NP, unnormalised_MP, subtasks, 2, limits),
+        "less": less(pool["adam"], units_MP, subtasks, limits),
+        "gist": gist(pool["sgd"], unnormalised_MP, subtasks, 2, limits),
         "knn_uniform": knn_uniform(sign_NP, units_MP, limits),
-        "coverage": coverage(sign_NP, units_MP, limits, no_conflict=False),
+        "coverage": coverage(sign_NP, units_MP, limits),
         "pursuit": pursuit(sign_NP, units_MP, limits),
     }
     for method, selection in expected.items():
@@ -104,12 +108,12 @@ def test_each_method_is_given_what_it_needs(finished, number, seed):
 
 def test_pool_rows_stay_as_they_are_stored(finished):
     job, _ = finished
-    rows, finite_N = material.pool_rows(job, "g2is", 0)
+    rows = method_inputs.rows_of(job, job.data.pool, "g2is", 0)
     assert isinstance(rows, Rows)
     assert rows.values_NP.dtype.name == job.settings.features.store.dtype == "bfloat16"
-    [store] = [read_store(f) for f in features_stage.stages(job, job.data.pool, "sign", 0)]
-    np.testing.assert_array_equal(rows[:], store.features_NP)
-    assert finite_N.all()
+    [store] = [open_store(f) for f in features_stage.stages(job, job.data.pool, "sign", 0)]
+    np.testing.assert_array_equal(rows[:], store.read()[:])
+    assert rows.finite_N.all()
 
 
 def test_words_and_hidden_states_need_no_warm_up(finished, asked, tmp_path):
@@ -155,7 +159,7 @@ def test_compositions_are_told(finished):
 
 
 def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
-    """The same stores by their folders, with no model at hand."""
+    """They read the stages' stores by their folders, with no model at hand."""
     job, chosen = finished
     [pool] = features_stage.stages(job, job.data.pool, "sign", 0)
     [own] = features_stage.stages(job, job.data.targets[0].validation, "sgd", 0)
@@ -253,19 +257,27 @@ def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader,
 
 
 def test_several_checkpoints_count_by_their_weights_not_by_their_gradients_lengths():
-    """Of two checkpoints side by side, the first with gradients 50 times as long."""
+    """Two checkpoints are side by side, the first with gradients 50 times as long."""
     rng = np.random.default_rng(0)
-    parts = [rng.normal(size=(6, 4)) for _ in range(2)]
-    units_MP = 0.5**0.5 * np.concatenate(
-        [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1
+    checkpoints = [
+        Rows(
+            unit_length(rng.normal(size=(6, 4)).astype(np.float32)),
+            norms_NK=np.full((6, 1), length, np.float32),
+        )
+        for length in (50, 1)
+    ]
+    inputs = MethodInputs(
+        settings=read_selection(default.get_config()),
+        limits=None,
+        seed=0,
+        tokens_N=None,
+        pool=checkpoints[0],
+        validation=side_by_side(checkpoints, (0.5, 0.5)),
     )
-    own_MP = np.concatenate([50 * units_MP[:, :4], units_MP[:, 4:]], axis=1)
-    choosing = read_selection(default.get_config())
-    m = Material(choosing, None, 0, None, None, validation_MP=units_MP, unnormalised_MP=own_MP)
     knowledge = KnowledgeConfig(False, "svd", "count", 3, True, "components")
     shares = {}
     for unit in (True, False):
-        core = core_of(dataclasses.replace(knowledge, unit_rows=unit), m)
+        core = core_of(dataclasses.replace(knowledge, unit_rows=unit), inputs)
         shares[unit] = (core.core_CP[0, :4] ** 2).sum()
     assert 0.2 < shares[True] < 0.8
     assert shares[False] > 0.99

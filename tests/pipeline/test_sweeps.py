@@ -12,7 +12,7 @@ from etils import epath
 from configs import default
 from configs.sweeps import SWEEPS
 from g2is_jax.features.projection import fold
-from g2is_jax.features.store import read_store
+from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import evaluate_stage, features_stage, selection_stage, sweeps
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import open_job
@@ -138,11 +138,11 @@ def test_a_fold_is_that_of_the_pass(swept, ablated):
     [source] = features_stage.pass_stages(narrow, narrow.data.pool, "rms", 0)
     [folder] = features_stage.stages(narrow, narrow.data.pool, "rms", 0)
     assert folder.name.startswith("folded-")
-    wide, found = read_store(source), read_store(folder)
-    expected = fold(fold(wide.features_NP * wide.norms_N[:, None], 0), 0)
+    wide, found = open_store(source), open_store(folder)
+    expected = fold(fold(wide.read()[:] * wide.norms_N[:, None], 0), 0)
     norms = np.linalg.norm(expected, axis=1)
     np.testing.assert_allclose(found.norms_N, norms, rtol=1e-5)
-    np.testing.assert_allclose(found.features_NP, expected / norms[:, None], atol=2e-3)
+    np.testing.assert_allclose(found.read()[:], expected / norms[:, None], atol=2e-3)
     for name in ("rows_N", "tokens_N", "gradient_norms_N", "finite_N"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wide, name))
 

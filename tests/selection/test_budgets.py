@@ -11,13 +11,11 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import (
     BudgetConfig,
     Limits,
-    everything,
     largest_remainder,
     limits,
-    longest,
-    random_rows,
     take_in_order,
 )
+from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
 
 
 def make(budget, unit="rows", cap=1.0, tokens=(3, 5, 2, 7), sources=None) -> Limits:
@@ -76,7 +74,7 @@ def test_sources_become_codes_and_the_cap_rounds_down():
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, message):
-    """In one line that names the field and the figures."""
+    """The message is one line that names the field and the figures."""
     with pytest.raises(InputError, match=message) as caught:
         make(*arguments)
     assert "\n" not in str(caught.value)
@@ -93,7 +91,7 @@ def test_largest_remainder_sums_exactly_and_stays_within_one(total, weights):
 
 
 def test_largest_remainder_gives_ties_to_the_lower_index():
-    """Also where rounding would tell equal remainders apart."""
+    """Ties count as such where rounding would tell equal remainders apart."""
     assert largest_remainder(10, [1 / 3, 1 / 3, 1 / 3]).tolist() == [4, 3, 3]
     assert largest_remainder(1, [0.3, 0.1 + 0.2, 0.4]).tolist() == [0, 0, 1]
     assert largest_remainder(1, [0.3, 0.1 + 0.2]).tolist() == [1, 0]

@@ -267,7 +267,7 @@ def test_summary():
 
 @pytest.mark.parametrize("center", [False, True])
 def test_anchors_are_what_the_components_explain_of_each_row(center):
-    """By the projector on the kept directions; whatever the signs of these."""
+    """The projector on the kept directions says so, whatever the signs of these."""
     features_MP = features(9, 24)
     by_row = replace(PAPER, center=center, anchors="rows", unit_rows=True, keep_value=0.97)
     core = core_knowledge(features_MP, by_row)

@@ -10,7 +10,7 @@ from g2is_jax.selection.neighbours import GraphConfig, neighbours
 
 @pytest.mark.parametrize(("N", "P", "E"), [(23, 5, 4), (23, 5, 22), (101, 17, 9), (2, 3, 1)])
 def test_equals_a_plain_sort(N, P, E, monkeypatch):
-    """In blocks that do not divide N."""
+    """Blocks need not divide N."""
     monkeypatch.setattr(room, "BLOCK", 10)
     features_NP = np.random.default_rng(N).normal(size=(N, P)).astype(np.float32)
     indices_NE, similarities_NE = neighbours(features_NP, E)

@@ -1,15 +1,13 @@
 """Random problems for the selectors without a graph, and what a budget allows, plainly."""
 
 import numpy as np
+import pytest
 
 from g2is_jax.selection.budget import BudgetConfig, Limits, Selection, limits
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
+from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.pursuit import pursuit
 
-GREEDY = {
-    "coverage": lambda pool, validation, made: coverage(pool, validation, made, False),
-    "coverage, no conflict": lambda pool, validation, made: coverage(pool, validation, made, True),
-    "pursuit": pursuit,
-}
+GREEDY = {"coverage": coverage, "pursuit": pursuit}
 CASES = [(seed, unit, cap) for seed in range(6) for unit, cap in (("rows", 1.0), ("tokens", 0.4))]
 
 
@@ -47,6 +45,15 @@ def problem(seed: int, unit="rows", cap=1.0) -> tuple[np.ndarray, np.ndarray, Li
     features_NP[rng.integers(N)] = 0
     made = random_limits(rng, N, unit, cap)
     return features_NP, rng.normal(size=(M, P)).astype(np.float32), made
+
+
+def opposing(seed: int, unit: str, cap: float):
+    """A problem whose rows share a direction of some strength, and some of which are opposites."""
+    features_NP, validation_MP, made = problem(seed, unit, cap)
+    rng = np.random.default_rng(seed)
+    features_NP += np.float32(rng.choice([0, 1, 3])) * (np.abs(features_NP).max(1) > 0)[:, None]
+    features_NP[0] = -features_NP[-1]
+    return features_NP, validation_MP, made
 
 
 def labels(validation_MP) -> list[str]:
@@ -104,3 +111,10 @@ def check_limits(selection: Selection, made: Limits) -> None:
     assert not fitting(rows, made)
     if (made.costs_N == 1).all() and made.cap == made.budget:
         assert len(rows) == made.budget
+
+
+def check_cosines(selection, features_NP, validation_MP) -> None:
+    """Each pick scores its cosine to the validation row that took it."""
+    for pick in selection.picks:
+        expected = cosine(features_NP[pick.row], validation_MP[pick.component])
+        assert pick.score == pick.cos_component == pytest.approx(expected, abs=1e-6)

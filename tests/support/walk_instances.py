@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from g2is_jax.features.rows import Rows, stored_as
+from g2is_jax.features.rows import Rows, quantised
 from g2is_jax.selection.budget import BudgetConfig, Limits, limits
 from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.neighbours import neighbours
@@ -68,7 +68,7 @@ def instance(seed: int, budget_unit="rows", source_cap=1.0, dtype="float32", **f
     whole = int(tokens_N.sum()) if budget_unit == "tokens" else N
     budget = int(whole * rng.choice([0, 0.12, 0.3, 0.6, 1.0], p=[0.05, 0.3, 0.3, 0.2, 0.15]))
     config = BudgetConfig(budget=budget, unit=budget_unit, source_cap=source_cap)
-    rows = stored_as(features_NP, dtype)
+    rows = Rows(*quantised(features_NP, dtype))
     edges = fixed.get("edges", 4 * (seed // len(SHAPES) % 2))
     near = neighbours(rows, edges)[0] if edges else None
     return Instance(rows[:], core, limits(config, tokens_N, sources_N), near, M, rows)

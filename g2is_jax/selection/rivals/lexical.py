@@ -65,7 +65,7 @@ def bm25_scores(pool_texts: Sequence[str], query_texts: Sequence[str]) -> Iterat
 
 
 def _weights(found: list[tuple[int, int]], penalties_N) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows hold a word, and what one occurrence of it in a query adds to their scores."""
+    """The rows that hold a word, and the score that one occurrence in a query adds to each."""
     rows, counts = np.array(found).T
     rarity = np.log(1 + (len(penalties_N) - len(rows) + 0.5) / (len(rows) + 0.5))
     return rows, rarity * counts / (counts + penalties_N[rows])

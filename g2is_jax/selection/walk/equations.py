@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from g2is_jax.features.rows import UnitRows, cosines_to_directions, cosines_to_rows
+from g2is_jax.features.unit_rows import UnitRows, cosines_to_directions, cosines_to_rows
 
 SLACK = 1e-6
 SHORTEST_SUM = 1e-3

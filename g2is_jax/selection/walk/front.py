@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from g2is_jax.features.rows import cosines_to_rows, taken_rows
+from g2is_jax.features.unit_rows import cosines_to_rows, taken_rows
 from g2is_jax.selection.walk.equations import (
     ANCHOR,
     SLACK,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g2is_jax.features.rows import cosines_to_directions, cosines_to_rows
+from g2is_jax.features.unit_rows import cosines_to_directions, cosines_to_rows
 from g2is_jax.selection.walk.equations import Choice, State, WalkPool, advance, choose, empty
 
 

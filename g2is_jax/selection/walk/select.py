@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from g2is_jax.features.rows import Rows, as_rows, over_rows, unit_rows_of
+from g2is_jax.features.rows import Rows, as_rows
+from g2is_jax.features.unit_rows import over_rows, unit_rows_of
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Ledger, Limits, Pick, Selection, largest_remainder, spending
 from g2is_jax.selection.core import Core

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from g2is_jax.features.rows import cosines_to_directions, cosines_to_rows, unit_rows
+from g2is_jax.features.unit_rows import cosines_to_directions, cosines_to_rows, unit_rows
 from g2is_jax.selection.walk.equations import (
     SHORTEST_SUM,
     Choice,

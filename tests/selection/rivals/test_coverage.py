@@ -1,23 +1,17 @@
-"""Coverage and pursuit against plain greedy loops."""
+"""Coverage against a plain greedy loop."""
 
 import numpy as np
 import pytest
 
-from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.budget import BudgetConfig, limits
-from g2is_jax.selection.rivals.coverage import coverage, pursuit
-from tests.support.rival_instances import CASES, GREEDY, cosine, fitting, problem
+from g2is_jax.selection.rivals.coverage import coverage
+from tests.support.rival_instances import (
+    CASES,
+    cosine,
+    fitting,
+    opposing,
+)
 
 pytestmark = pytest.mark.usefixtures("_small_blocks")
-
-
-def opposing(seed: int, unit: str, cap: float):
-    """A problem whose rows share a direction of some strength, and some of which are opposites."""
-    features_NP, validation_MP, made = problem(seed, unit, cap)
-    rng = np.random.default_rng(seed)
-    features_NP += np.float32(rng.choice([0, 1, 3])) * (np.abs(features_NP).max(1) > 0)[:, None]
-    features_NP[0] = -features_NP[-1]
-    return features_NP, validation_MP, made
 
 
 def worth(chosen, features_NP, validation_MP) -> float:
@@ -27,28 +21,19 @@ def worth(chosen, features_NP, validation_MP) -> float:
     )
 
 
-@pytest.mark.parametrize("no_conflict", [False, True])
 @pytest.mark.parametrize(("seed", "unit", "cap"), CASES)
-def test_coverage_equals_a_plain_greedy_loop(seed, unit, cap, no_conflict):
-    """The row that adds most to the definition's sum; those in conflict last."""
+def test_coverage_equals_a_plain_greedy_loop(seed, unit, cap):
+    """The row that adds most to the definition's sum."""
     features_NP, validation_MP, made = opposing(seed, unit, cap)
     chosen: list[int] = []
-    for pick in coverage(features_NP, validation_MP, made, no_conflict).picks:
-        open_rows = fitting(chosen, made)
-        free = [
-            row
-            for row in open_rows
-            if not no_conflict
-            or all(cosine(features_NP[row], features_NP[other]) >= 0 for other in chosen)
-        ]
+    for pick in coverage(features_NP, validation_MP, made).picks:
         before = worth(chosen, features_NP, validation_MP)
         gains = {
             row: round(worth([*chosen, row], features_NP, validation_MP) - before, 6)
-            for row in free or open_rows
+            for row in fitting(chosen, made)
         }
         assert pick.row == max(gains, key=lambda row: (gains[row], -row))
         assert pick.score == pytest.approx(gains[pick.row], abs=2e-6)
-        assert pick.reason.endswith("in conflict") == (not free)
         check_component(pick, chosen, features_NP, validation_MP)
         chosen.append(pick.row)
     assert not fitting(chosen, made)
@@ -70,109 +55,9 @@ def check_component(pick, chosen, features_NP, validation_MP) -> None:
 
 
 def test_the_random_problems_hold_what_they_must():
-    """Conflicts with and without a way around them, and steps on which nothing gains."""
-    reasons, idle = set(), 0
+    """Steps on which nothing gains."""
+    idle = 0
     for seed, unit, cap in CASES:
-        picks = coverage(*opposing(seed, unit, cap), True).picks
-        reasons |= {pick.reason for pick in picks}
+        picks = coverage(*opposing(seed, unit, cap)).picks
         idle += any(pick.component == -1 for pick in picks)
-    assert len(reasons) == 2
     assert idle > 0
-
-
-def test_conflicts_are_avoided_while_others_are_left():
-    """The second best row opposes the first: it comes last, and then says so."""
-    features_NP = np.array([[3, 1.2, 0], [3, -9, 0.1], [1, 1, 9]])
-    validation_MP = np.array([[1.0, 0.3, 0], [0.5, -1, 0]])
-    made = limits(BudgetConfig(3, "rows", 1.0), np.ones(3, int), np.zeros(3, int))
-    assert coverage(features_NP, validation_MP, made, False).rows == [0, 1, 2]
-    selection = coverage(features_NP, validation_MP, made, True)
-    assert selection.rows == [0, 2, 1]
-    assert [pick.reason for pick in selection.picks] == [
-        "adds most to the coverage",
-        "adds most to the coverage",
-        "adds most to the coverage, in conflict",
-    ]
-
-
-def test_rows_at_a_right_angle_are_not_in_conflict():
-    """A product that rounding left below zero is no conflict."""
-    angles = np.linspace(0, 1.5, 40)
-    rows_NP = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    turned_NP = rows_NP @ np.array([[0.0, 1.0], [-1.0, 0.0]])
-    features_NP = np.stack([rows_NP, turned_NP], axis=1).reshape(80, 2)
-    products_N = (rows_NP * turned_NP).sum(axis=1)
-    assert np.abs(products_N).max() < 1e-12
-    for pair in range(40):
-        pool_NP = features_NP[2 * pair : 2 * pair + 2]
-        made = limits(BudgetConfig(2, "rows", 1.0), np.ones(2, int), np.zeros(2, int))
-        picks = coverage(pool_NP, pool_NP.sum(axis=0)[None], made, True).picks
-        assert not any("conflict" in pick.reason for pick in picks)
-
-
-@pytest.mark.parametrize(("seed", "unit", "cap"), CASES)
-def test_pursuit_equals_a_plain_greedy_loop(seed, unit, cap):
-    """The row that turns the sum of unit rows closest to the mean of the unit validation rows."""
-    features_NP, validation_MP, made = opposing(seed, unit, cap)
-    units_NP, target_P = unit_length(features_NP), unit_length(validation_MP).mean(axis=0)
-    chosen: list[int] = []
-    selection = pursuit(features_NP, validation_MP, made)
-    for pick in selection.picks:
-        scores = {
-            row: cosine(units_NP[[*chosen, row]].sum(axis=0), target_P)
-            for row in fitting(chosen, made)
-        }
-        assert pick.row == max(scores, key=lambda row: (scores[row], -row))
-        assert pick.score == pytest.approx(scores[pick.row], abs=1e-6)
-        assert pick.cos_component == pytest.approx(cosine(units_NP[pick.row], target_P), abs=1e-6)
-        assert pick.component == 0
-        chosen.append(pick.row)
-    assert not fitting(chosen, made)
-
-
-def unit_length(rows_NP) -> np.ndarray:
-    rows_NP = rows_NP.astype(np.float64)
-    return rows_NP / np.maximum(np.linalg.norm(rows_NP, axis=1, keepdims=True), 1e-10)
-
-
-def test_pursuit_settles_what_float32_cannot():
-    """Among rows that differ by less than float32 shows, the better one, not the first."""
-    rng = np.random.default_rng(0)
-    target_P = np.ones(400) / 20
-    away_P = rng.normal(size=400)
-    away_P -= (away_P @ target_P) * target_P
-    away_P /= np.linalg.norm(away_P)
-    tilts = 0.3 - 1e-8 * np.array([0, 3, 1, 2, 5, 4])
-    features_NP = np.cos(tilts)[:, None] * target_P + np.sin(tilts)[:, None] * away_P
-    made = limits(BudgetConfig(6, "rows", 1.0), np.ones(6, int), np.zeros(6, int))
-    assert pursuit(features_NP, target_P[None], made).rows == [4, 5, 1, 3, 2, 0]
-
-
-def test_pursuit_of_many_equal_rows_takes_them_in_order():
-    """Equal rows of different lengths tie, however their products are rounded."""
-    rng = np.random.default_rng(1)
-    row_P = rng.normal(size=301).astype(np.float32)
-    features_NP = np.stack([row_P * 2.0 ** (n % 5) for n in range(40)])
-    made = limits(BudgetConfig(40, "rows", 1.0), np.ones(40, int), np.zeros(40, int))
-    for select in GREEDY.values():
-        rows = select(features_NP, row_P[None] + rng.normal(size=301), made).rows
-        assert rows == list(range(40))
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_the_first_of_the_best_rows_is_taken(seed):
-    """Copies of the best row are strewn among others, more of them than are looked at together."""
-    rng = np.random.default_rng(seed)
-    features_NP = rng.normal(size=(60, 2))
-    best_N = np.sort(rng.permutation(60)[:15])
-    features_NP[best_N] = (1, 1)
-    made = limits(BudgetConfig(1, "rows", 1.0), np.ones(60, int), np.zeros(60, int))
-    for select in GREEDY.values():
-        assert select(features_NP, np.array([[3.0, 3.0]]), made).rows == [best_N[0]]
-
-
-def test_pursuit_needs_a_direction():
-    """Validation rows that cancel out have none."""
-    features_NP, validation_MP, made = problem(0)
-    with pytest.raises(InputError, match="their mean has no direction"):
-        pursuit(features_NP, np.stack([validation_MP[0], -validation_MP[0]]), made)

@@ -98,7 +98,7 @@ def test_bm25_of_texts_without_words():
 
 
 def plain_log_importance(pool: list[str], target: list[str]) -> np.ndarray:
-    """As the package of DSIR's authors computes it: counts of every bucket, kept dense."""
+    """Computes it like the package of DSIR's authors: counts of every bucket, kept dense."""
 
     def counts(text: str) -> np.ndarray:
         tokens = re.findall(r"\w+|[^\w\s]+", text.lower())

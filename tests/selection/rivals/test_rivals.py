@@ -1,4 +1,4 @@
-"""What the selectors without a graph have in common: limits, blocks and what they refuse."""
+"""Limits, blocks and refusals, which the selectors without a graph have in common."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.rivals import coverage as coverage_module
-from g2is_jax.selection.rivals import influence
-from g2is_jax.selection.rivals.influence import gist, knn_uniform, less, less_rr, rds_plus
+from g2is_jax.selection.rivals import similarity
+from g2is_jax.selection.rivals.gist import gist
+from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.less import less, less_rr
+from g2is_jax.selection.rivals.rds import rds_plus
 from tests.support.rival_instances import GREEDY, Compressed, check_limits, labels, problem
 
 SELECTORS = {
@@ -48,7 +51,7 @@ def test_compressed_rows_and_blocks_change_nothing(name, monkeypatch):
     expected = SELECTORS[name](features_NP, validation_MP, made).rows
     compressed = Compressed(features_NP), Compressed(validation_MP)
     assert SELECTORS[name](*compressed, made).rows == expected
-    monkeypatch.setattr(influence, "BLOCK", 1000)
+    monkeypatch.setattr(similarity, "BLOCK", 1000)
     monkeypatch.setattr(coverage_module, "FIRST", 64)
     monkeypatch.setattr(coverage_module, "MOST", 64)
     assert SELECTORS[name](features_NP, validation_MP, made).rows == expected

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from g2is_jax.features.rows import WIDEST_INT8, Rows
+from g2is_jax.features.rows import Rows
+from g2is_jax.features.unit_rows import WIDEST_INT8
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, Limits, limits
 from g2is_jax.selection.core import Core

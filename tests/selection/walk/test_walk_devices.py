@@ -11,7 +11,7 @@ import pytest
 from test_walk_parity import TOO_CLOSE, transcribed
 from test_walk_strategies import given_of, same_trace
 
-from g2is_jax.features.rows import stored_as
+from g2is_jax.features.rows import Rows, quantised
 from g2is_jax.selection.budget import Pick
 from g2is_jax.selection.neighbours import neighbours
 from g2is_jax.selection.walk import select
@@ -60,7 +60,7 @@ def together(seed: int):
 def sample_rows(dtype: str):
     rows_NP = np.random.default_rng(0).normal(size=(53, 5)).astype(np.float32)
     rows_NP[[7, 40, 52]] = rows_NP[3]
-    return stored_as(rows_NP, dtype)
+    return Rows(*quantised(rows_NP, dtype))
 
 
 @pytest.fixture(scope="module")

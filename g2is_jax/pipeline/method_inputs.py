@@ -1,4 +1,4 @@
-"""What each method of a job looks at: the stages that make it, and the rows read from them."""
+"""The inputs of each method of a job: the stages that make them, and the rows read from those."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ from etils import epath
 from g2is_jax.data.files import Record
 from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline import features_stage, warmup_stage
-from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.selection.budget import without
-from g2is_jax.selection.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, Material
+from g2is_jax.selection.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, MethodInputs
 
 Folders = dict[str, epath.Path]
 
@@ -58,16 +58,17 @@ def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str,
 
 
 def _text_inputs(job: Job) -> dict[str, str]:
-    """What the usable rows and their token counts depend on, where no features do."""
+    """The inputs of the usable rows and their token counts, for a method without features."""
     text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
     small = {n: d for n, d in job.checkpoint.digest.items() if not n.endswith(".safetensors")}
     return {"pool": job.data.pool.digest, **text, **small}
 
 
-def gather(job: Job, method: str, target: Target, seed: int) -> Material:
-    """Read what a method looks at; pool rows that are not finite may not be chosen."""
+def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
+    """Reads the inputs of a method; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
-    bare = Material(job.settings.selection, job.limits, seed, job.data.pool.tokens_N, device_mesh())
+    tokens_N = job.data.pool.tokens_N
+    bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, device_mesh())
     if needs == NOTHING:
         return bare
     if needs == TEXTS:
@@ -79,39 +80,22 @@ def gather(job: Job, method: str, target: Target, seed: int) -> Material:
             validation_prompts=[prompt(record) for record in own],
             validation_texts=[whole(record) for record in own],
         )
-    pool_NP, finite_N = pool_rows(job, method, seed)
-    validation = _validation(job, method, target, seed)
-    finite_M = features_stage.finite(validation)
+    pool = rows_of(job, job.data.pool, method, seed)
+    validation = rows_of(job, target.validation, method, seed)
     subtasks_M = np.array([record.subtask for record in target.validation.records])
     return dataclasses.replace(
         bare,
-        limits=without(job.limits, ~finite_N),
-        pool_NP=pool_NP,
-        validation_MP=features_stage.units(validation)[finite_M],
-        unnormalised_MP=features_stage.unnormalised(validation)[finite_M],
-        subtasks_M=subtasks_M[finite_M],
+        limits=without(job.limits, ~pool.finite_N),
+        pool=pool,
+        validation=validation.take(validation.finite_N),
+        subtasks_M=subtasks_M[validation.finite_N],
     )
 
 
-def pool_rows(job: Job, method: str, seed: int) -> tuple[Rows | np.ndarray, np.ndarray]:
-    """The pool's features or hidden states, and which rows are finite.
-
-    Of one checkpoint they stay in the dtype they are stored in; several are put side by side.
-    """
+def rows_of(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
+    """The features or hidden states that a method takes of the pool or of validation rows."""
     if METHODS[method].needs == HIDDEN:
-        return features_stage.read_rows(features_stage.hidden_stage(job, job.data.pool))
-    kind = features_stage.kind_of(job, job.data.pool, method)
-    folders = features_stage.stages(job, job.data.pool, kind, seed)
-    if len(folders) == 1:
-        return features_stage.read_rows(folders[0])
-    weighted = features_stage.load(job, job.data.pool, kind, seed)
-    return features_stage.units(weighted), features_stage.finite(weighted)
-
-
-def _validation(job: Job, method: str, target: Target, seed: int) -> features_stage.Weighted:
-    dataset = target.validation
-    if METHODS[method].needs == HIDDEN:
-        return [(1.0, features_stage.read(features_stage.hidden_stage(job, dataset)))]
+        return features_stage.load_hidden(job, dataset)
     return features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
 
 
