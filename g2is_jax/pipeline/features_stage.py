@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import json
 from collections.abc import Sequence
 
 import jax
@@ -12,7 +10,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.batches import Batch, row_lengths
-from g2is_jax.features.diagnostics import diagnose, lines
 from g2is_jax.features.extract import extract, fitting_tokens
 from g2is_jax.features.gradients import (
     WITH_MOMENTUM,
@@ -21,11 +18,8 @@ from g2is_jax.features.gradients import (
     feature_function,
     shared_inputs,
 )
-from g2is_jax.features.hidden_states import extract_hidden
-from g2is_jax.features.projection import fold
-from g2is_jax.features.rows import Rows, side_by_side
-from g2is_jax.features.store import StoreWriter, open_store
-from g2is_jax.pipeline import warmup_stage
+from g2is_jax.features.store import StoreWriter
+from g2is_jax.pipeline import folded_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job, open_checked_job
@@ -33,7 +27,6 @@ from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.runs.stages import Stage
-from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import FEATURES, METHODS, needing
 from g2is_jax.training.optimizer import Moments
 
@@ -48,7 +41,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
             for kind in kinds_of(job, dataset):
                 folders += stages(job, dataset, kind, seed)
     if job.settings.features.hidden_states:
-        folders += [hidden_stage(job, dataset) for dataset in datasets]
+        folders += [hidden_stage.stage(job, dataset) for dataset in datasets]
     return folders
 
 
@@ -74,7 +67,7 @@ def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]
     passes = pass_stages(job, dataset, kind, seed)
     if not job.settings.features.folds:
         return passes
-    return [_folded(job, source, f"{dataset.name} {kind}", seed) for source in passes]
+    return [folded_stage.stage(job, source, f"{dataset.name} {kind}", seed) for source in passes]
 
 
 def pass_stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
@@ -102,7 +95,7 @@ def _pass_stages(
             return {labels[kind]: {} for kind in stores}
         moments = warmup_stage.load(job, seed)[number].moments
         return {
-            labels[kind]: _counts(
+            labels[kind]: feature_counts(
                 dataset, folder, _momentum(kind, moments), _direction(job, kind).b1
             )
             | work
@@ -201,100 +194,8 @@ def _measured(dataset: Dataset, function, inputs, devices: int) -> int:
     return tokens
 
 
-def _counts(dataset: Dataset, folder: epath.Path, momentum: float | None, b1: float) -> dict:
-    """Counts for the manifest of a store; its diagnostics are written beside it.
-
-    momentum: |m|, where the kind has a momentum term.
-    """
-    ids = [record.id for record in dataset.records]
-    sources = [record.source for record in dataset.records]
-    found = diagnose(open_store(folder), ids, sources, momentum, b1)
-    written = json.dumps(dataclasses.asdict(found), indent=2) + "\n"
-    write_atomic(folder / "diagnostics.json", written)
-    print(lines(found), flush=True)
-    return {"rows": len(ids), "dropped": dataset.dropped, "truncated": dataset.truncated}
-
-
 def _momentum(kind: str, moments: Moments) -> float | None:
     """|m| over all leaves, where the kind has a momentum term."""
     if kind not in WITH_MOMENTUM:
         return None
     return float(np.sqrt(sum(float(np.sum(np.square(m))) for m in moments.first.values())))
-
-
-def _folded(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
-    """The rows of another store, folded to a narrower projection: no gradient is computed again."""
-    folds, own_seed = job.settings.features.folds, seed + job.settings.features.projection_seed
-
-    def build(folder: epath.Path) -> dict:
-        store = open_store(source)
-        with StoreWriter(folder, store.rows_N, job.settings.features.store) as writer:
-            done = writer.start(store.positions)
-            for index, (positions_B, rows_BP) in enumerate(store.blocks()):
-                if done[index]:
-                    continue
-                rows_BP = rows_BP * store.norms_N[positions_B, None]
-                for _ in range(folds):
-                    rows_BP = fold(rows_BP, own_seed)
-                rows_BP[~store.finite_N[positions_B]] = np.nan  # stays a row that is marked
-                tokens_B = store.tokens_N[positions_B]
-                writer.write(index, rows_BP, store.gradient_norms_N[positions_B], tokens_B)
-        return {"rows": len(store.rows_N), "width": store.width // 2**folds}
-
-    identity = {"folds": folds, "seed": own_seed, "rows_dtype": job.settings.features.store.dtype}
-    label = f"{label} seed {seed} folded {folds}x"
-    return job.stages.run(Stage("folded", identity, {"features": stage_hash(source)}), label, build)
-
-
-def hidden_stage(job: Job, dataset: Dataset) -> epath.Path:
-    """The representation of RDS+ for each usable row of a file; needs no warm-up."""
-    rows = [record.row for record in dataset.records]
-
-    def build(folder: epath.Path) -> dict:
-        tokens = job.settings.evaluation.evaluate.batch_tokens  # of forward passes alone
-        with StoreWriter(folder, rows, job.settings.features.store) as writer:
-            work = extract_hidden(job.model, job.weights, dataset.encoded, tokens, writer)
-        wait_for_all(f"hidden states of {dataset.name}")
-        return _counts(dataset, folder, None, 0.0) | work if is_first() else {}
-
-    model = {key: value for key, value in job.model_identity.items() if key != "lora"}
-    identity = {"rows_dtype": job.settings.features.store.dtype, **model}
-    inputs = {"rows": dataset.digest, **job.checkpoint.digest}
-    return job.stages.run(Stage("hidden", identity, inputs), dataset.name, build, shared=True)
-
-
-def load(job: Job, dataset: Dataset, kind: str, seed: int) -> Rows:
-    """The features of a file's usable rows, in their order; those of several checkpoints side by
-    side, under the checkpoints' weights."""
-    folders = tuple(stages(job, dataset, kind, seed))
-    weights: tuple[float, ...] = (1.0,)
-    if len(folders) > 1:
-        weights = tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))
-    return _kept(job, dataset, folders, weights)
-
-
-def load_hidden(job: Job, dataset: Dataset) -> Rows:
-    """The hidden states of a file's usable rows, in their order."""
-    return _kept(job, dataset, (hidden_stage(job, dataset),), (1.0,))
-
-
-def forget() -> None:
-    """Drops the rows that are kept in memory for the next method."""
-    _pool_rows.cache_clear()
-    _validation_rows.cache_clear()
-
-
-def _kept(
-    job: Job, dataset: Dataset, folders: tuple[epath.Path, ...], weights: tuple[float, ...]
-) -> Rows:
-    read = _pool_rows if dataset is job.data.pool else _validation_rows
-    return read(folders, weights)
-
-
-def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
-    found = [open_store(folder).read() for folder in folders]
-    return found[0] if len(found) == 1 else side_by_side(found, weights)
-
-
-_pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory
-_validation_rows = functools.lru_cache(maxsize=8)(_read)

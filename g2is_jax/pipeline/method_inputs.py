@@ -1,13 +1,15 @@
 """The inputs of each method of a job: the stages that make them, and the rows read from those."""
 
 import dataclasses
+import functools
 
 import numpy as np
 from etils import epath
 
 from g2is_jax.data.files import Record
-from g2is_jax.features.rows import Rows
-from g2is_jax.pipeline import features_stage, warmup_stage
+from g2is_jax.features.rows import Rows, side_by_side
+from g2is_jax.features.store import open_store
+from g2is_jax.pipeline import features_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job
@@ -24,7 +26,7 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     datasets = {"features": job.data.pool, "validation": target.validation}
     needs = METHODS[method].needs
     if needs == HIDDEN:
-        return {name: features_stage.hidden_stage(job, of) for name, of in datasets.items()}
+        return {name: hidden_stage.stage(job, of) for name, of in datasets.items()}
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
@@ -95,8 +97,36 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
 def rows_of(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
     """The features or hidden states that a method takes of the pool or of validation rows."""
     if METHODS[method].needs == HIDDEN:
-        return features_stage.load_hidden(job, dataset)
-    return features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
+        return _load(job, dataset, (hidden_stage.stage(job, dataset),), (1.0,))
+    return load_features(job, dataset, features_stage.kind_of(job, dataset, method), seed)
+
+
+def load_features(job: Job, dataset: Dataset, kind: str, seed: int) -> Rows:
+    """The features of a file's usable rows, in their order.
+
+    Those of several checkpoints stand side by side, under the checkpoints' weights.
+    """
+    folders = tuple(features_stage.stages(job, dataset, kind, seed))
+    weights: tuple[float, ...] = (1.0,)
+    if len(folders) > 1:
+        weights = tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))
+    return _load(job, dataset, folders, weights)
+
+
+def _load(
+    job: Job, dataset: Dataset, folders: tuple[epath.Path, ...], weights: tuple[float, ...]
+) -> Rows:
+    read = _pool_rows if dataset is job.data.pool else _validation_rows
+    return read(folders, weights)
+
+
+def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
+    found = [open_store(folder).read() for folder in folders]
+    return found[0] if len(found) == 1 else side_by_side(found, weights)
+
+
+_pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory
+_validation_rows = functools.lru_cache(maxsize=8)(_read)
 
 
 def prompt(record: Record) -> str:

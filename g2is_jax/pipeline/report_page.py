@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from g2is_jax.evaluation.compare import SUBJECT
 from g2is_jax.features.rows import unit_length
 from g2is_jax.pipeline import (
-    features_stage,
     finetune_stage,
     method_inputs,
     scoring,
@@ -227,7 +226,7 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
     if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
     dataset = target.validation
-    features = features_stage.load(job, dataset, features_stage.kind_of(job, dataset, method), seed)
+    features = method_inputs.rows_of(job, dataset, method, seed)
     usable = np.flatnonzero(features.finite_N)
     records = [dataset.records[row] for row in usable]
     prompts = [shortened(method_inputs.prompt(record)) for record in records]

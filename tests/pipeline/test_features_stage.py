@@ -89,7 +89,7 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     rates = np.array([json.loads(line)["learning_rate"] for line in lines]).reshape(2, -1)
     np.testing.assert_allclose(weights, rates.mean(axis=1) / rates.mean(axis=1).sum())
     assert weights[0] > weights[1] > 0  # the rate falls
-    rows = features_stage.load(job, job.data.pool, "rms", 0)
+    rows = method_inputs.load_features(job, job.data.pool, "rms", 0)
     stores = [open_store(folder) for folder in features_stage.stages(job, job.data.pool, "rms", 0)]
     first, second = (store.read()[:] for store in stores)
     expected = weights[0] * first @ first.T + weights[1] * second @ second.T
@@ -131,7 +131,7 @@ def test_seeds_of_warm_up_and_projection_move_apart(config, tmp_path):
 def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
     target = job.data.targets[0]
     chosen = METHODS[method].choose(method_inputs.gather(job, method, target, 0)).rows
-    load = features_stage.load
+    load = method_inputs.load_features
 
     def with_odd_rows(job, dataset, kind, seed):
         rows = load(job, dataset, kind, seed)
@@ -140,7 +140,7 @@ def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
         values_NP[odd], finite_N[odd] = 0, False
         return Rows(values_NP, rows.scales_N, rows.norms_NK, finite_N)
 
-    monkeypatch.setattr(features_stage, "load", with_odd_rows)
+    monkeypatch.setattr(method_inputs, "load_features", with_odd_rows)
     gathered = method_inputs.gather(job, method, target, 0)
     assert len(gathered.validation) == len(target.validation.records) - 1
     rows = METHODS[method].choose(gathered).rows

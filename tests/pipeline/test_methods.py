@@ -10,7 +10,13 @@ from etils import epath
 from configs import default
 from g2is_jax.features.rows import Rows, side_by_side, unit_length
 from g2is_jax.features.store import open_store
-from g2is_jax.pipeline import features_stage, method_inputs, own_features, selection_stage
+from g2is_jax.pipeline import (
+    features_stage,
+    hidden_stage,
+    method_inputs,
+    own_features,
+    selection_stage,
+)
 from g2is_jax.pipeline.fields import flat_fields
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_settings import read_selection
@@ -83,7 +89,7 @@ def test_each_method_has_the_inputs_it_needs(finished, number, seed):
     }
     [own] = [open_store(f) for f in features_stage.stages(job, target.validation, "sgd", seed)]
     hidden = [
-        open_store(features_stage.hidden_stage(job, dataset)).read()[:]
+        open_store(hidden_stage.stage(job, dataset)).read()[:]
         for dataset in (job.data.pool, target.validation)
     ]
     units_MP, subtasks = own.read()[:], [r.subtask for r in target.validation.records]
@@ -124,7 +130,7 @@ def test_words_and_hidden_states_need_no_warm_up(finished, asked, tmp_path):
     expected = [chosen[m, t, 0] for m in ("bm25", "dsir", "rds_plus") for t in ("plus", "pick")]
     assert [one.rows for one in again] == [one.rows for one in expected]
     of_hidden = [
-        features_stage.hidden_stage(job, d) for d in (job.data.pool, job.data.targets[0].validation)
+        hidden_stage.stage(job, d) for d in (job.data.pool, job.data.targets[0].validation)
     ]
     folder = chosen["rds_plus", "plus", 0].folder
     seconds = sum(read_manifest(one)["seconds"] for one in (*of_hidden, folder))
