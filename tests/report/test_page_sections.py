@@ -19,7 +19,7 @@ from g2is_jax.report.page.blocks import Folded, Section, Table
 from g2is_jax.report.page.stage_bills import NOT_RECORDED, Bill, Stage
 from g2is_jax.report.published import published
 from g2is_jax.report.results_table import NOT_RUN, differences
-from g2is_jax.selection.walk.equations import REASONS
+from g2is_jax.selection.walk.choice import REASONS
 from tests.support.page_data import pick, scores, walk, walk_config
 
 

@@ -10,7 +10,7 @@ from g2is_jax.features.rows import WIDEST_INT8, Rows
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, Limits, limits
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.walk.equations import walk_component
+from g2is_jax.selection.walk.by_component import walk_component
 from g2is_jax.selection.walk.rules import ON_EXHAUSTED
 from g2is_jax.selection.walk.select import gradient_walk
 from tests.support.walk_instances import PAPER, instance

@@ -33,9 +33,9 @@ def main(folder: Path) -> None:
     for case, count in DEVICES.items():
         told[case] = []
         for seed in range(7000, 7000 + count):
-            given, lanes = given_of(case, seed)
+            given, slots = given_of(case, seed)
             problem = given.rows, given.core, given.limits, PAPER, given.near
-            selection = gradient_walk(*problem, mesh=mesh, lanes=lanes)
+            selection = gradient_walk(*problem, mesh=mesh, slots=slots)
             ends = [component["ended"] for component in selection.summary["components"]]
             told[case].append({"picks": [vars(pick) for pick in selection.picks], "ends": ends})
     select.FRONT, select.WAITING = FRONT
@@ -76,11 +76,11 @@ def test_eight_devices_choose_the_same(case, on_devices):
     assert on_devices["devices"] == 8
     compared = 0
     for number, told in enumerate(on_devices[case]):
-        given, lanes = given_of(case, 7000 + number)
+        given, slots = given_of(case, 7000 + number)
         picks, ends, margin = transcribed(given, PAPER)
         if margin < TOO_CLOSE:
             continue
-        one = gradient_walk(given.rows, given.core, given.limits, PAPER, given.near, lanes=lanes)
+        one = gradient_walk(given.rows, given.core, given.limits, PAPER, given.near, slots=slots)
         assert told["ends"] == ends == [c["ended"] for c in one.summary["components"]]
         assert [pick["row"] for pick in told["picks"]] == [pick["row"] for pick in picks]
         same_trace([Pick(**pick) for pick in told["picks"]], one.picks, number)

@@ -11,20 +11,20 @@ import pytest
 from test_walk_parity import TOO_CLOSE, assert_equal, both
 
 from g2is_jax.features.rows import as_rows
-from g2is_jax.selection.walk.lockstep import (
-    LANES_SHARE,
-    MOST_LANES,
-    NO_CHOICE,
-    Lane,
-    Lockstep,
-    lanes_that_fit,
-)
 from g2is_jax.selection.walk.rules import rules_of
 from g2is_jax.selection.walk.select import _pool, gradient_walk
+from g2is_jax.selection.walk.side_by_side import (
+    MOST_SLOTS,
+    NO_CHOICE,
+    SLOTS_SHARE,
+    ComponentWalk,
+    SideBySide,
+    slots_that_fit,
+)
 from tests.support.walk_instances import PAPER, instance
 
 SHAPE = (31, 7)  # one shape, few compilations
-CASES = {  # dtype, lanes, edges
+CASES = {  # dtype, slots, edges
     "float32 side by side": ("float32", 3, 0),
     "bfloat16 side by side": ("bfloat16", 3, 2),
     "int8 side by side": ("int8", 2, 9),
@@ -39,9 +39,9 @@ POLICIES = ("stop", "relax", "reanchor")
 
 
 def given_of(case: str, seed: int):
-    dtype, lanes, edges = ALL_CASES[case]
-    components = {"components": 4} if lanes > 1 else {}
-    return instance(seed, dtype=dtype, shape=SHAPE, edges=edges, **components), lanes
+    dtype, slots, edges = ALL_CASES[case]
+    components = {"components": 4} if slots > 1 else {}
+    return instance(seed, dtype=dtype, shape=SHAPE, edges=edges, **components), slots
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,8 +50,8 @@ def test_paper_equals_the_transcription_row_for_row(case):
     first = 5000 + 1000 * list(CASES).index(case)
     seen: Counter = Counter()
     for seed in range(first, first + SEEDS):
-        given, lanes = given_of(case, seed)
-        selection, picks, ends, margin = both(given, PAPER, lanes=lanes)
+        given, slots = given_of(case, seed)
+        selection, picks, ends, margin = both(given, PAPER, slots=slots)
         if margin < TOO_CLOSE:
             seen["too close to call"] += 1
             continue
@@ -72,8 +72,8 @@ def test_side_by_side_is_one_after_another(policy):
         given, _ = given_of("float32 side by side", seed)
         rules = replace(PAPER, on_exhausted=policy, pull=seed % 4 / 4, max_similarity=0.9)
         one, many = (
-            gradient_walk(given.rows, given.core, given.limits, rules, lanes=lanes)
-            for lanes in (1, 3)
+            gradient_walk(given.rows, given.core, given.limits, rules, slots=slots)
+            for slots in (1, 3)
         )
         same_outcome(many, one, seed)
         if one.summary["closest_decision"] is None:
@@ -109,14 +109,14 @@ def test_walks_that_do_not_meet_take_the_passes_of_the_longest():
     core_CP, weights_C = np.eye(4, dtype="f4")[[0, 1, 3, 1, 2, 3]], np.array([1, 0, 0, 1, 1, 1])
     core = replace(given.core, core_CP=core_CP, weights_C=weights_C / 4)
     # The directions, then a row of each at a time; three places: once more for the fourth.
-    for budget, lanes, passes in ((40, 4, 1 + 10), (40, 9, 1 + 10), (40, 3, 2 * 11), (0, 4, 0)):
+    for budget, slots, passes in ((40, 4, 1 + 10), (40, 9, 1 + 10), (40, 3, 2 * 11), (0, 4, 0)):
         limits = replace(given.limits, budget=budget, cap=budget)
-        selection = gradient_walk(features_NP, core, limits, PAPER, lanes=lanes)
+        selection = gradient_walk(features_NP, core, limits, PAPER, slots=slots)
         rows = [c["rows"] for c in selection.summary["components"]]
         assert rows == (weights_C * budget // 4).tolist()
         assert selection.summary["rolled_back"] == 0
         assert selection.summary["passes"] == passes
-        same_outcome(selection, gradient_walk(features_NP, core, limits, PAPER, lanes=1), lanes)
+        same_outcome(selection, gradient_walk(features_NP, core, limits, PAPER, slots=1), slots)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -133,7 +133,7 @@ def test_many_directions_of_few_rows_each(dtype):
         core = replace(given.core, core_CP=core_CP.astype("f4"), weights_C=budgets_C / budget)
         rules = replace(PAPER, on_exhausted=POLICIES[seed % 3])
         problem = given.rows, core, replace(given.limits, budget=budget, cap=budget), rules
-        one, many = (gradient_walk(*problem, lanes=lanes) for lanes in (1, MOST_LANES))
+        one, many = (gradient_walk(*problem, slots=slots) for slots in (1, MOST_SLOTS))
         same_outcome(many, one, seed)
         # Side by side, rows that an earlier walk took but that decide nothing are seen as well.
         closest, other = (s.summary["closest_decision"] for s in (many, one))
@@ -157,7 +157,7 @@ def test_a_walk_that_goes_back_to_its_second_start_keeps_what_came_since():
     core = replace(given.core, core_CP=core_CP, weights_C=np.array([4, 3]) / 7)
     limits = replace(given.limits, budget=7, cap=7)
     rules = replace(PAPER, delta=0.0, on_exhausted="reanchor")
-    one, many = (gradient_walk(rows_NP, core, limits, rules, lanes=lanes) for lanes in (1, 2))
+    one, many = (gradient_walk(rows_NP, core, limits, rules, slots=slots) for slots in (1, 2))
     assert many.rows == [1, 2, 3, 4, 0, 5, 6]
     reasons = [pick.reason for pick in many.picks[4:]]
     assert reasons == ["anchor", "reanchor", "neighbour"]
@@ -173,8 +173,8 @@ def test_a_row_that_only_set_the_maximum_of_a_tie_rolls_back_too():
     given = instance(5, shape=(4, 3), edges=0)
     core = replace(given.core, core_CP=np.eye(2, 3, dtype="f4"), weights_C=np.array([2 / 3, 1 / 3]))
     limits = replace(given.limits, budget=3, cap=3)
-    for lanes in (1, 2):
-        selection = gradient_walk(rows_NP, core, limits, replace(PAPER, delta=0.0), lanes=lanes)
+    for slots in (1, 2):
+        selection = gradient_walk(rows_NP, core, limits, replace(PAPER, delta=0.0), slots=slots)
         assert selection.rows == [3, 2, 0]
     assert selection.summary["rolled_back"] == 1
 
@@ -185,18 +185,20 @@ def test_a_walk_goes_on_avoiding_a_row_that_another_one_holds_too():
     given = instance(5, shape=(9, 3), edges=0)
     pool = _pool(as_rows(given.rows), given.limits, None, None)
     open_N, core_CP = np.ones(9, bool), np.eye(3, dtype="f4")
-    lockstep = Lockstep(pool, rules_of(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
-    lockstep._lanes = [
-        Lane(number, number, 3, open_N, choices=[NO_CHOICE] * len(rows), rows=rows, stale=False)
+    side_by_side = SideBySide(pool, rules_of(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
+    side_by_side._walks = [
+        ComponentWalk(
+            number, number, 3, open_N, choices=[NO_CHOICE] * len(rows), rows=rows, stale=False
+        )
         for number, rows in enumerate(([7], [7, 8], [5, 6]))
     ]
-    for lane in lockstep._lanes:
-        lane.decides = {row: step for step, row in enumerate(lane.rows)}
-    lockstep._lanes[2].avoids = [(7, 0), (8, 1)]
-    lockstep._roll_back(1, 0)
-    assert lockstep._lanes[1].rows == []
-    assert lockstep._lanes[2].rows == [5]
-    assert lockstep._lanes[2].avoids == [(7, 0)]
+    for walk in side_by_side._walks:
+        walk.decides = {row: step for step, row in enumerate(walk.rows)}
+    side_by_side._walks[2].avoids = [(7, 0), (8, 1)]
+    side_by_side._roll_back(1, 0)
+    assert side_by_side._walks[1].rows == []
+    assert side_by_side._walks[2].rows == [5]
+    assert side_by_side._walks[2].avoids == [(7, 0)]
 
 
 def test_a_walk_that_depends_on_more_than_rows_is_not_put_side_by_side():
@@ -208,23 +210,23 @@ def test_a_walk_that_depends_on_more_than_rows_is_not_put_side_by_side():
         for seed in range(40, 46):
             given = instance(seed, unit, cap, shape=SHAPE, components=4, edges=0)
             rules = replace(PAPER, on_exhausted=policy)
-            selection, picks, ends, margin = both(given, rules, lanes=3)
+            selection, picks, ends, margin = both(given, rules, slots=3)
             if margin > TOO_CLOSE:
                 assert_equal(selection, picks, ends, (unit, cap, policy, seed))
             components = len(selection.summary["components"])
             assert selection.summary["passes"] == len(picks) + components
 
 
-def test_lanes_take_a_small_share_of_the_memory():
-    for itemsize, lane_bytes in ((4, 40), (2, 80), (1, 80)):
+def test_slots_take_a_small_share_of_the_memory():
+    for itemsize, slot_bytes in ((4, 40), (2, 80), (1, 80)):
         for width in (100, 1024, 4096, 10**6):
-            lanes = lanes_that_fit((10**6, width), itemsize, 99)
-            assert lanes == 1 or lane_bytes * lanes <= LANES_SHARE * width * itemsize
-    assert lanes_that_fit((10**6, 10**6), 4, 99) == MOST_LANES
-    assert lanes_that_fit((10**6, 10**6), 4, 3) == 3
-    assert lanes_that_fit((10**6, 10), 4, 3) == 1
-    assert lanes_that_fit((1000, 10), 4, 99) == MOST_LANES  # of a small pool they take little
-    assert lanes_that_fit((2 * 10**4, 10), 4, 99) == 2
+            slots = slots_that_fit((10**6, width), itemsize, 99)
+            assert slots == 1 or slot_bytes * slots <= SLOTS_SHARE * width * itemsize
+    assert slots_that_fit((10**6, 10**6), 4, 99) == MOST_SLOTS
+    assert slots_that_fit((10**6, 10**6), 4, 3) == 3
+    assert slots_that_fit((10**6, 10), 4, 3) == 1
+    assert slots_that_fit((1000, 10), 4, 99) == MOST_SLOTS  # of a small pool they take little
+    assert slots_that_fit((2 * 10**4, 10), 4, 99) == 2
 
 
 def test_closest_decision_is_the_distance_at_which_a_choice_turns():
