@@ -11,6 +11,7 @@ import pytest
 from test_walk_parity import TOO_CLOSE, assert_equal, both
 
 from g2is_jax.features.rows import as_rows
+from g2is_jax.selection.walk import side_by_side
 from g2is_jax.selection.walk.rules import rules_of
 from g2is_jax.selection.walk.select import _pool, gradient_walk
 from g2is_jax.selection.walk.side_by_side import (
@@ -83,6 +84,23 @@ def test_side_by_side_is_one_after_another(policy):
             assert distances[1] == pytest.approx(distances[0], abs=1e-6)
         passes.update(alone=alone.summary["passes"], many=many.summary["passes"])
     assert passes["many"] < passes["alone"]
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_long_walk_that_is_rolled_back_gets_its_cosines_in_parts(columns, monkeypatch):
+    """Of up to REBUILD_COLUMNS kept rows each; the first part alone forgets what was before it."""
+    monkeypatch.setattr(side_by_side, "REBUILD_COLUMNS", columns)
+    rolled_back = 0
+    for seed in range(9000, 9008):
+        problem, _ = problem_of("float32 side by side", seed)
+        rules = replace(PAPER, on_exhausted="relax", pull=0.75, max_similarity=0.9)
+        alone, many = (
+            gradient_walk(problem.rows, problem.core, problem.limits, rules, slots=slots)
+            for slots in (1, 3)
+        )
+        same_outcome(many, alone, seed)
+        rolled_back += many.summary["rolled_back"]
+    assert rolled_back > 8
 
 
 def same_outcome(selection, expected, about) -> None:
@@ -187,20 +205,20 @@ def test_a_walk_goes_on_avoiding_a_row_that_another_one_holds_too():
     problem = instance(5, shape=(9, 3), edges=0)
     pool = _pool(as_rows(problem.rows), problem.limits, None, None)
     open_N, core_CP = np.ones(9, bool), np.eye(3, dtype="f4")
-    side_by_side = SideBySide(pool, rules_of(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
-    side_by_side._walks = [
+    together = SideBySide(pool, rules_of(PAPER), core_CP, np.array([3, 3, 3]), open_N, 3)
+    together._walks = [
         ComponentWalk(
             number, number, 3, open_N, choices=[NO_CHOICE] * len(rows), rows=rows, stale=False
         )
         for number, rows in enumerate(([7], [7, 8], [5, 6]))
     ]
-    for walk in side_by_side._walks:
+    for walk in together._walks:
         walk.decides = {row: step for step, row in enumerate(walk.rows)}
-    side_by_side._walks[2].avoids = [(7, 0), (8, 1)]
-    side_by_side._roll_back(1, 0)
-    assert side_by_side._walks[1].rows == []
-    assert side_by_side._walks[2].rows == [5]
-    assert side_by_side._walks[2].avoids == [(7, 0)]
+    together._walks[2].avoids = [(7, 0), (8, 1)]
+    together._roll_back(1, 0)
+    assert together._walks[1].rows == []
+    assert together._walks[2].rows == [5]
+    assert together._walks[2].avoids == [(7, 0)]
 
 
 def test_a_walk_that_depends_on_more_than_rows_is_not_put_side_by_side():
