@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 
 def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -> Choice:
-    """Chooses the next row of this component's walk, given S'.
+    """Chooses the next row of a walk that has reached this state.
 
     core_N are the cosines to the component; aim_N is each row's worth to the walk, core_N unless it
     is passed.

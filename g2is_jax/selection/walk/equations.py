@@ -102,18 +102,18 @@ def coherence(rules: WalkRules, cosines: Cosines, aim_N) -> jax.Array:
 
 
 def conflict(rules: WalkRules, cosines: Cosines) -> jax.Array:
-    """Eq. 5: by how much each row breaks cos(j, s) >= -tolerance for some s in S'.
+    """Eq. 5, cos(j, s) >= -tolerance for every s in S': by how much each row breaks it, if above 0.
 
-    Above 0 it does. Differs from the paper by `tolerance`, which is 0 in it.
+    Differs from the paper by `tolerance`, which is 0 in it.
     """
     return -(rules.tolerance + SLACK) - cosines.smallest_N
 
 
 def inconsistency(rules: WalkRules, squared_N, core_N, state: State) -> jax.Array:
-    """Eq. 6: by how much each row breaks |cos(sum + g_j, k)| >= delta |cos(sum, k)|.
+    """Eq. 6, |cos(sum + g_j, k)| >= delta |cos(sum, k)|: by how much a row breaks it, if above 0.
 
-    Above 0 it does. squared_N are the rows' squared lengths, core_N is cos(j, k). Differs from the
-    paper by `reference`, which may put the anchor or the best sum so far on the right side.
+    squared_N are the rows' squared lengths, core_N is cos(j, k). Differs from the paper by
+    `reference`, which may put the anchor or the best sum so far on the right side.
     """
     with_row_N = _cosine_to_core(
         state.sum.core + core_N, state.sum.squared + 2 * state.cosines.along_sum_N + squared_N
@@ -122,7 +122,7 @@ def inconsistency(rules: WalkRules, squared_N, core_N, state: State) -> jax.Arra
 
 
 def excess_similarity(rules: WalkRules, cosines: Cosines) -> jax.Array:
-    """By how much each row is more similar to a row of S' than the cap; above 0 it breaks it.
+    """The cap on cosines to rows of S': by how much each row breaks it, if above 0.
 
     The paper has no such rule.
     """
