@@ -52,7 +52,7 @@ DELTA = 0.8
 @dataclass(frozen=True)
 class BenchConfig:
     """parts, case: as above; dtype: of the rows; rows, width, components: N, P and C; neighbours: E
-    in the case `fallback`; budget: share of the rows to choose; lanes: components side by side, 0
+    in the case `fallback`; budget: share of the rows to choose; slots: components side by side, 0
     for as many as the walk itself takes; threads: cores; repeats: rounds."""
 
     parts: str
@@ -63,7 +63,7 @@ class BenchConfig:
     components: int
     neighbours: int
     budget: float
-    lanes: int
+    slots: int
     threads: int
     repeats: int
 
@@ -101,7 +101,7 @@ class Problem:
     budget: int
     near_NE: np.ndarray | None
 
-    def walk(self, lanes: int, on_exhausted: str = "stop") -> Any:
+    def walk(self, slots: int, on_exhausted: str = "stop") -> Any:
         from g2is_jax.selection.budget import BudgetConfig, limits
         from g2is_jax.selection.walk.rules import WalkConfig
         from g2is_jax.selection.walk.select import gradient_walk
@@ -111,7 +111,7 @@ class Problem:
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
         rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0)
-        return gradient_walk(self.rows, self.core, budget, rules, self.near_NE, lanes=lanes or None)
+        return gradient_walk(self.rows, self.core, budget, rules, self.near_NE, slots=slots or None)
 
 
 def problem(config: BenchConfig) -> Problem:
@@ -154,7 +154,7 @@ def against_graph(config: BenchConfig) -> dict:
     """Both from features to rows; RuntimeError if they choose differently."""
     given = problem(config)
     features_NP = given.rows[:]
-    ours = given.walk(config.lanes)
+    ours = given.walk(config.slots)
     budgets_C = [component["budget"] for component in ours.summary["components"]]
     reasons = [pick.reason for pick in ours.picks]
     if config.case == "fallback" and reasons.count("fallback") < FALLBACK_SHARE * len(reasons):
@@ -171,7 +171,7 @@ def against_graph(config: BenchConfig) -> dict:
             f"{ours.summary['closest_decision']} from turning"
         )
     sides: dict[str, Callable[[], object]] = {
-        "ours": functools.partial(given.walk, config.lanes),
+        "ours": functools.partial(given.walk, config.slots),
         "plain": plain,
     }
     seconds = alternate(sides, config.repeats)
@@ -188,13 +188,13 @@ def memory(config: BenchConfig) -> dict:
     """Peak of the resident memory during a walk that has been compiled, without what was there
     beside the features before it."""
     given = problem(config)
-    given.walk(config.lanes)
+    given.walk(config.slots)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = status("VmRSS")
-    given.walk(config.lanes)
+    given.walk(config.slots)
     size = given.rows.values_NP.nbytes
     beside = status("VmHWM") - before
     return {"features": size, "beside": beside, "peak_over_features": 1 + beside / size}
@@ -272,7 +272,7 @@ def scaled_fits(config: BenchConfig, field: str, step: float, chosen: int) -> bo
 def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
     """Of walks of these sizes, in turns."""
     walks = {
-        size: functools.partial(given.walk, config.lanes, "relax")
+        size: functools.partial(given.walk, config.slots, "relax")
         for size, given in problems.items()
     }
     passes = {size: gradient_walk().summary["passes"] for size, gradient_walk in walks.items()}

@@ -21,6 +21,7 @@ from g2is_jax.features.gradients import (
 from g2is_jax.features.store import StoreWriter
 from g2is_jax.pipeline import folded_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
+from g2is_jax.pipeline.hidden_stage import feature_counts
 from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.manifest import stage_hash

@@ -12,7 +12,7 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.walk import select
 
 SETTINGS = {"parts": "graph,memory,growth", "case": "benign", "dtype": "float32", "rows": 120,
-            "width": 16, "components": 3, "neighbours": 2, "budget": 0.2, "lanes": 2,
+            "width": 16, "components": 3, "neighbours": 2, "budget": 0.2, "slots": 2,
             "threads": 1, "repeats": 2}  # fmt: skip
 
 
@@ -125,10 +125,10 @@ def test_memory_counts_a_copy(monkeypatch):
     assert bench.memory(config)["peak_over_features"] < 1.3
     gradient_walk = bench.Problem.walk
 
-    def copying(self, lanes):
+    def copying(self, slots):
         values = self.rows.values_NP
         copies = [values + 1, values + 2]
-        return gradient_walk(dataclasses.replace(self, budget=len(copies)), lanes)
+        return gradient_walk(dataclasses.replace(self, budget=len(copies)), slots)
 
     monkeypatch.setattr(bench.Problem, "walk", copying)
     assert bench.memory(config)["peak_over_features"] > 2.8

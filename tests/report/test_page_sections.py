@@ -21,7 +21,7 @@ from g2is_jax.report.page.blocks import Folded, Section, Table
 from g2is_jax.report.page.cost_section import NOT_RECORDED, AdapterCost, Stage
 from g2is_jax.report.published import published
 from g2is_jax.report.results_table import NOT_RUN
-from g2is_jax.selection.walk.equations import REASONS
+from g2is_jax.selection.walk.choice import REASONS
 from tests.support.page_data import pick, scores, walk, walk_config
 from tests.support.row_scores import row_scores
 

@@ -22,7 +22,7 @@ from g2is_jax.report.page.cost_section import AdapterCost, Stage
 from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.learning_curves import Curve
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.walk.equations import REASONS
+from g2is_jax.selection.walk.choice import REASONS
 from g2is_jax.selection.walk.rules import WalkConfig
 
 ODD = "<script>alert('1 & 2')</script> $x$ a|b *c* _d_ \\ &amp; \"q\""

@@ -1,4 +1,4 @@
-"""Section 6 of the method in slow, plain NumPy float64; it shares no code with walk.py.
+"""Section 6 of the method in slow, plain NumPy float64; it shares no code with selection/walk.
 
 Every step recomputes everything from the rows of S'. Beside the picks it returns the smallest
 distance between any two numbers that were compared and the point where the comparison would turn:

@@ -16,53 +16,58 @@ import jax.numpy as jnp
 from jax import lax
 
 from g2is_jax.features.unit_rows import cosines_to_rows, taken_rows
-from g2is_jax.selection.walk.equations import (
-    ANCHOR,
-    SLACK,
+from g2is_jax.selection.walk.choice import (
     YIELDED,
     Choice,
-    State,
-    WalkPool,
-    WalkRules,
     WalkTrace,
     choose,
-    empty,
-    enter,
-    fitting,
     no_trace,
     of_row,
     record,
 )
-from g2is_jax.selection.walk.together import Target, Together, column, needs, seen_by, target_of
+from g2is_jax.selection.walk.equations import (
+    SLACK,
+    State,
+    WalkPool,
+    WalkRules,
+    conflict,
+    cosines_after,
+    empty,
+    fitting,
+    state_after,
+)
+from g2is_jax.selection.walk.together import (
+    Target,
+    Together,
+    aims,
+    column,
+    look,
+    needs,
+    seen_by,
+    target_of,
+)
 
 
 class _Walk(NamedTuple):
-    """What the walk knows, and its next choice.
+    """The walk on its way, and its next choice."""
 
-    state: over N, its cosines and sums without the waiting rows. along: <g, sum> of the choice.
-    reads: of the features so far.
-    """
-
-    state: State
+    state: State  # over N; its cosines and its sum are without the waiting rows
     served_D: jax.Array
     trace: WalkTrace
     direction_N: jax.Array
     closest: jax.Array
     choice: Choice
     direction: jax.Array
-    along: jax.Array
-    reads: jax.Array
+    along: jax.Array  # <g, sum> of the choice
+    reads: jax.Array  # of the features so far
 
 
 class _Front(NamedTuple):
-    """Rows of the largest aims, in the pool's order. places_F: where in it they stand.
+    """The rows of the largest aims, in the pool's order."""
 
-    in_conflict_N: rows of the pool that break rule 5, whatever else is chosen.
-    """
-
-    places_F: jax.Array
+    places_F: jax.Array  # in the pool
     inside_N: jax.Array
-    in_conflict_N: jax.Array
+    in_conflict_N: jax.Array  # rows of the pool that break Eq. 5, whatever else is chosen
     pool: WalkPool
     mean_F: jax.Array
     served_DF: jax.Array
@@ -89,15 +94,15 @@ def walk_on_front(
     front_rows: int,
     waiting_rows: int,
 ) -> tuple[Together, jax.Array]:
-    """As `walk_together`, of walks with pull 1 and no stored neighbours; beside it, how often the
-    features were read.
+    """Walks as `walk_together` does, with pull 1 and no stored neighbours; returns the number of
+    reads of the features too.
 
     The pool must have more than front_rows. waiting_rows: the most that one read enters.
     """
     target = target_of(pool, core_DP, weights_D, fairness)
     state = empty(used_N, spent_S, budget, target.mean_N)
     served_D, trace = jnp.zeros_like(weights_D), no_trace(target.mean_N)
-    choice, direction = _look(pool, rules, target, state, served_D)
+    choice, direction = look(pool, rules, target, state, served_D)
     walk = _Walk(state, served_D, trace, trace.order_N, choice.closest, choice, direction,
                  jnp.float32(0), jnp.int32(0))  # fmt: skip
 
@@ -105,12 +110,12 @@ def walk_on_front(
         front = _gather(pool, rules, target, walk, front_rows)
         walk, of_front, waiting = _walk_within(pool, rules, target, front, walk, waiting_rows)
         state = _entered(pool, walk.state, of_front, waiting)
-        choice, direction = _look(pool, rules, target, state, walk.served_D)
+        choice, direction = look(pool, rules, target, state, walk.served_D)
         return walk._replace(
             state=state,
             choice=choice,
             direction=direction,
-            along=of_row(state.along_sum_N, choice.row),
+            along=of_row(state.cosines.along_sum_N, choice.row),
             closest=jnp.minimum(walk.closest, choice.closest),
             reads=walk.reads + 1,
         )
@@ -119,19 +124,11 @@ def walk_on_front(
     return Together(walk.trace, walk.direction_N, walk.closest), walk.reads
 
 
-def _look(pool, rules, target: Target, state: State, served_D) -> tuple[Choice, jax.Array]:
-    """The choice on the whole pool."""
-    need_D = needs(target, served_D)
-    aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
-    choice = choose(pool, rules, target.mean_N, state, aim_N)
-    return seen_by(pool, target, need_D, choice)
-
-
 def _gather(
     pool: WalkPool, rules: WalkRules, target: Target, walk: _Walk, front_rows: int
 ) -> _Front:
     need_D = needs(target, walk.served_D)
-    aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
+    aim_N = aims(need_D, target.served_DN)
     aim_N = jnp.where(fitting(pool, walk.state), aim_N, -jnp.inf)
     places_F = jnp.sort(lax.top_k(aim_N, front_rows)[1])
     of_front = WalkPool(
@@ -143,8 +140,8 @@ def _gather(
     )
     inside_N = jnp.zeros_like(walk.state.used_N).at[places_F].set(True)
     served_DF = jnp.take(target.served_DN, places_F, axis=1, mode="clip")
-    in_conflict_N = walk.state.smallest_N < -(rules.tolerance + SLACK)
-    in_conflict_N &= walk.choice.reason < ANCHOR  # the choice goes on with S'
+    in_conflict_N = conflict(rules, walk.state.cosines) > 0
+    in_conflict_N &= ~walk.choice.starts  # else the choice's S' has none of their conflicts
     return _Front(places_F, inside_N, in_conflict_N, of_front, target.mean_N[places_F], served_DF)
 
 
@@ -157,9 +154,9 @@ def _walk_within(
     waiting_rows: int,
 ) -> tuple[_Walk, State, _Waiting]:
     """Takes the choice, and those after it that are certain on the front."""
-    arrays = ("used_N", "previous_N", "smallest_N", "largest_N", "along_sum_N")
     of_front = walk.state._replace(
-        **{name: getattr(walk.state, name)[front.places_F] for name in arrays}
+        used_N=walk.state.used_N[front.places_F],
+        cosines=jax.tree.map(lambda of_N: of_N[front.places_F], walk.state.cosines),
     )
     nothing_W = jnp.zeros(waiting_rows, jnp.int32)
     waiting = _Waiting(nothing_W, nothing_W.astype(bool), jnp.int32(0))
@@ -168,10 +165,10 @@ def _walk_within(
         walk, of_front, waiting, _ = carry
         walk, of_front, waiting = _take(pool, target, front, walk, of_front, waiting)
         need_D = needs(target, walk.served_D)
-        aim_F = jnp.matmul(need_D, front.served_DF, precision=lax.Precision.HIGHEST)
+        aim_F = aims(need_D, front.served_DF)
         choice = choose(front.pool, rules, front.mean_F, of_front, aim_F)
         certain, margin = _is_certain(rules, choice, *_outside(pool, target, front, walk, need_D))
-        along = of_front.along_sum_N[choice.row]
+        along = of_front.cosines.along_sum_N[choice.row]
         row = jnp.where(choice.row >= 0, front.places_F[choice.row], -1)
         margin = jnp.minimum(choice.closest, margin)
         choice, direction = seen_by(pool, target, need_D, choice._replace(row=row))
@@ -187,12 +184,12 @@ def _walk_within(
 
 def _take(pool, target: Target, front: _Front, walk: _Walk, of_front: State, waiting: _Waiting):
     """Enters the choice into all but the cosines and sums of the whole pool."""
-    row, reason = walk.choice.row, walk.choice.reason
+    row, starts = walk.choice.row, walk.choice.starts
     trace = record(walk.trace, of_front.taken, walk.choice)
-    previous_F = cosines_to_rows(pool.rows, row[None], front.pool.rows)[0]
+    row_F = cosines_to_rows(pool.rows, row[None], front.pool.rows)[0]
     used_F = of_front.used_N | (front.places_F == row)
     mean = target.mean_N[row]
-    of_front = enter(pool, of_front, row, reason, mean, previous_F, walk.along, used_F)
+    of_front = state_after(pool, of_front, row, starts, mean, row_F, walk.along, used_F)
     state = walk.state._replace(
         used_N=walk.state.used_N.at[row].set(True),
         spent_S=of_front.spent_S,
@@ -200,7 +197,7 @@ def _take(pool, target: Target, front: _Front, walk: _Walk, of_front: State, wai
     )
     waiting = _Waiting(
         waiting.rows_W.at[waiting.number].set(row),
-        waiting.starts_W.at[waiting.number].set(reason >= ANCHOR),
+        waiting.starts_W.at[waiting.number].set(starts),
         waiting.number + 1,
     )
     walk = walk._replace(
@@ -213,18 +210,18 @@ def _take(pool, target: Target, front: _Front, walk: _Walk, of_front: State, wai
 
 
 def _outside(pool: WalkPool, target: Target, front: _Front, walk: _Walk, need_D):
-    """Of the rows that are not in the front and could be chosen, the largest aim; and of those
-    among them that may keep rule 5."""
-    aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
+    """The largest aim of the rows that are not in the front and could be chosen; and of those
+    among them that may keep Eq. 5."""
+    aim_N = aims(need_D, target.served_DN)
     aim_N = jnp.where(fitting(pool, walk.state) & ~front.inside_N, aim_N, -jnp.inf)
     return aim_N.max(), jnp.where(front.in_conflict_N, -jnp.inf, aim_N).max()
 
 
 def _is_certain(rules: WalkRules, choice: Choice, free, kept) -> tuple[jax.Array, jax.Array]:
-    """Whether no row outside the front could change the choice, and how far from that it is.
+    """True if no row outside the front could change the choice, and how far from that it is.
 
-    free, kept: what `_outside` found. Where rule 5 yielded, a row that keeps it must not be worth
-    enough; where it did not, a row that breaks it must not be worth too much.
+    free, kept: as `_outside` returns them. Where Eq. 5 yielded, a row that keeps it must not be
+    worth enough; where it did not, a row that breaks it must not be worth too much.
     """
     yielded = choice.reason == YIELDED
     worth = jnp.where(rules.worth > 0, rules.worth, 0)
@@ -241,17 +238,8 @@ def _entered(pool: WalkPool, state: State, of_front: State, waiting: _Waiting) -
     """The state over N with the waiting rows entered in their order; one read of the features."""
     cosines_WN = cosines_to_rows(pool.rows, waiting.rows_W)
 
-    def one(place, sums):
-        previous_N, starts = cosines_WN[place], waiting.starts_W[place]
-        _, smallest_N, largest_N, along_sum_N = sums
-        return (
-            previous_N,
-            jnp.where(starts, previous_N, jnp.minimum(smallest_N, previous_N)),
-            jnp.where(starts, previous_N, jnp.maximum(largest_N, previous_N)),
-            jnp.where(starts, 0, along_sum_N) + previous_N,
-        )
+    def enter(place, cosines):
+        return cosines_after(cosines, cosines_WN[place], waiting.starts_W[place])
 
-    names = ("previous_N", "smallest_N", "largest_N", "along_sum_N")
-    sums = tuple(getattr(state, name) for name in names)
-    sums = lax.fori_loop(0, waiting.number, one, sums)
-    return of_front._replace(used_N=state.used_N, **dict(zip(names, sums, strict=True)))
+    cosines = lax.fori_loop(0, waiting.number, enter, state.cosines)
+    return of_front._replace(used_N=state.used_N, cosines=cosines)

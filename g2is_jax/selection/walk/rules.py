@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.walk.equations import LAST_STAGE, LAST_VALID_STAGE, WalkRules
+from g2is_jax.selection.walk.choice import LAST_TIER, LAST_VALID_TIER
+from g2is_jax.selection.walk.equations import WalkRules
 
 DELTA_REFERENCES = ("current", "anchor", "best")
 ORDERS = ("components", "together")
@@ -20,11 +21,11 @@ class WalkConfig:
     order               `components`: one finishes before the next begins; `together`: one walk is
                         pulled to all, the more to each the less it is served so far (together.py)
     fairness            how much more: 0 not at all; read if the order is together
-    delta               rule 6: the share of the reference's |cos to k| that must remain
+    delta               Eq. 6: the share of the reference's |cos to k| that must remain
     delta_reference     of the sum so far (`current`), of the `anchor`, or the `best` sum so far
-    pull                coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
-    conflict_tolerance  rule 5: cos(j, s) >= -conflict_tolerance
-    conflict_worth      rule 5 yields in a step where its best row aims at less than this share of
+    pull                Eq. 4: coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
+    conflict_tolerance  Eq. 5: cos(j, s) >= -conflict_tolerance
+    conflict_worth      Eq. 5 yields in a step where its best row aims at less than this share of
                         what the best row without it does, (cos to k, or its counterpart of a walk
                         together); 0: never
     max_similarity      rows more similar than this to a row of S' are not valid; 1.0 is off
@@ -71,7 +72,7 @@ class WalkConfig:
 
 
 def rules_of(config: WalkConfig) -> WalkRules:
-    """As traced numbers: a sweep over them compiles nothing anew."""
+    """The config as numbers."""
     off = config.max_similarity >= 1
     relax = config.on_exhausted == "relax"
     numbers = (
@@ -81,7 +82,7 @@ def rules_of(config: WalkConfig) -> WalkRules:
         np.float32(config.conflict_tolerance),
         np.float32(config.conflict_worth),
         np.float32(np.inf if off else config.max_similarity),
-        np.int32(LAST_STAGE if relax else LAST_VALID_STAGE),
+        np.int32(LAST_TIER if relax else LAST_VALID_TIER),
         np.bool_(config.on_exhausted == "reanchor"),
     )
     return WalkRules._make(numbers)

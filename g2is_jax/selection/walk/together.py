@@ -10,8 +10,8 @@ What a row j would add is the marginal gain of an alpha-fair utility (Mo and Wal
 
 the needs normalised to sum 1, c being what the best row gives a direction, on average. alpha 0 is
 the mean influence (LESS's ranking without subtasks), 1/2 nearly the greedy step of `coverage`; the
-larger it is, the more the least served direction decides. The walk is that of step.py with aim(j)
-in place of cos(j, k): S' is all of S, and rule 6 measures against the mean of the directions.
+larger it is, the more the least served direction decides. The walk is that of choice.py with aim(j)
+in place of cos(j, k): S' is all of S, and Eq. 6 measures against the mean of the directions.
 
 Differs from the paper, which walks component by component and gives each rows by its weight,
 whether other rows serve it or not. Cost: one read of the features for each row, and 4 bytes beside
@@ -25,18 +25,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from g2is_jax.features.unit_rows import cosines_to_directions, cosines_to_rows, unit_rows
+from g2is_jax.selection.walk.choice import Choice, WalkTrace, choose, no_trace, record
 from g2is_jax.selection.walk.equations import (
     SHORTEST_SUM,
-    Choice,
     State,
     WalkPool,
     WalkRules,
-    WalkTrace,
     advance,
-    choose,
     empty,
-    no_trace,
-    record,
 )
 
 COLUMNS = 16  # directions whose cosines are computed at a time
@@ -51,12 +47,12 @@ class Together(NamedTuple):
 
 
 class Target(NamedTuple):
-    """served_DN: what each row would add to each direction. mean_N: cosines to the mean."""
+    """The directions, and what the rows are to them."""
 
     core_DP: jax.Array
     weights_D: jax.Array
-    served_DN: jax.Array
-    mean_N: jax.Array
+    served_DN: jax.Array  # what each row would add to each direction
+    mean_N: jax.Array  # cosines to the mean
     best: jax.Array  # c
     fairness: jax.Array  # alpha
 
@@ -74,31 +70,26 @@ def walk_together(
     trace = no_trace(target.mean_N)
     served_D = jnp.zeros_like(weights_D)
 
-    def look(state: State, served_D) -> tuple[Choice, jax.Array]:
-        need_D = needs(target, served_D)
-        aim_N = jnp.matmul(need_D, target.served_DN, precision=lax.Precision.HIGHEST)
-        choice = choose(pool, rules, target.mean_N, state, aim_N)
-        return seen_by(pool, target, need_D, choice)
-
     def step(carry):
         state, served_D, trace, direction_N, closest, (choice, direction) = carry
         trace = record(trace, state.taken, choice)
         direction_N = direction_N.at[choice.row].set(direction)
-        previous_N = cosines_to_rows(pool.rows, choice.row[None])[0]
+        row_N = cosines_to_rows(pool.rows, choice.row[None])[0]
         mean = target.mean_N[choice.row]
-        state = advance(pool, state, choice.row, choice.reason, mean, previous_N)
+        state = advance(pool, state, choice.row, choice.starts, mean, row_N)
         served_D = served_D + column(target, choice.row)
-        following = look(state, served_D)
+        following = look(pool, rules, target, state, served_D)
         closest = jnp.minimum(closest, following[0].closest)
         return state, served_D, trace, direction_N, closest, following
 
-    first = look(state, served_D)
+    first = look(pool, rules, target, state, served_D)
     carry = state, served_D, trace, trace.order_N, first[0].closest, first
     carry = lax.while_loop(lambda carry: carry[-1][0].row >= 0, step, carry)
     return Together(*carry[2:5])
 
 
 def target_of(pool: WalkPool, core_DP, weights_D, fairness) -> Target:
+    """Computes what the pool's rows are to the directions; reads the features once per COLUMNS."""
     weights_D = weights_D / weights_D.sum()
     mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
     length = jnp.linalg.norm(mean_P)
@@ -114,6 +105,30 @@ def target_of(pool: WalkPool, core_DP, weights_D, fairness) -> Target:
     return Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
 
 
+def look(
+    pool: WalkPool, rules: WalkRules, target: Target, state: State, served_D
+) -> tuple[Choice, jax.Array]:
+    """The next choice from the whole pool, and the direction that gains most by it."""
+    need_D = needs(target, served_D)
+    aim_N = aims(need_D, target.served_DN)
+    choice = choose(pool, rules, target.mean_N, state, aim_N)
+    return seen_by(pool, target, need_D, choice)
+
+
+def needs(target: Target, served_D) -> jax.Array:
+    """How much each direction needs, need_d above.
+
+    By logarithms, as the power of a large alpha would be 0 for every direction.
+    """
+    logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
+    return jax.nn.softmax(logs_D)
+
+
+def aims(need_D, served_DN) -> jax.Array:
+    """Each row's worth to the walk, aim(j) above."""
+    return jnp.matmul(need_D, served_DN, precision=lax.Precision.HIGHEST)
+
+
 def seen_by(pool: WalkPool, target: Target, need_D, choice: Choice) -> tuple[Choice, jax.Array]:
     """The choice with its cosine to the direction that gains most by it, and that direction."""
     gains_D = need_D * column(target, choice.row)
@@ -123,11 +138,5 @@ def seen_by(pool: WalkPool, target: Target, need_D, choice: Choice) -> tuple[Cho
 
 
 def column(target: Target, row) -> jax.Array:
-    """What a row would add to each direction; a plain index would gather all on each device."""
+    """The row's gain to each direction. A plain index would gather all rows on each device."""
     return jnp.take(target.served_DN, row[None], axis=1, mode="clip")[:, 0]
-
-
-def needs(target: Target, served_D) -> jax.Array:
-    """By logarithms, as the power of a large alpha would be 0 for every direction."""
-    logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
-    return jax.nn.softmax(logs_D)

@@ -48,12 +48,12 @@ class Plain:
             if own:
                 dropped = {j: self.dropped(j, own) for j in fitting}
                 yielded = self.yields(fitting, dropped, aims)
-                stage = {
+                tier = {
                     j: 2 * (0 if yielded and d == 1 else d)
                     + (self.near is not None and j not in self.near[own[-1]])
                     for j, d in dropped.items()
                 }
-                lowest = min(stage.values())
+                lowest = min(tier.values())
                 if lowest > 1 and self.rules.on_exhausted == "stop":
                     return picks
                 if lowest > 1 and self.rules.on_exhausted == "reanchor":
@@ -64,7 +64,7 @@ class Plain:
                     {
                         j: (1 - pull) * self.cosines[j, own[-1]] + pull * aims[j]
                         for j in fitting
-                        if stage[j] == lowest
+                        if tier[j] == lowest
                     }
                 )
                 reason = ("neighbour", "fallback")[lowest] if lowest < 2 else ""
@@ -211,14 +211,14 @@ def test_the_front_changes_nothing_but_the_reads(dtype, sizes, monkeypatch):
         if (whole.summary["closest_decision"] or 1) < TOO_CLOSE:
             continue
         assert len(found.picks) == len(whole.picks)
-        for one, other in zip(found.picks, whole.picks, strict=True):
-            assert (one.row, one.reason, one.component) == (
+        for pick, other in zip(found.picks, whole.picks, strict=True):
+            assert (pick.row, pick.reason, pick.component) == (
                 other.row,
                 other.reason,
                 other.component,
             )
             for name in ("score", "cos_previous", "cos_component", "cos_smallest"):
-                seen = getattr(one, name), getattr(other, name)
+                seen = getattr(pick, name), getattr(other, name)
                 assert seen[0] == seen[1] or seen[0] == pytest.approx(seen[1], abs=1e-6), (
                     name,
                     seed,

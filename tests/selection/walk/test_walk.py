@@ -11,7 +11,7 @@ from g2is_jax.features.unit_rows import WIDEST_INT8
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, Limits, limits
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.walk.equations import walk_component
+from g2is_jax.selection.walk.by_component import walk_component
 from g2is_jax.selection.walk.rules import ON_EXHAUSTED
 from g2is_jax.selection.walk.select import gradient_walk
 from tests.support.walk_instances import PAPER, instance
@@ -53,15 +53,17 @@ def reasons(selection) -> list[str]:
 def test_no_row_twice_and_budget_and_caps_kept(policy, budget_unit, cap):
     """Under every policy, in either unit."""
     for seed in range(200, 212):
-        given = instance(seed, budget_unit, cap)
+        problem = instance(seed, budget_unit, cap)
         rules = replace(PAPER, on_exhausted=policy)
-        selection = gradient_walk(given.features_NP, given.core, given.limits, rules, given.near)
+        selection = gradient_walk(
+            problem.features_NP, problem.core, problem.limits, rules, problem.near
+        )
         rows = selection.rows
         assert len(set(rows)) == len(rows)
-        costs = given.limits.costs_N[rows]
-        assert costs.sum() == selection.summary["spent"] <= given.limits.budget
-        by_source = np.bincount(given.limits.sources_N[rows], weights=costs, minlength=1)
-        assert by_source.max() <= given.limits.cap
+        costs = problem.limits.costs_N[rows]
+        assert costs.sum() == selection.summary["spent"] <= problem.limits.budget
+        by_source = np.bincount(problem.limits.sources_N[rows], weights=costs, minlength=1)
+        assert by_source.max() <= problem.limits.cap
         components = selection.summary["components"]
         assert sum(component["spent"] for component in components) == costs.sum()
         assert sum(component["rows"] for component in components) == len(rows)
@@ -73,10 +75,12 @@ def test_no_row_twice_and_budget_and_caps_kept(policy, budget_unit, cap):
 def test_relax_and_reanchor_fill_the_budget(policy, max_similarity):
     """In rows and without a source cap nothing is left, the similarity cap notwithstanding."""
     for seed in range(300, 330):
-        given = instance(seed)
+        problem = instance(seed)
         rules = replace(PAPER, on_exhausted=policy, max_similarity=max_similarity)
-        selection = gradient_walk(given.features_NP, given.core, given.limits, rules, given.near)
-        assert len(selection.picks) == given.limits.budget
+        selection = gradient_walk(
+            problem.features_NP, problem.core, problem.limits, rules, problem.near
+        )
+        assert len(selection.picks) == problem.limits.budget
 
 
 def test_permuting_the_pool_permutes_the_selection():

@@ -39,18 +39,18 @@ def problems(draw, tokens: bool, capped: bool):
     return features_NP.astype(np.float32), core, limits, WalkConfig(**rules)
 
 
-def chosen(problem, lanes: int) -> tuple[list[int], Limits]:
+def chosen(problem, slots: int) -> tuple[list[int], Limits]:
     features_NP, core, limits, rules = problem
-    rows = gradient_walk(features_NP, core, limits, rules, lanes=lanes).rows
+    rows = gradient_walk(features_NP, core, limits, rules, slots=slots).rows
     assert len(set(rows)) == len(rows)
     return rows, limits
 
 
 @MANY
 @given(problems(tokens=False, capped=False), st.sampled_from([1, 2]))
-def test_relax_chooses_exactly_the_budget_or_the_whole_eligible_pool(problem, lanes):
+def test_relax_chooses_exactly_the_budget_or_the_whole_eligible_pool(problem, slots):
     """Also of walks side by side."""
-    rows, limits = chosen(problem, lanes)
+    rows, limits = chosen(problem, slots)
     eligible = int((limits.costs_N == 1).sum()) if limits.budget else 0
     assert len(rows) == min(limits.budget, eligible)
 

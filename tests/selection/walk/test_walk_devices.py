@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from test_walk_parity import TOO_CLOSE, transcribed
-from test_walk_strategies import given_of, same_trace
+from test_walk_strategies import problem_of, same_trace
 
 from g2is_jax.features.rows import Rows, quantised
 from g2is_jax.selection.budget import Pick
@@ -24,37 +24,37 @@ TOGETHER_SEEDS, FRONT = range(7000, 7012), (9, 4)  # small, so that the walk lea
 
 
 def main(folder: Path) -> None:
-    """What eight devices choose in each case, and the neighbours they find."""
+    """Writes the choices of eight devices in each case, and the neighbours they find."""
     from g2is_jax.runs.mesh import data_mesh
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     mesh = data_mesh()
-    told: dict = {"devices": mesh.size}
+    found: dict = {"devices": mesh.size}
     for case, count in DEVICES.items():
-        told[case] = []
+        found[case] = []
         for seed in range(7000, 7000 + count):
-            given, lanes = given_of(case, seed)
-            problem = given.rows, given.core, given.limits, PAPER, given.near
-            selection = gradient_walk(*problem, mesh=mesh, lanes=lanes)
+            problem, slots = problem_of(case, seed)
+            arguments = problem.rows, problem.core, problem.limits, PAPER, problem.near
+            selection = gradient_walk(*arguments, mesh=mesh, slots=slots)
             ends = [component["ended"] for component in selection.summary["components"]]
-            told[case].append({"picks": [vars(pick) for pick in selection.picks], "ends": ends})
+            found[case].append({"picks": [vars(pick) for pick in selection.picks], "ends": ends})
     select.FRONT, select.WAITING = FRONT
-    told["together"] = [
+    found["together"] = [
         [vars(pick) for pick in gradient_walk(*together(seed), mesh=mesh).picks]
         for seed in TOGETHER_SEEDS
     ]
     for dtype in ("float32", "int8"):
         indices_NE, cosines_NE = neighbours(sample_rows(dtype), 9, mesh)
-        told[f"{dtype} neighbours"] = [indices_NE.tolist(), cosines_NE.tolist()]
-    (folder / "told.json").write_text(json.dumps(told))
+        found[f"{dtype} neighbours"] = [indices_NE.tolist(), cosines_NE.tolist()]
+    (folder / "told.json").write_text(json.dumps(found))
 
 
 def together(seed: int):
     """One walk for all directions, with the default's rules."""
-    given, _ = given_of("float32 side by side", seed)
+    problem, _ = problem_of("float32 side by side", seed)
     rules = replace(PAPER, order="together", fairness=4.0, pull=1.0, conflict_worth=0.8)
     rules = replace(rules, on_exhausted="relax")
-    return given.rows, given.core, given.limits, rules
+    return problem.rows, problem.core, problem.limits, rules
 
 
 def sample_rows(dtype: str):
@@ -65,7 +65,7 @@ def sample_rows(dtype: str):
 
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory) -> dict:
-    """What `main` tells."""
+    """The dictionary that `main` writes."""
     folder = tmp_path_factory.mktemp("devices")
     return run_on_eight_devices(__file__, folder)
 
@@ -75,26 +75,28 @@ def test_eight_devices_choose_the_same(case, on_devices):
     """31 rows do not divide by eight: those that are added are never chosen."""
     assert on_devices["devices"] == 8
     compared = 0
-    for number, told in enumerate(on_devices[case]):
-        given, lanes = given_of(case, 7000 + number)
-        picks, ends, margin = transcribed(given, PAPER)
+    for number, found in enumerate(on_devices[case]):
+        problem, slots = problem_of(case, 7000 + number)
+        picks, ends, margin = transcribed(problem, PAPER)
         if margin < TOO_CLOSE:
             continue
-        one = gradient_walk(given.rows, given.core, given.limits, PAPER, given.near, lanes=lanes)
-        assert told["ends"] == ends == [c["ended"] for c in one.summary["components"]]
-        assert [pick["row"] for pick in told["picks"]] == [pick["row"] for pick in picks]
-        same_trace([Pick(**pick) for pick in told["picks"]], one.picks, number)
+        single = gradient_walk(
+            problem.rows, problem.core, problem.limits, PAPER, problem.near, slots=slots
+        )
+        assert found["ends"] == ends == [c["ended"] for c in single.summary["components"]]
+        assert [pick["row"] for pick in found["picks"]] == [pick["row"] for pick in picks]
+        same_trace([Pick(**pick) for pick in found["picks"]], single.picks, number)
         compared += 1
     assert compared >= 0.9 * DEVICES[case]
 
 
 def test_eight_devices_walk_together(on_devices):
     compared = 0
-    for seed, told in zip(TOGETHER_SEEDS, on_devices["together"], strict=True):
-        one = gradient_walk(*together(seed))
-        if (one.summary["closest_decision"] or 1) > TOO_CLOSE:
-            same_trace([Pick(**pick) for pick in told], one.picks, seed)
-            compared += len(told)
+    for seed, found in zip(TOGETHER_SEEDS, on_devices["together"], strict=True):
+        single = gradient_walk(*together(seed))
+        if (single.summary["closest_decision"] or 1) > TOO_CLOSE:
+            same_trace([Pick(**pick) for pick in found], single.picks, seed)
+            compared += len(found)
     assert compared > 3 * len(TOGETHER_SEEDS)
 
 

@@ -16,24 +16,24 @@ TOO_CLOSE = 3e-7  # a decision nearer than this to its turning point is rounding
 
 
 def both(
-    given: Instance, rules: WalkConfig, **strategy
+    problem: Instance, rules: WalkConfig, **strategy
 ) -> tuple[Selection, list[dict], list[str], float]:
     """The walk's selection; the reference's picks, ends and closest decision."""
-    problem = (given.rows, given.core, given.limits, rules, given.near)
-    return gradient_walk(*problem, **strategy), *transcribed(given, rules)
+    arguments = (problem.rows, problem.core, problem.limits, rules, problem.near)
+    return gradient_walk(*arguments, **strategy), *transcribed(problem, rules)
 
 
-def transcribed(given: Instance, rules: WalkConfig) -> tuple[list[dict], list[str], float]:
+def transcribed(problem: Instance, rules: WalkConfig) -> tuple[list[dict], list[str], float]:
     reference = Reference(
-        given.features_NP,
-        given.core.core_CP,
-        largest_remainder(given.limits.budget, given.core.weights_C),
-        given.core.weights_C,
-        given.limits.costs_N.tolist(),
-        given.limits.sources_N.tolist(),
-        given.limits.cap,
+        problem.features_NP,
+        problem.core.core_CP,
+        largest_remainder(problem.limits.budget, problem.core.weights_C),
+        problem.core.weights_C,
+        problem.limits.costs_N.tolist(),
+        problem.limits.sources_N.tolist(),
+        problem.limits.cap,
         rules,
-        None if given.near is None else given.near.tolist(),
+        None if problem.near is None else problem.near.tolist(),
     )
     picks, ends = reference.run()
     return picks, ends, reference.margin
@@ -58,23 +58,23 @@ def test_paper_equals_the_transcription_row_for_row():
     """330 random instances under the paper's rules; each hard situation really occurs."""
     seen: Counter = Counter()
     for seed in range(330):
-        given = instance(seed)
-        selection, picks, ends, margin = both(given, PAPER)
+        problem = instance(seed)
+        selection, picks, ends, margin = both(problem, PAPER)
         if margin < TOO_CLOSE:
             seen["too close to call"] += 1
             continue
         assert_equal(selection, picks, ends, seed)
-        N, budget = len(given.features_NP), given.limits.budget
-        chosen = given.features_NP[selection.rows]
+        N, budget = len(problem.features_NP), problem.limits.budget
+        chosen = problem.features_NP[selection.rows]
         seen["compared"] += 1
-        seen["knn" if given.near is not None else "exact"] += 1
+        seen["knn" if problem.near is not None else "exact"] += 1
         seen["dead end"] += "no valid row" in ends
         seen["filled"] += len(picks) == budget > 0
         seen["pool used up"] += len(picks) == N
         seen["equal rows chosen"] += has_equal_rows(chosen)
         seen["zero row chosen"] += bool(len(chosen)) and bool((chosen == 0).all(axis=1).any())
-        seen["one validation row"] += given.validation_rows == 1
-        seen["several components"] += len(given.core.weights_C) > 1
+        seen["one validation row"] += problem.validation_rows == 1
+        seen["several components"] += len(problem.core.weights_C) > 1
         seen["budget 0"] += budget == 0
         seen["budget of everything"] += budget == N
         seen["fallback"] += any(pick["reason"] == "fallback" for pick in picks)
@@ -113,8 +113,8 @@ def test_all_switches_equal_the_transcription():
         rules = replace(PAPER, **dict(zip(FIELDS, values, strict=True)))
         for unit, cap in LIMITS:
             for seed in range(1000 + 7 * number, 1007 + 7 * number):
-                given = instance(seed, unit, cap)
-                selection, picks, ends, margin = both(given, rules)
+                problem = instance(seed, unit, cap)
+                selection, picks, ends, margin = both(problem, rules)
                 if margin < TOO_CLOSE:
                     seen["too close to call"] += 1
                     continue
