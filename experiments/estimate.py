@@ -19,8 +19,8 @@ from experiments.launch import run_or_tell
 from g2is_jax.data.files import read_records
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.command_line import parse_config
-from g2is_jax.pipeline.fields import parts
-from g2is_jax.pipeline.settings import BUILT_IN, check_settings
+from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table
 from g2is_jax.planning.dry_run import decoder

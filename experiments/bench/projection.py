@@ -253,7 +253,7 @@ def pool_rows(count: int) -> list:
     from g2is_jax.data.tokenizer import load_tokenizer
     from g2is_jax.skills.world import BASE_FOLDER, COMPOSITIONS, WorldConfig, write_world
 
-    world = WorldConfig(0, next(iter(COMPOSITIONS)), 1.0, 0.1, 0.1, 1, 1)
+    world = WorldConfig(0, (next(iter(COMPOSITIONS)),), 1.0, 0.1, 0.1, 1, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = epath.Path(name)
         write_world(folder, world)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.runs.errors import InputError
 
 
@@ -43,7 +43,7 @@ def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -
         name = re.split("=", argument.lstrip("-"), maxsplit=1)[0]
         if config is None or not name.startswith("config."):
             continue
-        field, fields = name.removeprefix("config."), list(flat_fields(config))
+        field, fields = name.removeprefix("config."), list(config_fields(config))
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"see {', '.join(config)}"

@@ -11,7 +11,8 @@ from etils import epath
 
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.files import Record, read_records
-from g2is_jax.pipeline.settings import BUILT_IN, DataSettings
+from g2is_jax.pipeline.fields import BUILT_IN
+from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.hashing import file_hash
 
@@ -104,7 +105,7 @@ def target_files(
     pool = world() / "pool.jsonl" if built_in else epath.Path(data.pool)
     if built_in and not data.validation and not data.test:
         validation, test = (
-            [pool.parent / f"{part}_{name}.jsonl" for name in data.world.target_names]
+            [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
             for part in ("val", "test")
         )
         return pool, validation, test

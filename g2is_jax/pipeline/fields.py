@@ -1,24 +1,21 @@
 """Fields of a config: their full names, lists by commas, and the settings that a room owns."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.workdir import flat_fields
 
+BUILT_IN = "skills"  # as model.checkpoint the built-in base, as data.pool the built-in world
 Owned = TypeVar("Owned")
 
 
-def flat_fields(config: ConfigDict, above: str = "") -> dict:
-    """Every field under its full name: `walk.delta`."""
-    fields: dict = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            fields |= flat_fields(value, f"{above}{key}.")
-        else:
-            fields[f"{above}{key}"] = value
-    return fields
+def config_fields(config: ConfigDict) -> dict[str, Any]:
+    """Every field of a config under its full name: `walk.delta`."""
+    return flat_fields(config.to_dict())
 
 
 def owned(kind: Callable[..., Owned], section, name: str) -> Owned:
@@ -56,3 +53,9 @@ def listed(text: str, field: str) -> tuple[str, ...]:
     if len(set(named)) < len(named):
         raise InputError(f"{field} = {text!r} names one twice; name each once")
     return named
+
+
+def target_name(validation: epath.Path) -> str:
+    """The name of a target: that of its validation file, without `val_`."""
+    stem = validation.name.removesuffix(".gz").removesuffix(".jsonl")
+    return stem.removeprefix("validation_").removeprefix("val_")

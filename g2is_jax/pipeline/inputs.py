@@ -23,14 +23,9 @@ from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
 from g2is_jax.model.weights import Sharding, checkpoint_files, read_weights
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
+from g2is_jax.pipeline.fields import BUILT_IN, target_name
 from g2is_jax.pipeline.job_stages import Stages
-from g2is_jax.pipeline.settings import (
-    BUILT_IN,
-    BaseSettings,
-    CheckpointSettings,
-    DataSettings,
-    target_name,
-)
+from g2is_jax.pipeline.settings import BaseSettings, CheckpointSettings, DataSettings
 from g2is_jax.runs import mesh
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.hashing import file_hash

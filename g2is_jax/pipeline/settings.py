@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task
-from g2is_jax.features.gradients import KINDS
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
-from g2is_jax.pipeline.fields import flat_fields, listed, owned, part_of, parts
+from g2is_jax.pipeline.config_checks import check_files, check_values
+from g2is_jax.pipeline.fields import listed, owned, part_of, parts
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.methods import SelectionSettings
@@ -23,32 +22,7 @@ from g2is_jax.skills.world import WorldConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
-BUILT_IN = "skills"
 NOT_OF_FIT = ("fraction", "seed", "keep_epochs", "merge")  # fields beside FitConfig's
-CHOICES = {
-    "data.overlap": ("report", "remove"),
-    "evaluate.adapter": ("last", "best"),
-    "model.chat_template": ("auto", *TEMPLATES),
-    "grads.kind": KINDS,
-    "grads.less_kind": KINDS,
-    "grads.validation_kind": KINDS,
-    "paper.kind": KINDS,
-}
-AT_LEAST = {
-    "model.max_length": 2,
-    "lora.rank": 1,
-    "world.validation_rows": 1,
-    "world.test_rows": 1,
-    "grads.batch_tokens": 0,
-    "grads.checkpoints": 0,
-    "grads.chunk_rows": 1,
-    "grads.folds": 0,
-    "projection.seed": 0,
-    "warmup.seed": 0,
-}
-FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
-BELOW_1 = ("lora.dropout",)
-ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
 
 
 @dataclass(frozen=True)
@@ -149,13 +123,13 @@ class Settings:
 def read_settings(config: ConfigDict) -> Settings:
     """Check every field by itself, and that the files it names are there."""
     settings = check_settings(config)
-    _check_files(config, settings)
+    check_files(config)
     return settings
 
 
 def check_settings(config: ConfigDict) -> Settings:
     """Check every field by itself; the files it names need not be there."""
-    _check_values(config)
+    check_values(config)
     checkpoint = CheckpointSettings(config.model.checkpoint, config.model.revision)
     lora = {**config.lora, "targets": listed(config.lora.targets, "lora.targets")}
     return Settings(
@@ -174,7 +148,7 @@ def check_settings(config: ConfigDict) -> Settings:
 
 
 def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
-    listed(config.world.targets, "world.targets")
+    world = {**config.world, "targets": listed(config.world.targets, "world.targets")}
     return DataSettings(
         checkpoint=checkpoint,
         chat_template=config.model.chat_template,
@@ -183,7 +157,7 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         validation=parts(config.data.validation),
         test=parts(config.data.test),
         overlap=config.data.overlap,
-        world=owned(WorldConfig, config.world, "world"),
+        world=owned(WorldConfig, world, "world"),
     )
 
 
@@ -211,39 +185,6 @@ def _evaluation(config: ConfigDict) -> EvaluationSettings:
         adapter=config.evaluate.adapter,
         harness=_harness(config.evaluate),
     )
-
-
-def _check_values(config: ConfigDict) -> None:
-    """Fields that no room's settings check."""
-    fields = flat_fields(config)
-    for field, known in CHOICES.items():
-        if fields[field] not in known:
-            raise InputError(
-                f"{field} = {fields[field]!r} is unknown; choose one of {', '.join(known)}"
-            )
-    for field, least in AT_LEAST.items():
-        if fields[field] < least:
-            raise InputError(f"{field} = {fields[field]}; it must be at least {least}")
-    for field in FROM_0_TO_1:
-        if not 0 <= fields[field] <= 1:
-            raise InputError(f"{field} = {fields[field]}; it must be from 0 to 1")
-    for field in ABOVE_0:
-        if not fields[field] > 0:
-            raise InputError(f"{field} = {fields[field]}; it must be above 0")
-    for field in BELOW_1:
-        if not fields[field] < 1:
-            raise InputError(f"{field} = {fields[field]}; it must be below 1")
-    if config.evaluate.new_tokens >= config.model.max_length:
-        raise InputError(
-            f"evaluate.new_tokens = {config.evaluate.new_tokens} leaves no room for a prompt "
-            f"within model.max_length = {config.model.max_length}; lower the one or raise the other"
-        )
-    curves = config.evaluate.curves or config.evaluate.adapter == "best"
-    if curves and not config.finetune.keep_epochs:
-        raise InputError(
-            "evaluate.curves and evaluate.adapter = 'best' need the adapter of each epoch; "
-            "set finetune.keep_epochs"
-        )
 
 
 def _fit(section: ConfigDict, name: str) -> FitConfig:
@@ -299,47 +240,3 @@ def _for_each_target(config: ConfigDict, text: str, field: str) -> list[str]:
             "the order of data.test, or one for all"
         )
     return named if len(named) == targets else named * targets
-
-
-def target_name(validation: epath.Path) -> str:
-    """The name of a target: that of its validation file, without `val_`."""
-    stem = validation.name.removesuffix(".gz").removesuffix(".jsonl")
-    return stem.removeprefix("validation_").removeprefix("val_")
-
-
-def _check_files(config: ConfigDict, settings: Settings) -> None:
-    """Every file that the config names is there, before the first one is read."""
-    data = settings.data
-    if not data.checkpoint.name:
-        raise InputError("model.checkpoint is empty; give a Hugging Face folder, or skills")
-    if not data.pool:
-        raise InputError("data.pool is empty; give a .jsonl or .jsonl.gz file, or skills")
-    if len(data.validation) != len(data.test) or (not data.test and data.pool != BUILT_IN):
-        raise InputError(
-            f"data.validation names {len(data.validation)} files and data.test {len(data.test)}; "
-            "give one of each for every target"
-        )
-    _check_target_names(data.validation)
-    pool = () if data.pool == BUILT_IN else (data.pool,)
-    for name in (*pool, *data.validation, *data.test, *parts(config.evaluate.shots_files)):
-        if not epath.Path(name).exists():
-            raise InputError(
-                f"{epath.Path(name)}: no such file; check data.pool, data.validation, data.test, "
-                "evaluate.shots_files"
-            )
-
-
-def _check_target_names(validation: tuple[str, ...]) -> None:
-    names = [target_name(epath.Path(file)) for file in validation]
-    for file, name in zip(validation, names, strict=True):
-        if name in ("", ".", ".."):
-            raise InputError(
-                f"data.validation: the target of {file} would be called {name!r}, which is no name "
-                "of a folder; rename the file"
-            )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"data.validation: two targets would be called {twice[0]!r}, after their files; "
-            "rename one of the files"
-        )

@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.pipeline import scoring, selection_stage
-from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.report.sweep_table import write_sweep
@@ -74,7 +74,7 @@ def expand(sweeps: Sweeps, sweep: str) -> list[dict]:
 
 
 def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> None:
-    fields = flat_fields(config)
+    fields = config_fields(config)
     for field in {field: None for overrides in settings for field in overrides}:
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)

@@ -23,7 +23,8 @@ from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.families import decoder_config, read_config
 from g2is_jax.model.hub import downloaded
 from g2is_jax.pipeline.datasets import target_files
-from g2is_jax.pipeline.settings import BUILT_IN, Settings, read_settings
+from g2is_jax.pipeline.fields import BUILT_IN
+from g2is_jax.pipeline.settings import Settings, read_settings
 from g2is_jax.planning.base_models import BASE_MODELS
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table

@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def targets(self) -> int:
-        return len(parts(self.config.data.validation)) or len(self.settings.data.world.target_names)
+        return len(parts(self.config.data.validation)) or len(self.settings.data.world.targets)
 
     @property
     def chosen(self) -> float:

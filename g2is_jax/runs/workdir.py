@@ -33,13 +33,13 @@ def claim_workdir(
             "choose another --workdir"
         ) from error
     try:
-        old = _flat(json.loads(old_text))
+        old = flat_fields(json.loads(old_text))
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"{file}: not a readable config ({error}); "
             "choose another --workdir, or set run.replace to overwrite it"
         ) from error
-    new = _flat(json.loads(text))
+    new = flat_fields(json.loads(text))
     differing = [
         f"{field} is {_shown(new, field)}, was {_shown(old, field)}"
         for field in sorted(old.keys() | new.keys())
@@ -54,15 +54,15 @@ def claim_workdir(
         )
 
 
-def _flat(config: dict, above: str = "") -> dict[str, Any]:
+def flat_fields(config: dict, above: str = "") -> dict[str, Any]:
     """Joins the names of nested fields: {"walk": {"delta": 1}} -> {"walk.delta": 1}."""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{above}{key}.")
+            fields |= flat_fields(value, f"{above}{key}.")
         else:
-            flat[f"{above}{key}"] = value
-    return flat
+            fields[f"{above}{key}"] = value
+    return fields
 
 
 def _shown(flat: dict[str, Any], field: str) -> str:

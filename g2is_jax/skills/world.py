@@ -32,13 +32,13 @@ SUFFIXES = ("", " please", " now", " for me")
 class WorldConfig:
     """The size and the flaws of the built-in world.
 
-    targets: names of the targets to write, by commas. scale: factor on the 3,200 rows of the pool.
+    targets: names of the targets to write. scale: factor on the 3,200 rows of the pool.
     wrong, duplicates: share of rows that carry a wrong reply, and that are near-copies of another
     row. validation_rows, test_rows: rows per target.
     """
 
     seed: int
-    targets: str
+    targets: tuple[str, ...]
     scale: float
     wrong: float
     duplicates: float
@@ -46,22 +46,17 @@ class WorldConfig:
     test_rows: int
 
     def __post_init__(self):
-        for name in self.target_names:
+        for name in self.targets:
             if name not in COMPOSITIONS:
                 raise InputError(
                     f"world.targets: {name!r} is unknown; choose from {', '.join(COMPOSITIONS)}"
                 )
 
-    @property
-    def target_names(self) -> list[str]:
-        """The names in `targets`, apart."""
-        return [name.strip() for name in self.targets.split(",")]
-
 
 def write_world(folder: epath.Path, config: WorldConfig) -> dict[str, int]:
     """Write `pool.jsonl`, `val_TARGET.jsonl` and `test_TARGET.jsonl`; return the row counts."""
     files = {"pool": _pool(random.Random(f"pool-{config.seed}"), config)}
-    for name in config.target_names:
+    for name in config.targets:
         rng = random.Random(f"{name}-{config.seed}")
         rows = _target_rows(rng, COMPOSITIONS[name], config.validation_rows + config.test_rows)
         files[f"val_{name}"] = rows[: config.validation_rows]

@@ -11,7 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from g2is_jax.pipeline.settings import check_settings, flat_fields, read_settings
+from g2is_jax.pipeline.fields import config_fields
+from g2is_jax.pipeline.settings import check_settings, read_settings
 from tests.support.small import ROOT
 
 OTHERS = {"skills_base", "sweeps"}  # of other scripts, with fields of their own
@@ -38,7 +39,7 @@ def names_in(files: list[Path]) -> set[str]:
 
 
 def unread(config: ConfigDict, names: set[str]) -> list[str]:
-    return [field for field in flat_fields(config) if field.rpartition(".")[2] not in names]
+    return [field for field in config_fields(config) if field.rpartition(".")[2] not in names]
 
 
 def test_every_field_is_read_by_something():
@@ -62,7 +63,7 @@ def test_sections_are_read_as_wholes_or_field_by_field():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_has_the_fields_and_types_of_the_default(name):
-    expected, found = flat_fields(default.get_config()), flat_fields(load(name))
+    expected, found = config_fields(default.get_config()), config_fields(load(name))
     assert list(found) == list(expected)
     assert {f: type(v) for f, v in found.items()} == {f: type(v) for f, v in expected.items()}
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from configs import default, reproduce
-from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.runs.errors import InputError
 
@@ -37,7 +37,7 @@ SHARED = {
 def test_values_of_a_row(model, target, pool):
     """All fields: those of the row, those that all rows share, and else the default's."""
     config = reproduce.get_config(f"model={model},target={target},pool={pool}")
-    assert flat_fields(config) == flat_fields(default.get_config()) | SHARED | {
+    assert config_fields(config) == config_fields(default.get_config()) | SHARED | {
         "model.checkpoint": CHECKPOINTS[model],
         "data.pool": POOLS[pool],
         "data.validation": f"data/val_{target}.jsonl",

@@ -17,7 +17,7 @@ from g2is_jax.pipeline import (
     own_features,
     selection_stage,
 )
-from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
@@ -221,7 +221,7 @@ UNREAD = (
 def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
     config = default.get_config()
     checked = 0
-    for field, value in flat_fields(config).items():
+    for field, value in config_fields(config).items():
         if field.partition(".")[0] not in (
             "knowledge",
             "graph",

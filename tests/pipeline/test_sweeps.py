@@ -14,7 +14,7 @@ from configs.sweeps import SWEEPS
 from g2is_jax.features.projection import fold
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import evaluate_stage, features_stage, selection_stage, sweeps
-from g2is_jax.pipeline.fields import flat_fields
+from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.pipeline.settings import read_settings
 from g2is_jax.runs.errors import InputError
@@ -269,7 +269,7 @@ def test_sweeps_that_cannot_be_run(ablated, tmp_path, sweep, fields, told):
 def test_every_sweep_of_the_configs_is_valid(name, ablated):
     settings = sweeps.expand(SWEEPS, name)
     assert len(settings) > 1
-    fields = flat_fields(default.get_config())
+    fields = config_fields(default.get_config())
     for overrides in settings:
         config = default.get_config()
         config.model.checkpoint = config.data.pool = "skills"

@@ -21,7 +21,7 @@ from g2is_jax.skills.world import (
 )
 
 SUFFIX = r" (please|now|for me)$"  # what a near-copy may add
-BOTH = "lookup_arithmetic,sorting_letters"
+BOTH = ("lookup_arithmetic", "sorting_letters")
 
 
 def world(folder, **fields) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def test_same_seed_same_bytes_and_another_seed_other_rows(full, tmp_path):
 
 
 def test_a_target_does_not_depend_on_the_others(full, tmp_path):
-    alone = world(tmp_path / "alone", targets="sorting_letters")
+    alone = world(tmp_path / "alone", targets=("sorting_letters",))
     assert set(alone) == {"pool", "val_sorting_letters", "test_sorting_letters"}
     assert all(full[name] == data for name, data in alone.items())
 
@@ -109,7 +109,7 @@ def test_validation_test_and_pool_do_not_overlap(full):
 
 
 def test_rows_of_a_target_differ_where_draws_repeat(tmp_path):
-    files = world(tmp_path / "many", targets="sorting_letters", test_rows=3000, scale=0.1)
+    files = world(tmp_path / "many", targets=("sorting_letters",), test_rows=3000, scale=0.1)
     for_target = rows(files["val_sorting_letters"] + files["test_sorting_letters"])
     assert len({prompt(row) for row in for_target}) == len(for_target) == 3040
 
@@ -215,11 +215,11 @@ def test_the_conventions_differ(family):
     assert differing > 20
 
 
-@pytest.mark.parametrize("targets", ["juggling", "sorting_letters,juggling", "", "sorting"])
+@pytest.mark.parametrize("targets", [("juggling",), ("sorting_letters", "juggling"), ("sorting",)])
 def test_unknown_target_is_refused(targets):
     with pytest.raises(InputError, match=f"choose from {', '.join(COMPOSITIONS)}") as caught:
         WorldConfig(0, targets, 1.0, 0.0, 0.0, 4, 4)
-    assert targets.split(",")[-1] in str(caught.value)
+    assert targets[-1] in str(caught.value)
 
 
 def texts_of(tasks) -> list[str]:
