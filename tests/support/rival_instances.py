@@ -79,7 +79,7 @@ def accept(ranking, made: Limits) -> list[int]:
 
 
 def fits(row, chosen, made: Limits) -> bool:
-    """Whether a row is unused and within budget and cap."""
+    """Says whether a row is unused and within budget and cap."""
     same = [other for other in chosen if made.sources_N[other] == made.sources_N[row]]
     cost = made.costs_N[row]
     within = made.costs_N[chosen].sum() + cost <= made.budget
