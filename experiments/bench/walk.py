@@ -68,7 +68,7 @@ class BenchConfig:
     rows, width, components: N, P and C
     neighbours: E in the case fallback
     budget: share of the rows to choose
-    lanes: components side by side, 0 for as many as the walk itself takes
+    slots: components side by side, 0 for as many as the walk itself takes
     threads: cores to use
     repeats: rounds
     """
@@ -81,7 +81,7 @@ class BenchConfig:
     components: int = 8
     neighbours: int = 10
     budget: float = 0.01
-    lanes: int = 0
+    slots: int = 0
     threads: int = 1
     repeats: int = 5
 
@@ -119,14 +119,14 @@ class Problem:
     budget: int
     near_NE: np.ndarray | None
 
-    def walk(self, lanes: int, on_exhausted: str = "stop") -> Any:
+    def walk(self, slots: int, on_exhausted: str = "stop") -> Any:
         count = len(self.rows)
         budget = limits(
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
         rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0)
         return select.gradient_walk(
-            self.rows, self.core, budget, rules, self.near_NE, lanes=lanes or None
+            self.rows, self.core, budget, rules, self.near_NE, lanes=slots or None
         )
 
 
@@ -165,7 +165,7 @@ def against_graph(config: BenchConfig) -> dict:
     """Times both sides from features to rows; RuntimeError if they choose differently."""
     posed = problem(config)
     features_NP = posed.rows[:]
-    ours = posed.walk(config.lanes)
+    ours = posed.walk(config.slots)
     budgets_C = [component["budget"] for component in ours.summary["components"]]
     reasons = [pick.reason for pick in ours.picks]
     if config.case == "fallback" and reasons.count("fallback") < FALLBACK_SHARE * len(reasons):
@@ -182,7 +182,7 @@ def against_graph(config: BenchConfig) -> dict:
             f"{ours.summary['closest_decision']} from turning"
         )
     sides: dict[str, Callable[[], object]] = {
-        "ours": functools.partial(posed.walk, config.lanes),
+        "ours": functools.partial(posed.walk, config.slots),
         "plain": plain,
     }
     seconds = alternate(sides, config.repeats)
@@ -199,13 +199,13 @@ def memory(config: BenchConfig) -> dict:
     """Returns the peak of resident memory during a compiled walk, without what was there beside
     the features before it."""
     posed = problem(config)
-    posed.walk(config.lanes)
+    posed.walk(config.slots)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = status("VmRSS")
-    posed.walk(config.lanes)
+    posed.walk(config.slots)
     size = posed.rows.values_NP.nbytes
     beside = status("VmHWM") - before
     return {"features": size, "beside": beside, "peak_over_features": 1 + beside / size}
@@ -277,7 +277,7 @@ def scaled_fits(config: BenchConfig, field: str, step: float, chosen: int) -> bo
 def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
     """Times walks of these sizes, in turns."""
     walks = {
-        size: functools.partial(sized.walk, config.lanes, "relax")
+        size: functools.partial(sized.walk, config.slots, "relax")
         for size, sized in problems.items()
     }
     passes = {size: walk().summary["passes"] for size, walk in walks.items()}

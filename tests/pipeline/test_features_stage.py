@@ -26,9 +26,9 @@ SCRIPT = """
 import json, sys
 from etils import epath
 from ml_collections import ConfigDict
-from experiments import select_subset
+from g2is_jax.pipeline import selection_stage
 config = ConfigDict(json.loads(sys.argv[1]))
-print(json.dumps([chosen.rows for chosen in select_subset.run(config, epath.Path(sys.argv[2]))]))
+print(json.dumps([chosen.rows for chosen in selection_stage.run(config, epath.Path(sys.argv[2]))]))
 """
 
 
