@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import pytest
 
 from experiments import bench
@@ -22,7 +23,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "devices": ({"layouts": "1x1,1x2"}, {"layouts"}, {"layouts": "1x1,ax2"}),
     "generate": ({"hidden": 16, "layers": 1, "heads": 2, "vocabulary": 64, "batch": 2,
                   "prompt_tokens": 5, "new_tokens": 4, "repeats": 2}, {"models"}, {"hidden": 258}),
-    "gradients": ({"parts": "throughput,memory,less", "batch": 2, "tokens": 9, "width": 64,
+    "gradients": ({"parts": "memory,less", "batch": 2, "tokens": 9, "width": 64,
                    "rank": 3, "less_rows": 3, "repeats": 2},
                   {"model", "parameters", "gradient_values"}, {"tokens": 1}),
     "graph": ({"rows": 40, "width": 12, "neighbours": 5, "repeats": 2}, set(),
@@ -40,7 +41,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
                  "repeats": 1}, set(), {"chosen": 0}),
     "store": ({"parts": "speed,error,hidden", "width": 16, "rows": 10, "chunk_rows": 4, "chunks": 2,
                "seconds": 0.01, "writer_cores": 0, "repeats": 1}, set(), {"chunks": 1}),
-    "walk": ({"parts": "graph,memory,front,growth", "rows": 120, "width": 16, "components": 3,
+    "walk": ({"parts": "graph,memory", "rows": 120, "width": 16, "components": 3,
               "budget": 0.2, "repeats": 2}, set(), {"budget": 0.0}),
 }  # fmt: skip
 IN_PROCESSES_OF_ITS_OWN = ("scaling",)  # needs a jax that has not computed yet
@@ -49,6 +50,13 @@ NEED_TORCH = ("generate", "gradients")
 
 def of(name: str):
     return importlib.import_module(f"experiments.bench.{name}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,20 @@ def test_share_is_what_the_other_does_not_take():
     assert found == pytest.approx({"median": 0.25, "low": -0.1, "high": 0.5})
 
 
+def test_throughput_is_of_each_side(monkeypatch):
+    """The sides do next to nothing, as each of the real ones takes seconds to compile."""
+    names = (gradients.PLAIN, gradients.PROJECTED, "rms x2", gradients.WHOLE, gradients.SQUARES)
+    quick = {name: (jax.jit(lambda inputs, *batch: jnp.sin(inputs)), jnp.ones(3)) for name in names}
+    monkeypatch.setattr(gradients, "sides", lambda config, subject: quick)
+    subject = models.read_subject("skills", rank=3)
+    config = gradients.BenchConfig(batch=2, tokens=9, repeats=2)
+    found = gradients.throughput(config, subject)
+    assert found["against_plain"][gradients.PLAIN]["median"] == 1
+    assert all(len(times) == 2 for times in found["seconds"].values())
+    lines = gradients.throughput_lines(found, dataclasses.asdict(config))
+    assert [line.split("  ")[0] for line in lines[1:6]] == list(names)
+
+
 def test_lengths_have_a_tail():
     lengths = models.lognormal_lengths(500, 96)
     assert 8 <= min(lengths) < 20
@@ -189,25 +203,25 @@ def test_one_kill(tmp_path):
     assert len((tmp_path / written_store.STARTED).read_text().split()) == 4
 
 
-def test_growth_is_of_the_whole_budget(monkeypatch):
+def test_the_front_takes_fewer_reads_and_growth_spends_the_whole_budget(monkeypatch):
     monkeypatch.setattr(walk, "STEPS", (0.5, 1.0))
-    config = walk.BenchConfig(rows=120, width=16, components=3, budget=0.2, slots=2, repeats=1)
-    found = walk.growth(config)
-    assert {name: growth["sizes"] for name, growth in found.items()} == {
+    monkeypatch.setattr(walk.select, "FRONT", 20)
+    config = walk.BenchConfig(parts="front,growth", rows=120, width=16, components=3, budget=0.2,
+                              slots=2, repeats=1)  # fmt: skip
+    result = walk.run(config)
+    front = result["front"]
+    assert front["rows"] == 24
+    assert front["passes"]["front"] < front["passes"]["whole"]
+    assert {name: growth["sizes"] for name, growth in result["growth"].items()} == {
         "rows": [60, 120],
         "width": [8, 16],
         "budget": [12, 24],
     }
-    half, whole = found["budget"]["passes"]
+    half, whole = result["growth"]["budget"]["passes"]
     assert 24 / 3 <= whole > half  # at least a read for each row of a component
-
-
-def test_the_front_takes_fewer_reads(monkeypatch):
-    monkeypatch.setattr(walk.select, "FRONT", 20)
-    config = walk.BenchConfig(rows=120, width=16, components=3, budget=0.2, repeats=1)
-    found = walk.front(config)
-    assert found["rows"] == 24
-    assert found["passes"]["front"] < found["passes"]["whole"]
+    table = walk.table(result)
+    assert "times as long" in table
+    assert "growth with budget: exponent" in table
 
 
 def test_memory_counts_a_copy(monkeypatch):
