@@ -4,13 +4,11 @@ import dataclasses
 import importlib
 import json
 import math
-import os
 import pkgutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import pytest
 
 from experiments import bench
@@ -51,13 +49,6 @@ NEED_TORCH = ("generate", "gradients")
 
 def of(name: str):
     return importlib.import_module(f"experiments.bench.{name}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +96,6 @@ def test_it_ends_well_from_the_command_line(name, tmp_path):
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
         timeout=250,

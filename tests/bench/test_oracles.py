@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import tracemalloc
 
-import jax
 import numpy as np
 import pytest
 
@@ -27,13 +26,6 @@ def subject() -> models.Subject:
     lora = LoraConfig(3, 6.0, 0.0, ("k_proj", "o_proj"), rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
     return models.make_subject("tiny", RAW, lora, settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("case", walk.CASES)
