@@ -123,7 +123,7 @@ def test_lengths_have_a_tail():
 
 
 def test_distortion():
-    """Off by 0.1 everywhere but at one pair of 780, which is off by 0.5 and no longer nearest."""
+    """Every pair is off by 0.1 but one of 780, which is off by 0.5 and no longer nearest."""
     truth_NN = np.eye(40) + np.arange(1600).reshape(40, 40) / 1e5
     truth_NN = np.triu(truth_NN) + np.triu(truth_NN, 1).T
     found_NN = truth_NN + 0.1
@@ -168,7 +168,7 @@ def test_twice_the_time_for_twice_the_rows_is_no_loss(monkeypatch):
 
 
 def test_hidden_share():
-    """Of 2 seconds of writing 0.5 are not hidden, of a pass of 10; a slow round does not count."""
+    """A pass of 10 seconds does not hide 0.5 of 2 of writing; a slow round does not count."""
     passes = [store.Pass(10.5, 2.0), store.Pass(13.0, 2.0), store.Pass(10.2, 2.0)]
     found = store.hiding(passes, [10.0, 10.0, 10.0])
     assert found == pytest.approx({"hidden": 0.75, "longer": 0.05})

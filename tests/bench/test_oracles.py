@@ -41,7 +41,7 @@ def test_the_plain_walk_chooses_the_same_rows(case, dtype):
 
 
 def test_few_fallbacks_are_no_measurement_of_them():
-    """With lists of the whole pool no row is chosen from beyond a list."""
+    """No row is chosen from beyond a list that holds the whole pool."""
     config = dataclasses.replace(WALK, case="fallback", neighbours=119)
     with pytest.raises(InputError, match="only 0 of"):
         walk.against_graph(config)
@@ -67,8 +67,8 @@ def test_plain_walk_by_hand():
 
 
 def test_plain_walk_on_stored_neighbours_by_hand():
-    """From 5 to 40, its only neighbour; from there, as 5 is used, to 15, nearest to 0 of all and
-    not to 40; to -25, the unused one of its two; and at last to 20."""
+    """The walk goes from 5 to 40, its only neighbour; from there, as 5 is used, to 15, nearest to 0
+    of all and not to 40; to -25, the unused one of its two; and at last to 20."""
     radians = np.radians([40, 5, 15, 20, -25])
     rows_NP = np.stack([np.cos(radians), np.sin(radians)], axis=1)
     near_NE = np.array([[1, 1], [0, 0], [1, 4], [0, 1], [0, 1]])
@@ -77,7 +77,7 @@ def test_plain_walk_on_stored_neighbours_by_hand():
 
 
 def test_plain_walk_holds_one_matrix_of_cosines():
-    """Beside it and the copy of the features it holds less than a tenth of them."""
+    """It holds less than a tenth more than the matrix and the copy of the features."""
     rows_NP = np.random.default_rng(0).standard_normal((2000, 200), dtype=np.float32)
     tracemalloc.start()
     plain_walk(rows_NP, rows_NP[:1], [2], 0.0)

@@ -63,7 +63,7 @@ def random_limits(rng, rows: int, unit: str, cap: float) -> Limits:
 
 
 def cosine(a, b) -> float:
-    """To 7 digits, so that equal rows tie; 0 with a zero row."""
+    """Returns the cosine to 7 digits, so that equal rows tie; 0 with a zero row."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = max(np.linalg.norm(a), 1e-10) * max(np.linalg.norm(b), 1e-10)
     return round(float(a @ b / lengths), 7)
