@@ -1,10 +1,10 @@
 """One job on one device, on several, and by several processes: what differs between the results.
 
-    python -m experiments.bench_devices --config=configs/tiny.py
+    python -m experiments.bench.devices --config=configs/tiny.py
 
 A layout is PROCESSESxDEVICES, of virtual devices on the same cores. Each layout runs `run_all` in a
-work folder of its own, and is compared with the first one's. With --same_warmup the others begin
-with the first one's warm-up: what then differs in the features is the gradient pass's own.
+work folder of its own, and is compared with the first one's. With --same_warmup the others start
+from the first one's warm-up: what then differs in the features is the gradient pass's own.
 """
 
 import dataclasses
@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from etils import epath
 
-from experiments.bench.timing import heading, launch, machine, pin, timed, versions
+from experiments.bench.timing import heading, launch, machine, timed, versions
 from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors
@@ -36,22 +37,28 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """config, flags: of `run_all`; layouts: by commas; same_warmup: as above; threads: cores."""
+    """The settings.
 
-    config: str
-    flags: str
-    layouts: str
-    same_warmup: bool
-    threads: int
+    config, flags: what `run_all` is started with
+    layouts: some PROCESSESxDEVICES, by commas
+    same_warmup: start the other layouts from the first one's warm-up
+    threads: cores to use
+    """
+
+    config: str = "configs/tiny.py"
+    flags: str = ""
+    layouts: str = "1x1,1x8,2x4"
+    same_warmup: bool = False
+    threads: int = 2
 
     def __post_init__(self):
         _ = self.shapes
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(processes, devices of each) of each layout."""
+        """The processes of each layout, and the devices of each of its processes."""
         try:
-            found = {of: tuple(map(int, of.split("x"))) for of in self.layouts.split(",")}
+            found = {name: tuple(map(int, name.split("x"))) for name in self.layouts.split(",")}
             if any(len(shape) != 2 or min(shape) < 1 for shape in found.values()):
                 raise ValueError
         except ValueError as error:
@@ -60,9 +67,8 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """Seconds of each layout, and what differs from the first one's results."""
-    cores = pin(config.threads)
-    told = {}
+    """Returns the seconds of each layout, and what differs from the first one's results."""
+    layouts = {}
     with tempfile.TemporaryDirectory() as scratch:
         first = None
         for name, (processes, devices) in config.shapes.items():
@@ -72,20 +78,18 @@ def run(config: BenchConfig) -> dict:
                     shutil.copytree(stage, folder / "stages" / stage.name)
             flags = [f"--config={config.config}", f"--workdir={folder}", *shlex.split(config.flags)]
             seconds, _ = timed(functools.partial(run_all, flags, processes, devices))
-            told[name] = {"seconds": seconds, **(differences(folder, first) if first else {})}
+            layouts[name] = {"seconds": seconds, **(differences(folder, first) if first else {})}
             first = first or folder
-    import jax
-
     return {
         "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
+        "machine": machine(),
         "versions": versions(jax, np),
-        "layouts": told,
+        "layouts": layouts,
     }
 
 
 def run_all(flags: list[str], processes: int, devices: int) -> None:
-    """All processes of one run; RuntimeError with its last words where one of them fails."""
+    """Runs all processes of one run; RuntimeError with what one printed where it fails."""
     command = [sys.executable, "-m", "experiments.run_all", *flags]
     if processes > 1:
         with socket.socket() as free:
@@ -93,7 +97,7 @@ def run_all(flags: list[str], processes: int, devices: int) -> None:
             port = free.getsockname()[1]
         command += ["--distributed", f"--coordinator=localhost:{port}", f"--processes={processes}"]
     variables = os.environ | {"XLA_FLAGS": f"{SPLIT}{devices}"}
-    begun = [
+    started = [
         subprocess.Popen(
             command + [f"--process={process}"] * (processes > 1),
             cwd=ROOT,
@@ -104,14 +108,14 @@ def run_all(flags: list[str], processes: int, devices: int) -> None:
         )
         for process in range(processes)
     ]
-    said = [one.communicate()[0] for one in begun]
-    for one, text in zip(begun, said, strict=True):
-        if one.returncode:
-            raise RuntimeError(f"{shlex.join(command)} ended with {one.returncode}:\n{text}")
+    printed = [process.communicate()[0] for process in started]
+    for process, text in zip(started, printed, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}:\n{text}")
 
 
 def differences(folder: Path, expected: Path) -> dict:
-    """Of the finished stages of two work folders.
+    """Returns what differs between the finished stages of two work folders.
 
     features, adapters, losses: the largest difference; largest: of the adapters' values.
     selections, replies: how many differ, of how many. KeyError where a stage is missing.
@@ -121,19 +125,21 @@ def differences(folder: Path, expected: Path) -> dict:
     for ours, theirs in _stages(folder, expected):
         kind = ours.name.partition("-")[0]
         if kind in ("features", "hidden"):
-            mine, other = (open_store(epath.Path(one)).read()[:] for one in (ours, theirs))
+            mine, other = (open_store(epath.Path(stage)).read()[:] for stage in (ours, theirs))
             found["features"] = max(found["features"], float(np.abs(mine - other).max()))
         elif kind in ("warmup", "finetune"):
-            of_mine, of_other = (read_tensors(epath.Path(one / ADAPTER)) for one in (ours, theirs))
+            adapters = [read_tensors(epath.Path(stage / ADAPTER)) for stage in (ours, theirs)]
+            of_mine, of_other = adapters
             apart = [float(np.abs(of_mine[path] - of_other[path]).max()) for path in of_other]
             largest = [float(np.abs(leaf).max()) for leaf in of_other.values()]
             found["adapters"] = max(found["adapters"], *apart)
             found["largest"] = max(found["largest"], *largest)
         elif kind == "selection":
-            chosen = [(one / "selected.jsonl").read_bytes() for one in (ours, theirs)]
+            chosen = [(stage / "selected.jsonl").read_bytes() for stage in (ours, theirs)]
             _count(found["selections"], [chosen[0] != chosen[1]])
         elif kind == "evaluate":
-            rows = list(zip(*(_rows(one / "rows.jsonl") for one in (ours, theirs)), strict=True))
+            files = [stage / "rows.jsonl" for stage in (ours, theirs)]
+            rows = list(zip(*map(_rows, files), strict=True))
             apart = [abs((mine["loss"] or 0) - (other["loss"] or 0)) for mine, other in rows]
             found["losses"] = max(found["losses"], *apart)
             _count(found["replies"], [a.get("reply") != b.get("reply") for a, b in rows])
@@ -158,26 +164,27 @@ def _rows(file: Path) -> list[dict]:
 
 
 def table(result: dict) -> str:
-    """A line a layout."""
+    """Returns a line a layout."""
     lines = [heading(result)]
-    for name, of in result["layouts"].items():
-        told = f"  {name}: {of['seconds']:.0f} s"
-        if "features" in of:
-            told += (
-                f"; selections that differ {_of(of['selections'])}, features by at most "
-                f"{of['features']:.1e}, adapters {of['adapters']:.1e} (largest value "
-                f"{of['largest']:.2g}), losses {of['losses']:.1e}; replies {_of(of['replies'])}"
+    for name, found in result["layouts"].items():
+        line = f"  {name}: {found['seconds']:.0f} s"
+        if "features" in found:
+            line += (
+                f"; selections that differ {_share(found['selections'])}, features by at most "
+                f"{found['features']:.1e}, adapters {found['adapters']:.1e} (largest value "
+                f"{found['largest']:.2g}), losses {found['losses']:.1e}; "
+                f"replies {_share(found['replies'])}"
             )
-        lines.append(told)
+        lines.append(line)
     return "\n".join(lines)
 
 
-def _of(counts: list[int]) -> str:
+def _share(counts: list[int]) -> str:
     return f"{counts[0]} of {counts[1]}"
 
 
 def main() -> None:
-    launch(run, BenchConfig("configs/tiny.py", "", "1x1,1x8,2x4", False, 2), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of our decoding against transformers' own `generate`, on the same weights and prompts.
 
-    python -m experiments.bench_generate --output=bench.json
+    python -m experiments.bench.generate --output=bench.json
 
 Both run on the same CPU cores, in turns; ratios are medians over pairs of runs that follow each
 other, so that other work on the machine hits both. Time until the first token (prefill) is that of
@@ -18,9 +18,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
-from experiments.bench.timing import alternate, launch, machine, paired_ratio, pin, timed, versions
+from experiments.bench.timing import (
+    alternate,
+    heading,
+    launch,
+    machine,
+    paired_ratio,
+    timed,
+    versions,
+)
+from g2is_jax.model.build import ModelConfig, load_model
+from g2is_jax.model.generate import Prompts, Stops, generate
+from g2is_jax.model.lora import LoraConfig
+from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
 
 KV_SHARE = 2  # query heads to a key/value head of the random model
@@ -30,18 +44,25 @@ SIDES = ("ours", "theirs")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """hidden, layers, heads, vocabulary: of a random Llama; checkpoint: one more model, or ""."""
+    """The settings.
 
-    hidden: int
-    layers: int
-    heads: int
-    vocabulary: int
-    checkpoint: str
-    batch: int
-    prompt_tokens: int
-    new_tokens: int
-    threads: int
-    repeats: int
+    hidden, layers, heads, vocabulary: sizes of a random Llama
+    checkpoint: folder of one more model to measure
+    batch, prompt_tokens, new_tokens: rows, and their tokens before and after
+    threads: cores to use
+    repeats: rounds
+    """
+
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 8
+    vocabulary: int = 4096
+    checkpoint: str = ""
+    batch: int = 8
+    prompt_tokens: int = 128
+    new_tokens: int = 128
+    threads: int = 1
+    repeats: int = 7
 
     def __post_init__(self):
         for field, lowest in (("new_tokens", 2), ("batch", 1), ("prompt_tokens", 1),
@@ -53,11 +74,9 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The measurement of each model, with the machine and the versions it was made on."""
+    """Measures each model; with the machine and the versions that it was done on."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch is not installed: pip install -r requirements-parity.txt")
-    cores = pin(config.threads)
-    import jax
     import torch
     import transformers
     from transformers.utils.logging import disable_progress_bar
@@ -72,7 +91,7 @@ def run(config: BenchConfig) -> dict:
         models.append(measure(path.name, path, config))
     return {
         "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
+        "machine": machine(),
         "versions": versions(jax, torch, transformers),
         "models": models,
     }
@@ -97,19 +116,17 @@ def write_random_model(folder: str, config: BenchConfig) -> None:
 
 
 def measure(name: str, folder: epath.Path, config: BenchConfig) -> dict:
-    """One model's speeds, ours and theirs, and their ratios."""
-    import numpy as np
-
+    """Returns one model's speeds, ours and theirs, and their ratios."""
     ours, parameters, vocabulary = our_generate(folder, config)
     shape = (config.batch, config.prompt_tokens)
     prompts_BT = np.random.default_rng(0).integers(3, vocabulary, shape).astype(np.int32)
     lengths = {PREFILL: 1, WHOLE: config.new_tokens}
     calls = {
-        (side, part): functools.partial(generate, prompts_BT, new_tokens)
-        for side, generate in (("ours", ours), ("theirs", their_generate(folder)))
+        (side, part): functools.partial(continued, prompts_BT, new_tokens)
+        for side, continued in (("ours", ours), ("theirs", their_generate(folder)))
         for part, new_tokens in lengths.items()
     }
-    first = {call: timed(generate) for call, generate in calls.items()}
+    first = {name: timed(call) for name, call in calls.items()}
     replies = [first[side, WHOLE][1] for side in SIDES]
     return {
         "name": name,
@@ -123,7 +140,7 @@ def measure(name: str, folder: epath.Path, config: BenchConfig) -> dict:
 
 
 def speeds(seconds: Mapping[tuple[str, str], Sequence[float]], config: BenchConfig) -> dict:
-    """Median tokens a second of each side, and the median of ours over theirs of each pair."""
+    """Returns median tokens a second of each side, and the median ratio of ours over theirs."""
     tokens = {
         "prefill": config.batch * config.prompt_tokens,
         "generation": config.batch * (config.new_tokens - 1),
@@ -139,7 +156,7 @@ def speeds(seconds: Mapping[tuple[str, str], Sequence[float]], config: BenchConf
 
 
 def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
-    """Of a part of each reply; generation is what a whole reply takes beyond its prefill."""
+    """Returns a part's seconds; generation is what a whole reply takes beyond its prefill."""
     if part != "generation":
         return list(seconds[side, part])
     pairs = zip(seconds[side, WHOLE], seconds[side, PREFILL], strict=True)
@@ -147,14 +164,7 @@ def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
 
 
 def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int, int]:
-    """(prompts_BT, new_tokens) -> replies (B, new_tokens); also parameters and vocabulary."""
-    import numpy as np
-
-    from g2is_jax.model.build import ModelConfig, load_model
-    from g2is_jax.model.generate import Prompts, Stops, generate
-    from g2is_jax.model.lora import LoraConfig
-    from g2is_jax.model.sampling import GenerateConfig
-
+    """Returns (prompts_BT, new_tokens) -> replies (B, new_tokens); parameters and vocabulary."""
     lora = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
     model, base = load_model(folder, lora, settings)
@@ -171,7 +181,7 @@ def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int
 
 
 def their_generate(folder: epath.Path) -> Callable:
-    """The same with transformers, its own cache and kernels, in float32."""
+    """Returns the like of transformers, with its own cache and kernels, in float32."""
     import torch
     import transformers
 
@@ -196,10 +206,8 @@ def their_generate(folder: epath.Path) -> Callable:
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
-    told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    cores = result["machine"]["cores"]
-    lines = [f"{result['machine']['cpu']}, {len(cores)} core(s); {told}"]
+    """Summarises a result in a few lines."""
+    lines = [heading(result)]
     s = result["settings"]
     lines.append(f"{s['batch']} prompts of {s['prompt_tokens']} tokens, {s['new_tokens']} new")
     for model in result["models"]:
@@ -216,7 +224,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig(256, 6, 8, 4096, "", 8, 128, 128, 1, 7), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

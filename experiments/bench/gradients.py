@@ -1,6 +1,6 @@
 """Per-example gradient features: speed, memory, against LESS's loop, and on several devices.
 
-    python -m experiments.bench_gradients --model=random --rank=128 --output=bench.json
+    python -m experiments.bench.gradients --model=random --rank=128 --output=bench.json
 
 Parts, by commas: `throughput` (against the plain gradient of the same batch, and against gradients
 kept whole), `memory` (of the compiled programs), `less` (against LESS's loop in torch, end to end)
@@ -13,7 +13,6 @@ import functools
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from experiments.bench.less import CACHED, DRAWS, LessLoop
+from experiments.bench.many_devices import against_one_device
+from experiments.bench.models import (
+    Subject,
+    compiled,
+    features_of,
+    full_batch,
+    kept_whole,
+    lognormal_lengths,
+    pass_over,
+    plain_gradient,
+    random_rows,
+    read_subject,
+)
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -28,41 +43,49 @@ from experiments.bench.timing import (
     launch,
     machine,
     paired_ratio,
-    pin,
     ranged,
     timed,
     versions,
 )
+from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.runs.errors import InputError
 
 PARTS = ("throughput", "memory", "less", "devices")
 SPLIT = "--xla_force_host_platform_device_count="
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 PLAIN, WHOLE, SQUARES, PROJECTED = "plain gradient", "kept whole", "no projection", "rms x1"
 CACHE_BYTES = 6e9  # a larger matrix of signs is not kept
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; model: skills, random, or a Hugging Face folder; rank: of the adapter.
-    batch, tokens: rows of a microbatch and their length; less_rows: of many lengths up to `tokens`;
-    less_blocks: of LESS's columns of signs, only so many are timed, the others reckoned (0: all);
-    devices: virtual ones; remat: compute blocks again in the backward pass; threads: cores, of both
-    sides; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    model: str
-    rank: int
-    batch: int
-    tokens: int
-    width: int
-    projection: str
-    less_rows: int
-    less_blocks: int
-    devices: int
-    remat: bool
-    threads: int
-    repeats: int
+    parts: of throughput, memory, less and devices, by commas
+    model: skills, random, or a Hugging Face folder
+    rank: rank of the adapter
+    batch, tokens: rows of a microbatch and their length
+    width, projection: P and the kind of the projection
+    less_rows: rows, of many lengths up to `tokens`, of the part less
+    less_blocks: LESS's blocks of signs that are timed, the others estimated (0: all)
+    devices: virtual devices
+    remat: compute blocks again in the backward pass
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "throughput,memory,less,devices"
+    model: str = "skills"
+    rank: int = 8
+    batch: int = 32
+    tokens: int = 128
+    width: int = 8192
+    projection: str = "sketch"
+    less_rows: int = 32
+    less_blocks: int = 0
+    devices: int = 8
+    remat: bool = False
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("rank", "batch", "width", "less_rows", "devices", "threads", "repeats")
@@ -72,17 +95,12 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads)
-    import jax
-
-    from experiments.bench.models import read_subject
-
+    """Measures each part; with the machine and the versions that it was done on."""
     subject = read_subject(config.model, config.rank, config.remat)
     parts = {"throughput": throughput, "memory": memory, "less": less, "devices": devices}
     return {
         "settings": dataclasses.asdict(config),
-        "machine": machine(cores),
+        "machine": machine(),
         "versions": versions(jax),
         "model": subject.name,
         "parameters": subject.parameters,
@@ -91,11 +109,8 @@ def run(config: BenchConfig) -> dict:
     }
 
 
-def sides(config: BenchConfig, subject: Any) -> dict[str, tuple[Callable, Any]]:
-    """Of each side, what is jitted and its first argument; the batch is the rest."""
-    from experiments.bench.models import features_of, kept_whole, plain_gradient
-    from g2is_jax.features.projection import ProjectionConfig
-
+def sides(config: BenchConfig, subject: Subject) -> dict[str, tuple[Callable, Any]]:
+    """Returns each side's jitted function and its first argument; the batch is the rest."""
     once, twice = (ProjectionConfig(config.projection, config.width, n) for n in (1, 2))
     found = {
         f"{kind} x{projection.repetitions}": features_of(subject, kind, projection)
@@ -111,10 +126,8 @@ def sides(config: BenchConfig, subject: Any) -> dict[str, tuple[Callable, Any]]:
     }
 
 
-def throughput(config: BenchConfig, subject: Any) -> dict:
-    """Examples a second of each side, and how fast ours are against the others."""
-    from experiments.bench.models import full_batch
-
+def throughput(config: BenchConfig, subject: Subject) -> dict:
+    """Times each side, and compares ours with the others."""
     batch = full_batch(subject, config.batch, config.tokens)
     compile_seconds, calls = {}, {}
     for name, (function, inputs) in sides(config, subject).items():
@@ -132,25 +145,18 @@ def throughput(config: BenchConfig, subject: Any) -> dict:
 
 
 def share(whole: Sequence[float], without: Sequence[float]) -> dict[str, float]:
-    """Of the time of the first, what the second does not take; below zero where it takes more."""
+    """Returns the share of the first's time that the second does not take; it can be negative."""
     left = paired_ratio(without, whole)
     return {"median": 1 - left["median"], "low": 1 - left["high"], "high": 1 - left["low"]}
 
 
-def compiled(function: Any, inputs: Any, batch: tuple) -> Any:
-    return function.lower(inputs, *batch).compile()
-
-
 def wait_for(function: Callable, *arguments) -> Any:
-    import jax
-
     return jax.block_until_ready(function(*arguments))
 
 
-def memory(config: BenchConfig, subject: Any) -> dict:
-    """Temporary bytes of the compiled programs; what is beyond the plain gradient's is extra."""
-    from experiments.bench.models import full_batch
-
+def memory(config: BenchConfig, subject: Subject) -> dict:
+    """Returns temporary bytes of the compiled programs; those beyond the plain gradient's are
+    extra."""
     batch, every = full_batch(subject, config.batch, config.tokens), sides(config, subject)
     taken = {
         name: compiled(*every[name], batch).memory_analysis().temp_size_in_bytes
@@ -166,16 +172,12 @@ def memory(config: BenchConfig, subject: Any) -> dict:
     }
 
 
-def less(config: BenchConfig, subject: Any) -> dict:
-    """From rows to features on the host, ours and LESS's, its signs drawn in several ways."""
+def less(config: BenchConfig, subject: Subject) -> dict:
+    """Times rows to features on the host, ours and LESS's, its signs drawn in several ways."""
     if importlib.util.find_spec("torch") is None:
         return {"skipped": "torch is not installed: pip install -r requirements-parity.txt"}
     import torch
     import transformers
-
-    from experiments.bench.less import CACHED, DRAWS, LessLoop
-    from experiments.bench.models import lognormal_lengths, pass_over, random_rows
-    from g2is_jax.features.projection import ProjectionConfig
 
     torch.set_num_threads(config.threads)
     lengths = lognormal_lengths(config.less_rows, config.tokens)
@@ -218,10 +220,11 @@ def less(config: BenchConfig, subject: Any) -> dict:
     }
 
 
-def devices(config: BenchConfig, subject: Any) -> dict:
-    """In this process if its CPU is cut into devices already, else in one where it is."""
+def devices(config: BenchConfig, subject: Subject) -> dict:
+    """Measures in this process if its CPU is cut into devices already, else in a new one."""
     if SPLIT in os.environ.get("XLA_FLAGS", ""):
-        return on_devices(config, subject)
+        projection = ProjectionConfig(config.projection, config.width, repetitions=1)
+        return against_one_device(subject, projection, config.batch, config.tokens, config.repeats)
     flags = dataclasses.asdict(dataclasses.replace(config, parts="devices"))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.bench.gradients"]
@@ -236,50 +239,8 @@ def devices(config: BenchConfig, subject: Any) -> dict:
             return json.load(text)["devices"]
 
 
-def on_devices(config: BenchConfig, subject: Any) -> dict:
-    """A microbatch on each device at once, against as many calls of one device."""
-    import jax
-    import numpy as np
-
-    from experiments.bench.models import features_of, full_batch
-    from g2is_jax.features.projection import ProjectionConfig
-    from g2is_jax.runs.mesh import data_mesh
-
-    projection = ProjectionConfig(config.projection, config.width, repetitions=1)
-    rows = full_batch(subject, config.batch * config.devices, config.tokens)
-
-    def side(mesh: Any, parts: int) -> tuple[Callable, str]:
-        function, inputs = features_of(subject, "rms", projection, mesh)
-        batches = list(zip(*(np.split(np.asarray(x), parts) for x in rows), strict=True))
-        text = compiled(function, inputs, batches[0]).as_text()
-
-        def features() -> Any:
-            found = [jax.device_get(function(inputs, *batch)) for batch in batches]
-            rows_BP = np.concatenate([part.features_KBP[0] for part in found])
-            return rows_BP / np.linalg.norm(rows_BP, axis=1, keepdims=True)
-
-        return features, text
-
-    (one, _), (many, text) = side(None, config.devices), side(data_mesh(), 1)
-    difference = np.abs(one() - many()).max()
-    seconds = alternate({"one": one, "many": many}, config.repeats)
-    return {
-        "devices": len(jax.devices()),
-        "seconds": seconds,
-        "ratio": paired_ratio(seconds["one"], seconds["many"]),
-        "collectives": count_collectives(text),
-        "largest_difference": float(difference),
-    }
-
-
-def count_collectives(program: str) -> int:
-    """Operations of a compiled program's text that devices exchange data in."""
-    names = "|".join(COLLECTIVES)
-    return len(re.findall(rf"= \S.* (?:{names})(?:-start)?\(", program))
-
-
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [
         heading(result),
@@ -287,15 +248,15 @@ def table(result: dict) -> str:
         f"{result['gradient_values']:,} values; {s['batch']} rows of {s['tokens']} tokens, "
         f"{s['projection']} to {s['width']}",
     ]
-    tables = {"throughput": of_throughput, "memory": of_memory, "less": of_less,
-              "devices": of_devices}  # fmt: skip
+    tables = {"throughput": throughput_lines, "memory": memory_lines, "less": less_lines,
+              "devices": devices_lines}  # fmt: skip
     for part in PARTS:
         if part in result:
             lines += ["", *tables[part](result[part], s)]
     return "\n".join(lines)
 
 
-def of_throughput(found: dict, settings: dict) -> list[str]:
+def throughput_lines(found: dict, settings: dict) -> list[str]:
     lines = [
         f"{'':<16}{'examples/s':>11}{'compiled in':>13}{'against plain':>25}{'projection':>26}"
     ]
@@ -307,7 +268,7 @@ def of_throughput(found: dict, settings: dict) -> list[str]:
     return [*lines, f"{PROJECTED} against {WHOLE}: {ranged(found['against_whole'][PROJECTED])}"]
 
 
-def of_memory(found: dict, settings: dict) -> list[str]:
+def memory_lines(found: dict, settings: dict) -> list[str]:
     taken = ", ".join(f"{name} {x / 1e6:,.0f}" for name, x in found["temporary_bytes"].items())
     return [
         f"temporary MB: {taken}; gradients alone {found['gradients_bytes'] / 1e6:,.0f}",
@@ -316,7 +277,7 @@ def of_memory(found: dict, settings: dict) -> list[str]:
     ]
 
 
-def of_less(found: dict, settings: dict) -> list[str]:
+def less_lines(found: dict, settings: dict) -> list[str]:
     if "skipped" in found:
         return [f"LESS's loop: {found['skipped']}"]
     blocks, count = found["column_blocks"], len(found["lengths"])
@@ -326,14 +287,14 @@ def of_less(found: dict, settings: dict) -> list[str]:
     for name, seconds in found["seconds"].items():
         ratio = found["ratio"].get(name)
         rate = count / sorted(seconds)[len(seconds) // 2]
-        told = f", ours is {ranged(ratio)} times faster" if ratio else ""
-        lines.append(f"{name:<12}{rate:>10.3f} examples/s{told}")
+        faster = f", ours is {ranged(ratio)} times faster" if ratio else ""
+        lines.append(f"{name:<12}{rate:>10.3f} examples/s{faster}")
     if "cached_does_not_fit" in found:
         lines.append(f"cached: {found['cached_does_not_fit'] / 1e9:.1f} GB of signs do not fit")
     return lines
 
 
-def of_devices(found: dict, settings: dict) -> list[str]:
+def devices_lines(found: dict, settings: dict) -> list[str]:
     return [
         f"{found['devices']} devices against one: {ranged(found['ratio'])} times as fast; "
         f"{found['collectives']} collectives; largest difference {found['largest_difference']:.1e}"
@@ -341,9 +302,7 @@ def of_devices(found: dict, settings: dict) -> list[str]:
 
 
 def main() -> None:
-    defaults = BenchConfig("throughput,memory,less,devices", "skills", 8, 32, 128, 8192, "sketch",
-                           32, 0, 8, False, 1, 5)  # fmt: skip
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

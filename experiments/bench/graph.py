@@ -1,6 +1,6 @@
 """The stored graph: time of the exact sorted nearest rows against NumPy, and its growth.
 
-    python -m experiments.bench_graph --rows=10000 --width=2048 --output=bench.json
+    python -m experiments.bench.graph --rows=10000 --width=2048 --output=bench.json
 
 Parts, by commas: `numpy` (against a product, a partition and a sort of blocks of the same size,
 which finds the same neighbours or the run stops) and `growth` (exponents of time against rows,
@@ -26,7 +26,9 @@ from experiments.bench.timing import (
     paired_ratio,
     ranged,
 )
+from g2is_jax.features.rows import Rows, quantised
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection import neighbours
 
 PARTS = ("numpy", "growth")
 STEPS = (0.25, 0.5, 1.0, 2.0)
@@ -35,16 +37,22 @@ SAME = 2e-6  # similarities that are nearer than this may change places
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; dtype: of the rows; rows, width, neighbours: N, P and E; threads: cores;
-    repeats: rounds."""
+    """The settings.
 
-    parts: str
-    dtype: str
-    rows: int
-    width: int
-    neighbours: int
-    threads: int
-    repeats: int
+    parts: of numpy and growth, by commas
+    dtype: type of the stored rows
+    rows, width, neighbours: N, P and E
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "numpy,growth"
+    dtype: str = "float32"
+    rows: int = 8000
+    width: int = 1024
+    neighbours: int = 100
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("rows", "width", "neighbours", "threads", "repeats")
@@ -54,19 +62,15 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     parts: dict[str, Callable] = {"numpy": against_numpy, "growth": growth}
     return measured(config, parts, ("jax", "numpy"))
 
 
 def ours(config: BenchConfig) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    """A call that finds the neighbours of seeded rows."""
-    from g2is_jax.features.rows import Rows, quantised
-    from g2is_jax.selection.neighbours import neighbours
-
-    return functools.partial(
-        neighbours, Rows(*quantised(drawn(config), config.dtype)), config.neighbours
-    )
+    """Returns a call that finds the neighbours of seeded rows."""
+    rows = Rows(*quantised(drawn(config), config.dtype))
+    return functools.partial(neighbours.neighbours, rows, config.neighbours)
 
 
 def drawn(config: BenchConfig) -> np.ndarray:
@@ -75,14 +79,13 @@ def drawn(config: BenchConfig) -> np.ndarray:
 
 
 def plain(features_NP: np.ndarray, E: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and cosines of the E nearest rows, by blocks, sorted; equal ones by lower index
-    (at the E-th place any of them)."""
-    from g2is_jax.selection.neighbours import BLOCK
-
+    """Returns indices and cosines of the E nearest rows, by blocks, sorted; equal ones by lower
+    index (at the E-th place any of them)."""
+    block = neighbours.BLOCK
     units_NP = features_NP / np.linalg.norm(features_NP, axis=1, keepdims=True)
     found = []
-    for start in range(0, len(units_NP), BLOCK):
-        cosines_BN = units_NP[start : start + BLOCK] @ units_NP.T
+    for start in range(0, len(units_NP), block):
+        cosines_BN = units_NP[start : start + block] @ units_NP.T
         itself_B = np.arange(len(cosines_BN))
         cosines_BN[itself_B, start + itself_B] = -np.inf
         nearest_BE = np.argpartition(-cosines_BN, E - 1, axis=1)[:, :E]
@@ -95,9 +98,7 @@ def plain(features_NP: np.ndarray, E: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def against_numpy(config: BenchConfig) -> dict:
-    """Both sides' seconds; RuntimeError if they find other neighbours."""
-    from g2is_jax.features.rows import Rows, quantised
-
+    """Times both sides; RuntimeError if they find other neighbours."""
     features_NP = Rows(*quantised(drawn(config), config.dtype))[:]
     found_NE, cosines_NE = ours(config)()
     expected_NE, expected_cosines_NE = plain(features_NP, config.neighbours)
@@ -118,7 +119,7 @@ def against_numpy(config: BenchConfig) -> dict:
 
 
 def growth(config: BenchConfig) -> dict:
-    """Exponents of our time; against rows it is that of a product of all with all, 2."""
+    """Returns the exponents of our time; against rows a product of all with all has 2."""
     found = {}
     for name in ("rows", "width", "neighbours"):
         sizes = [max(1, round(getattr(config, name) * step)) for step in STEPS]
@@ -136,7 +137,7 @@ def fits(config: BenchConfig, name: str, size: int) -> bool:
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [heading(result)]
     lines.append(
@@ -159,7 +160,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig("numpy,growth", "float32", 8000, 1024, 100, 1, 5), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

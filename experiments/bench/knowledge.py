@@ -1,6 +1,6 @@
 """Core knowledge against scikit-learn's PCA: time, how far the directions are apart, growth.
 
-    python -m experiments.bench_knowledge --output=bench.json
+    python -m experiments.bench.knowledge --output=bench.json
 
 Parts, by commas: `pca` (of float32 rows, as the paper's preset asks for them; scikit-learn's full
 solver on the same values in float64, the precision that ours has, and in float32) and `growth`
@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -26,6 +28,7 @@ from experiments.bench.timing import (
     ranged,
 )
 from g2is_jax.runs.errors import InputError
+from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
 
 PARTS = ("pca", "growth")
 SKLEARN = ("float64", "float32")
@@ -37,16 +40,23 @@ NOISE = 0.5  # in every direction
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; rows, width: M and P; narrow: P where there are many more rows; keep: share
-    of the variance to explain; threads: cores; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    rows: int
-    width: int
-    narrow: int
-    keep: float
-    threads: int
-    repeats: int
+    parts: of pca and growth, by commas
+    rows, width: M and P
+    narrow: P where there are many more rows
+    keep: share of the variance to explain
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "pca,growth"
+    rows: int = 1500
+    width: int = 8192
+    narrow: int = 512
+    keep: float = 0.5
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         numbers = ("rows", "width", "narrow", "threads", "repeats")
@@ -58,15 +68,13 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     parts: dict[str, Callable] = {"pca": against_sklearn, "growth": growth}
     return measured(config, parts, ("numpy", "sklearn"))
 
 
 def features(rows: int, width: int) -> Any:
-    """float32 rows with a mean, a decaying spectrum in random directions, and noise: [M, P]."""
-    import numpy as np
-
+    """Returns float32 rows (M, P) with a mean, a spectrum that decays, and noise."""
     rng = np.random.default_rng(0)
     rank = min(rows, width, 300)
     scores = rng.normal(size=(rows, rank), scale=math.sqrt(width)) * DECAY ** np.arange(rank)
@@ -76,9 +84,7 @@ def features(rows: int, width: int) -> Any:
 
 
 def ours(features_MP: Any, keep: float) -> Any:
-    """The core that the paper's preset makes."""
-    from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
-
+    """Returns the core that the paper's preset makes."""
     pca = KnowledgeConfig(True, "svd", "variance", keep, False, "components")
     return core_knowledge(features_MP, pca)
 
@@ -90,9 +96,7 @@ def theirs(features_MP: Any, keep: float) -> Any:
 
 
 def against_sklearn(config: BenchConfig) -> dict:
-    """Seconds and paired ratios, and the largest difference of any value of any direction."""
-    import numpy as np
-
+    """Returns seconds, paired ratios, and the largest difference of any value of a direction."""
     features_MP = features(config.rows, config.width)
     inputs = {dtype: features_MP.astype(dtype) for dtype in SKLEARN}
     sides: dict[str, Callable[[], Any]] = {"ours": lambda: ours(features_MP, config.keep)}
@@ -111,7 +115,7 @@ def against_sklearn(config: BenchConfig) -> dict:
 
 
 def growth(config: BenchConfig) -> dict:
-    """Seconds and exponents of our side, of shapes in turns.
+    """Returns seconds and exponents of our side, for shapes in turns.
 
     Fewer rows than values: time is a M^2 P + b M^3. More: a M P^2 + b P^3.
     """
@@ -139,7 +143,7 @@ def exponent_of(
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [heading(result)]
     if "pca" in result:
@@ -159,13 +163,13 @@ def table(result: dict) -> str:
                 f"{m:,}x{p:,} {time:.2f} s"
                 for (m, p), time in zip(found["shapes"], found["seconds"], strict=True)
             )
-            told = name.replace("_", " ")
-            lines.append(f"growth with {told}: exponent {found['exponent']:.2f} ({shapes})")
+            words = name.replace("_", " ")
+            lines.append(f"growth with {words}: exponent {found['exponent']:.2f} ({shapes})")
     return "\n".join(lines)
 
 
 def main() -> None:
-    launch(run, BenchConfig("pca,growth", 1500, 8192, 512, 0.5, 1, 5), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LESS's loop over rows in PyTorch, as the bench scripts of features measure against it."""
+"""LESS's loop over rows in PyTorch, which the benchmark of gradients measures against."""
 
 import time
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ class LessLoop:
         return features_BP
 
     def _signs(self, start: int) -> Any:
-        """Of the columns from `start` on, in place of those before."""
+        """Draws the signs of the columns from `start` on, in place of those before."""
         generator = self.torch.Generator().manual_seed(start)
         if self.draw == BERNOULLI:
             self.block.bernoulli_(0.5, generator=generator)

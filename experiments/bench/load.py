@@ -1,6 +1,6 @@
 """Loading a checkpoint: host memory beside the weights themselves, and time.
 
-    python -m experiments.bench_load --output=runs/bench_load.json
+    python -m experiments.bench.load --output=runs/bench_load.json
 
 Writes a random Llama of float32 weights in several files. Each load is a process of its own; in
 turns with it, safetensors alone reads the same bytes. On a CPU the loaded weights lie in the host's
@@ -25,7 +25,15 @@ import safetensors
 from etils import epath
 from safetensors.numpy import load_file
 
-from experiments.bench.timing import alternate, launch, machine, paired_ratio, timed, versions
+from experiments.bench.timing import (
+    alternate,
+    heading,
+    launch,
+    machine,
+    paired_ratio,
+    timed,
+    versions,
+)
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
@@ -50,14 +58,18 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """layers: of 67 MB each, beside 1.05 GB of embeddings; repeats: loads of each kind."""
+    """The settings.
 
-    layers: int
-    repeats: int
+    layers: layers of 67 MB each, beside 1.05 GB of embeddings
+    repeats: loads of each kind
+    """
+
+    layers: int = 16
+    repeats: int = 3
 
 
 def run(config: BenchConfig) -> dict:
-    """Every reader's memory and time, medians and single runs."""
+    """Returns every reader's memory and time, medians and single runs."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = epath.Path(temporary)
         write(folder, config.layers)
@@ -65,7 +77,7 @@ def run(config: BenchConfig) -> dict:
         runs = measure(folder, config.repeats)
     return {
         "settings": dataclasses.asdict(config),
-        "machine": machine(range(os.cpu_count() or 1)),
+        "machine": machine(),
         "versions": versions(jax, safetensors),
         "files": files,
         "readers": {reader: summary(loads, runs["safetensors"]) for reader, loads in runs.items()},
@@ -74,7 +86,7 @@ def run(config: BenchConfig) -> dict:
 
 
 def load(folder: epath.Path, reader: str) -> dict[str, float]:
-    """Seconds, and bytes: of the weights, of the largest tensor, of the peak above both."""
+    """Returns seconds, and bytes: of the weights, of the largest tensor, of the peak above both."""
     shapes = model_of(read_raw_config(folder)).base_shapes
     jax.devices()  # starts the backend
     before = _resident_bytes()
@@ -88,7 +100,7 @@ def load(folder: epath.Path, reader: str) -> dict[str, float]:
 
 
 def whole_files(folder: epath.Path) -> dict:
-    """All tensors, as safetensors alone reads them."""
+    """Reads all tensors by safetensors alone."""
     leaves: dict = {}
     for file in sorted(folder.glob("*.safetensors")):
         leaves |= load_file(file)
@@ -96,7 +108,7 @@ def whole_files(folder: epath.Path) -> dict:
 
 
 def _resident_bytes() -> int:
-    """Now; where the system does not tell, the peak so far."""
+    """Returns the memory in use; where the system does not report it, the peak so far."""
     file = Path("/proc/self/statm")
     if not file.exists():
         return _peak_bytes()
@@ -109,14 +121,14 @@ def _peak_bytes() -> int:
 
 
 def model_of(raw: dict) -> Model:
-    """The model of a config, without weights."""
+    """Returns the model of a config, without weights."""
     no_adapter = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
     return build_model(decoder_config(raw, "config.json"), no_adapter, settings)
 
 
 def write(folder: epath.Path, layers: int) -> None:
-    """The random checkpoint."""
+    """Writes the random checkpoint."""
     raw = FIELDS | {"num_hidden_layers": layers}
     shapes = model_of(raw).base_shapes
     rng = np.random.default_rng(0)
@@ -132,7 +144,7 @@ def write(folder: epath.Path, layers: int) -> None:
 
 
 def measure(folder: epath.Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Every reader once for the file cache, then all in turns, each load in a new process."""
+    """Runs every reader once for the file cache, then all in turns, each in a new process."""
     runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
 
     def load_once(reader: str) -> None:
@@ -144,7 +156,7 @@ def measure(folder: epath.Path, repeats: int) -> dict[str, list[dict[str, float]
 
 
 def summary(loads: list[dict[str, float]], alone: list[dict[str, float]]) -> dict[str, float]:
-    """One reader's medians; its time as a ratio to safetensors alone in the same round."""
+    """Returns one reader's medians; its time as a ratio to safetensors alone in the same round."""
     seconds, expected = ([load["seconds"] for load in side] for side in (loads, alone))
     return {
         "weights_gb": loads[0]["weights"] / GB,
@@ -156,9 +168,10 @@ def summary(loads: list[dict[str, float]], alone: list[dict[str, float]]) -> dic
 
 
 def table(result: dict) -> str:
-    """One line a reader."""
+    """Returns a line a reader."""
     lines = [
-        "reader       weights GB  largest GB  peak above GB  seconds  time / safetensors alone"
+        heading(result),
+        "reader       weights GB  largest GB  peak above GB  seconds  time / safetensors alone",
     ]
     for reader, row in result["readers"].items():
         lines.append(
@@ -170,7 +183,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig(layers=16, repeats=3), table)
+    launch(run, BenchConfig(), table, cores=None)
 
 
 if __name__ == "__main__":

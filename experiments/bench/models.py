@@ -1,12 +1,10 @@
-"""What the bench scripts of features measure on: models with an adapter, and rows.
-
-A script imports this once its cores are pinned, as it starts jax.
-"""
+"""The models with an adapter, and the rows, that the benchmarks of features measure on."""
 
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +73,7 @@ class Subject:
 
 
 def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
-    """`skills` (the built-in base), `random`, or a Hugging Face folder."""
+    """Reads `skills` (the built-in base), `random`, or a Hugging Face folder."""
     lora = LoraConfig(rank, 2.0 * rank, dropout=0.0, targets=TARGETS, rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False)
     if name == "random":
@@ -87,7 +85,7 @@ def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
 
 
 def make_subject(name: str, raw: dict, lora: LoraConfig, settings: ModelConfig) -> Subject:
-    """A model of this `config.json` with random weights."""
+    """Makes a model of this `config.json` with random weights."""
     model = build_model(decoder_config(raw, "config.json"), lora, settings)
     draws = np.random.default_rng(0)
     base = {
@@ -126,7 +124,7 @@ def adam(kind: str) -> DirectionConfig:
 def features_of(
     subject: Subject, kind: str, projection: ProjectionConfig, mesh: Mesh | None = None
 ) -> tuple[Callable, Inputs]:
-    """The jitted pass over a batch, and its first argument."""
+    """Returns the jitted pass over a batch, and its first argument."""
     shared = (subject.model, subject.adapter, subject.base, subject.moments)
     inputs = shared_inputs(*shared, projection, 0, mesh)
     return feature_function(subject.model, (adam(kind),), projection, mesh), inputs
@@ -135,7 +133,7 @@ def features_of(
 def pass_over(
     subject: Subject, kind: str, projection: ProjectionConfig, rows: Sequence[Encoded], tokens: int
 ) -> Callable[[], np.ndarray]:
-    """() -> features (N, P) on the host, in batches by length of about so many tokens."""
+    """Returns () -> features (N, P) on the host, in batches by length of about so many tokens."""
     function, inputs = features_of(subject, kind, projection)
     microbatches = Microbatches(lambda b: function(inputs, b.tokens_BT, b.supervised_BT), rows)
 
@@ -148,8 +146,13 @@ def pass_over(
     return features
 
 
+def compiled(function: Any, inputs: Inputs, batch: tuple) -> Any:
+    """Returns the compiled program of a jitted pass over such a batch."""
+    return function.lower(inputs, *batch).compile()
+
+
 def plain_gradient(subject: Subject) -> Callable:
-    """Jitted (inputs, tokens_BT, supervised_BT) -> the gradient of training, summed over rows."""
+    """Returns jitted (inputs, tokens_BT, supervised_BT) -> the gradient, summed over rows."""
 
     def plain(inputs: Inputs, tokens_BT, supervised_BT):
         def loss(adapter: Leaves):
@@ -161,17 +164,17 @@ def plain_gradient(subject: Subject) -> Callable:
 
 
 def kept_whole(subject: Subject, kind: str, projection: ProjectionConfig | None) -> Callable:
-    """Jitted (inputs, tokens_BT, supervised_BT) -> features by way of all gradients of the batch.
+    """Returns jitted (inputs, tokens_BT, supervised_BT) -> features, by all gradients of the batch.
 
-    Also their squares. Without a projection: the squares of the directions in place of features, so
-    that all of these are computed and read once.
+    The function returns their squares too; without a projection the squares of the directions in
+    place of features, so that all of these are computed and read once.
     """
 
     def mean_loss(adapter: Leaves, base: Leaves, tokens_T, supervised_T):
         total, count = example_loss(subject.model, adapter, base, tokens_T, supervised_T)
         return total / jnp.maximum(count, 1)
 
-    def one(inputs: Inputs, tokens_T, supervised_T):
+    def gradient(inputs: Inputs, tokens_T, supervised_T):
         return jax.grad(mean_loss)(inputs.adapter, inputs.base, tokens_T, supervised_T)
 
     def turned(inputs: Inputs, path: str, g):
@@ -179,7 +182,7 @@ def kept_whole(subject: Subject, kind: str, projection: ProjectionConfig | None)
         return direction(adam(kind), g, m, v, inputs.step)
 
     def features(inputs: Inputs, tokens_BT, supervised_BT):
-        gradients = jax.vmap(one, in_axes=(None, 0, 0))(inputs, tokens_BT, supervised_BT)
+        gradients = jax.vmap(gradient, in_axes=(None, 0, 0))(inputs, tokens_BT, supervised_BT)
         rows = {
             path: jax.vmap(functools.partial(turned, inputs, path))(g)
             for path, g in gradients.items()
@@ -192,33 +195,33 @@ def kept_whole(subject: Subject, kind: str, projection: ProjectionConfig | None)
 
 
 def squares(leaves: Leaves) -> jax.Array:
-    """Of each row's leaves (B, ...), added up: (B,)."""
+    """Adds up the squares of each row's leaves (B, ...): (B,)."""
     each = [jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1) for leaf in leaves.values()]
     return jnp.sum(jnp.stack(each), axis=0)
 
 
 def project_with(config: ProjectionConfig, bits: Bits, leaves: Leaves) -> jax.Array:
-    """Features (B, P) of leaves (B, ...), from bits that are there already."""
+    """Projects leaves (B, ...) to features (B, P), from bits that are there already."""
     shapes = {path: leaf.shape[1:] for path, leaf in leaves.items()}
 
-    def one(leaves: Leaves) -> jax.Array:
+    def project(leaves: Leaves) -> jax.Array:
         total = empty_sum(config, shapes)
         for path, leaf in sorted(leaves.items()):
             total = add_leaf(config, shapes, path)(bits[path], leaf.reshape(-1), total)
         return finished(config, total)
 
-    return jax.vmap(one)(leaves)
+    return jax.vmap(project)(leaves)
 
 
 def cosines(x_NG: np.ndarray) -> np.ndarray:
-    """Of all pairs of rows (N, N), in float64."""
+    """Returns the cosines of all pairs of rows (N, N), in float64."""
     x_NG = x_NG.astype(np.float64)
     unit_NG = x_NG / np.linalg.norm(x_NG, axis=1, keepdims=True)
     return unit_NG @ unit_NG.T
 
 
 def random_rows(lengths: Sequence[int], vocabulary: int) -> list[Encoded]:
-    """A row of random tokens of each length, supervised from its first third on."""
+    """Draws a row of tokens of each length, supervised from its first third on."""
     draws = np.random.default_rng(3)
     rows = []
     for length in lengths:
@@ -228,13 +231,13 @@ def random_rows(lengths: Sequence[int], vocabulary: int) -> list[Encoded]:
 
 
 def full_batch(subject: Subject, rows: int, tokens: int) -> tuple[jax.Array, jax.Array]:
-    """Rows of the same length, on the device."""
+    """Returns rows of the same length, on the device."""
     encoded = random_rows([tokens] * rows, subject.model.config.vocab_size)
     batch = pad_batch(encoded, range(rows), rows, tokens)
     return jax.device_put((batch.tokens_BT, batch.supervised_BT))
 
 
 def lognormal_lengths(count: int, longest: int) -> list[int]:
-    """As of instructions: the median a third of the longest, which is where the tail is cut."""
+    """Draws lengths like instructions': the median a third of the longest, which cuts the tail."""
     drawn = np.random.default_rng(4).lognormal(math.log(longest / 3), 0.6, count)
     return [int(length) for length in np.clip(np.rint(drawn), min(SHORTEST, longest), longest)]

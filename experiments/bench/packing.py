@@ -1,6 +1,6 @@
 """Training with rows that share sequences against training with padded rows: tokens a second.
 
-    python -m experiments.bench_packing --output=bench.json
+    python -m experiments.bench.packing --output=bench.json
 
 Parts, by commas: `stories` (random weights in the shape of the public stories260K: 5 layers of
 width 64, 512 positions) and `skills` (the built-in base). Both sides take the gradients of the same
@@ -13,6 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from experiments.bench.models import (
+    TARGETS,
+    lognormal_lengths,
+    make_subject,
+    random_rows,
+    read_subject,
+)
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -23,7 +32,11 @@ from experiments.bench.timing import (
     ranged,
     timed,
 )
+from g2is_jax.data.batches import training_batches, training_padding, training_shapes
+from g2is_jax.model.build import ModelConfig
+from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.training.fit import accumulate
 
 PARTS = ("stories", "skills")
 STORIES = {
@@ -46,18 +59,26 @@ LEAST_ERROR = 1e-4  # of the summed loss: more is no rounding
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; rank: of the adapter; rows: of many lengths, the median a third of the
-    longest; tokens: the longest row (0: the model's positions); batch: rows of an optimiser step;
-    microbatch: tokens of a forward pass; threads: cores; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    rank: int
-    rows: int
-    tokens: int
-    batch: int
-    microbatch: int
-    threads: int
-    repeats: int
+    parts: of stories and skills, by commas
+    rank: rank of the adapter
+    rows: how many, of many lengths, the median a third of the longest
+    tokens: length of the longest row (0: the model's positions)
+    batch: rows of an optimiser step
+    microbatch: tokens of a forward pass
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "stories,skills"
+    rank: int = 8
+    rows: int = 256
+    tokens: int = 0
+    batch: int = 64
+    microbatch: int = 4096
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("rank", "rows", "batch", "microbatch", "threads", "repeats")
@@ -67,15 +88,13 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The measurement of each model, with the machine and the versions it was made on."""
+    """Measures each model; with the machine and the versions that it was done on."""
     parts: dict[str, Callable] = {part: functools.partial(measure, part) for part in PARTS}
     return measured(config, parts, ("jax",))
 
 
 def measure(part: str, config: BenchConfig) -> dict:
-    """Tokens a second of both sides and how much faster the packed one is."""
-    from experiments.bench.models import lognormal_lengths
-
+    """Returns tokens a second of both sides and how much faster the packed one is."""
     subject = subject_of(part, config)
     longest = config.tokens or subject.model.config.max_position_embeddings
     lengths = lognormal_lengths(config.rows, longest)
@@ -103,11 +122,7 @@ def measure(part: str, config: BenchConfig) -> dict:
 
 
 def subject_of(part: str, config: BenchConfig) -> Any:
-    """The model in float32, with an adapter on all attention projections."""
-    from experiments.bench.models import TARGETS, make_subject, read_subject
-    from g2is_jax.model.build import ModelConfig
-    from g2is_jax.model.lora import LoraConfig
-
+    """Returns the model in float32, with an adapter on all attention projections."""
     if part == "skills":
         return read_subject(part, config.rank)
     lora = LoraConfig(config.rank, 2.0 * config.rank, dropout=0.0, targets=TARGETS, rslora=False)
@@ -118,13 +133,7 @@ def subject_of(part: str, config: BenchConfig) -> Any:
 def epoch_of(
     subject: Any, lengths: list[int], config: BenchConfig, packed: bool
 ) -> tuple[Callable[[], float], dict]:
-    """() -> summed loss, after the gradients of an epoch's steps; and its shapes and padding."""
-    import jax
-
-    from experiments.bench.models import random_rows
-    from g2is_jax.data.batches import training_batches, training_padding, training_shapes
-    from g2is_jax.training.fit import accumulate
-
+    """Returns () -> summed loss, after the gradients of an epoch; and its shapes and padding."""
     rows = random_rows(lengths, subject.model.config.vocab_size)
     shapes = training_shapes(lengths, config.batch, config.microbatch, packed=packed)
     steps = [batches for _, batches in training_batches(rows, config.batch, 0, 1, 0, shapes)]
@@ -134,16 +143,16 @@ def epoch_of(
         found = [step(batches, jax.random.key(0)) for batches in steps]
         return float(sum(loss for _, loss, _ in jax.block_until_ready(found)))
 
-    told = {
+    described = {
         "padding": training_padding(lengths, config.batch, 0, 1, shapes),
         "shapes": sorted({batch.tokens_BT.shape for batches in steps for batch in batches}),
         "microbatches": sum(len(batches) for batches in steps),
     }
-    return epoch, told
+    return epoch, described
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     lines = [heading(result)]
     for part in result["settings"]["parts"].split(","):
         found = result[part]
@@ -162,7 +171,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig("stories,skills", 8, 256, 0, 64, 4096, 1, 5), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

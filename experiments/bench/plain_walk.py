@@ -1,4 +1,4 @@
-"""The paper's walk on a stored graph in plain NumPy: what `bench_walk` compares itself with.
+"""The paper's walk on a stored graph in plain NumPy: the other side of the benchmark of the walk.
 
 All cosines of the pool in one matrix product first; then each step goes down the rows sorted by
 their cosine to the last one until a row keeps the rules. It shares no code with the walk, and holds
@@ -13,7 +13,7 @@ EQUAL = 1e-6  # similarities that differ by less are equal, and the lower index 
 
 
 def plain_walk(features_NP, core_CP, budgets_C, delta: float, near_NE=None) -> list[int]:
-    """Rows in the order they are chosen; a walk without a valid row leaves its budget unspent.
+    """Returns rows in the order they are chosen; without a valid row the budget stays unspent.
 
     features_NP are float32 unit rows, budgets_C the rows to choose for each unit direction, near_NE
     the neighbours of each row; without them all rows are.

@@ -1,6 +1,6 @@
 """Random projections: time beside a matrix product, signs a second, and how much they distort.
 
-    python -m experiments.bench_projection --output=bench.json
+    python -m experiments.bench.projection --output=bench.json
 
 Parts, by commas: `time` (the dense projection against its own matrix product with the signs in
 memory, and the sketch for each million values), `signs` (made in a loop that adds them up in place,
@@ -18,8 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
+from experiments.bench.models import adam, cosines, pass_over, project_with, read_subject
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -29,7 +33,13 @@ from experiments.bench.timing import (
     paired_ratio,
     ranged,
 )
+from g2is_jax.data.chat import ChatFormat
+from g2is_jax.data.files import read_records
+from g2is_jax.data.tokenizer import load_tokenizer
+from g2is_jax.features.gradients import direction
+from g2is_jax.features.projection import WORD, ProjectionConfig, random_bits, sign_rows, words
 from g2is_jax.runs.errors import InputError
+from g2is_jax.skills.world import BASE_FOLDER, COMPOSITIONS, WorldConfig, write_world
 
 PARTS = ("time", "signs", "quality")
 BATCHES, REPETITIONS = (4, 32), (1, 2)  # of the sketch
@@ -42,22 +52,32 @@ LONG = 10**6  # steps after which Adam's moments need no correction
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; width: P; batch, values: B and G of the dense projection; sketch_values: G
-    of the sketch; sign_blocks: of 2,048 rows of signs; rows, rank, quality_width, seeds: of the
-    built-in pool, of the adapter, P and how many projections; threads: cores; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    width: int
-    batch: int
-    values: int
-    sketch_values: int
-    sign_blocks: int
-    rows: int
-    rank: int
-    quality_width: int
-    seeds: int
-    threads: int
-    repeats: int
+    parts: of time, signs and quality, by commas
+    width: P of time and signs
+    batch, values: B and G of the dense projection
+    sketch_values: G of the sketch
+    sign_blocks: blocks of 2,048 rows of signs
+    rows: rows of the built-in pool for quality
+    rank: rank of its adapter
+    quality_width, seeds: P of quality, and how many projections
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "time,signs,quality"
+    width: int = 8192
+    batch: int = 256
+    values: int = 16384
+    sketch_values: int = 2**20
+    sign_blocks: int = 4
+    rows: int = 300
+    rank: int = 8
+    quality_width: int = 1024
+    seeds: int = 20
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         check_settings(self, PARTS, list(dataclasses.asdict(self))[1:])
@@ -66,14 +86,13 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     parts: dict[str, Callable] = {"time": projecting, "signs": signs, "quality": quality}
     return measured(config, parts, ("jax",))
 
 
 def rounds(sides: Mapping[Any, tuple], repeats: int) -> dict[Any, list[float]]:
-    """Seconds of jitted functions with their arguments, compiled before."""
-    import jax
+    """Times jitted functions with their arguments, compiled before."""
 
     def call(function, *arguments):
         jax.block_until_ready(function(*arguments))
@@ -85,7 +104,7 @@ def rounds(sides: Mapping[Any, tuple], repeats: int) -> dict[Any, list[float]]:
 
 
 def projecting(config: BenchConfig) -> dict:
-    """Dense, against its matrix product alone; the sketch, in ms for each million values."""
+    """Times dense against its matrix product alone; the sketch in ms for each million values."""
     dense = rounds(dense_sides(config), config.repeats)
     sketches, values = {}, {}
     for rows, repetitions in itertools.product(BATCHES, REPETITIONS):
@@ -104,12 +123,7 @@ def projecting(config: BenchConfig) -> dict:
 
 
 def dense_sides(config: BenchConfig) -> dict[str, tuple]:
-    """The product, at the precision of the projection, has all signs in memory."""
-    import jax
-    import jax.numpy as jnp
-
-    from g2is_jax.features.projection import sign_rows, words
-
+    """Returns the projection, and its product at the same precision with all signs in memory."""
     dense = projection_of("rademacher", config.width, 1, config.batch, config.values)
     words_GW = words(jnp.asarray([1, 2], jnp.uint32), 0, config.values, config.width)
     product = jax.jit(functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))
@@ -120,12 +134,7 @@ def dense_sides(config: BenchConfig) -> dict[str, tuple]:
 
 
 def projection_of(kind: str, width: int, repetitions: int, rows: int, values: int) -> tuple:
-    """The jitted projection of one leaf, its bits, and the leaf."""
-    import jax
-
-    from experiments.bench.models import project_with
-    from g2is_jax.features.projection import ProjectionConfig, random_bits
-
+    """Returns the jitted projection of one leaf, its bits, and the leaf."""
     config = ProjectionConfig(kind, width, repetitions)
     leaves = {"leaf": jax.random.normal(jax.random.key(0), (rows, values))}
     bits = random_bits(config, 0, {"leaf": (values,)})
@@ -133,10 +142,7 @@ def projection_of(kind: str, width: int, repetitions: int, rows: int, values: in
 
 
 def signs(config: BenchConfig) -> dict:
-    """Signs a second that are added up into one array in place, ours and jax.random's."""
-    import jax
-    import jax.numpy as jnp
-
+    """Returns signs a second that are added up in place, ours and jax.random's."""
     blocks = {"ours": OUR_SHARE * config.sign_blocks, "jax.random": config.sign_blocks}
     keys = {"ours": jnp.asarray([1, 2], jnp.uint32), "jax.random": jax.random.key(0)}
     tables = {"ours": our_signs, "jax.random": their_signs}
@@ -150,14 +156,10 @@ def signs(config: BenchConfig) -> dict:
 
 
 def added_up(table: Callable, width: int, blocks: int) -> Callable:
-    """Jitted key -> the sum of all signs: some rows are hashed at a time, few are spelt out.
+    """Returns jitted key -> sum of all signs: some rows are hashed at a time, few are spelt out.
 
     The sum lies as words spell rows out, (rows, 32, W): XLA would reshape sign by sign in the loop.
     """
-    import jax
-    import jax.numpy as jnp
-
-    from g2is_jax.features.projection import WORD
 
     def all_blocks(key: Any) -> Any:
         def block(index: Any, total: Any) -> Any:
@@ -174,10 +176,6 @@ def added_up(table: Callable, width: int, blocks: int) -> Callable:
 
 
 def our_signs(key: Any, block: Any, width: int) -> Callable:
-    import jax
-
-    from g2is_jax.features.projection import sign_rows, words
-
     words_RW = words(key, block * HASHED_ROWS, HASHED_ROWS, width)
 
     def rows(part: Any) -> Any:
@@ -188,8 +186,6 @@ def our_signs(key: Any, block: Any, width: int) -> Callable:
 
 
 def their_signs(key: Any, block: Any, width: int) -> Callable:
-    import jax
-
     key = jax.random.fold_in(key, block)
     return lambda part: jax.random.rademacher(
         jax.random.fold_in(key, part), (SIGN_ROWS, width), "float32"
@@ -197,13 +193,7 @@ def their_signs(key: Any, block: Any, width: int) -> Callable:
 
 
 def quality(config: BenchConfig) -> dict:
-    """How far cosines of projected gradients are from their own, over seeds and pairs of rows."""
-    import jax
-    import numpy as np
-
-    from experiments.bench.models import cosines, project_with
-    from g2is_jax.features.projection import ProjectionConfig, random_bits
-
+    """Returns how far cosines of projected gradients are from their own, over seeds and pairs."""
     leaves = real_directions(config)
     shapes = {path: leaf.shape[1:] for path, leaf in leaves.items()}
     rows = len(next(iter(leaves.values())))
@@ -226,14 +216,7 @@ def quality(config: BenchConfig) -> dict:
 
 
 def real_directions(config: BenchConfig) -> dict[str, Any]:
-    """Of rows of the built-in pool, `rms` with the second moment of their own gradients."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from experiments.bench.models import adam, pass_over, read_subject
-    from g2is_jax.features.gradients import direction
-    from g2is_jax.features.projection import ProjectionConfig
-
+    """Returns `rms` of rows of the built-in pool, by the second moment of their own gradients."""
     subject, rows = read_subject("skills", config.rank), pool_rows(config.rows)
     g_NG = pass_over(subject, "sgd", ProjectionConfig("none", 0, 1), rows, 16 * SKILLS_TOKENS)()
     v_NG = np.broadcast_to(np.mean(g_NG**2, axis=0), g_NG.shape)
@@ -247,12 +230,7 @@ def real_directions(config: BenchConfig) -> dict[str, Any]:
 
 
 def pool_rows(count: int) -> list:
-    """The first rows of the built-in pool, as tokens of its base."""
-    from g2is_jax.data.chat import ChatFormat
-    from g2is_jax.data.files import read_records
-    from g2is_jax.data.tokenizer import load_tokenizer
-    from g2is_jax.skills.world import BASE_FOLDER, COMPOSITIONS, WorldConfig, write_world
-
+    """Returns the first rows of the built-in pool, as tokens of its base."""
     world = WorldConfig(0, (next(iter(COMPOSITIONS)),), 1.0, 0.1, 0.1, 1, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = epath.Path(name)
@@ -266,9 +244,7 @@ def pool_rows(count: int) -> list:
 
 
 def distortion(truth_NN: Any, found: Sequence) -> dict[str, float]:
-    """Rms and a high percentile of a cosine's error, and the share of each row's nearest kept."""
-    import numpy as np
-
+    """Returns rms and high percentile of a cosine's error, and the share of the nearest kept."""
     pairs = np.triu_indices(len(truth_NN), 1)
     errors = np.concatenate([(found_NN - truth_NN)[pairs] for found_NN in found])
     nearest = top(truth_NN)
@@ -281,9 +257,7 @@ def distortion(truth_NN: Any, found: Sequence) -> dict[str, float]:
 
 
 def top(cosines_NN: Any) -> Any:
-    """Which other rows are the nearest of each row: (N, N) of bool."""
-    import numpy as np
-
+    """Marks the other rows that are nearest to each row: (N, N) of bool."""
     count = max(round(TOP_SHARE * len(cosines_NN)), 1)
     others_NN = np.where(np.eye(len(cosines_NN), dtype=bool), -np.inf, cosines_NN)
     chosen = np.zeros(cosines_NN.shape, bool)
@@ -294,7 +268,7 @@ def top(cosines_NN: Any) -> Any:
 
 
 def against(found: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:
-    """Ratios of the errors, and the difference of the overlaps."""
+    """Returns the ratios of the errors, and the difference of the overlaps."""
     return {
         "rms": found["rms"] / dense["rms"],
         "percentile": found["percentile"] / dense["percentile"],
@@ -303,7 +277,7 @@ def against(found: Mapping[str, float], dense: Mapping[str, float]) -> dict[str,
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [f"{heading(result)}; to {s['width']} values"]
     if "time" in result:
@@ -318,11 +292,11 @@ def table(result: dict) -> str:
         rated = ", ".join(f"{name} {rate / 1e9:.3f}" for name, rate in rates)
         lines.append(f"\nG signs/s: {rated}; ratio {ranged(result['signs']['ratio'], 1)}")
     if "quality" in result:
-        lines += ["", *of_quality(result["quality"], s)]
+        lines += ["", *quality_lines(result["quality"], s)]
     return "\n".join(lines)
 
 
-def of_quality(found: dict, settings: dict) -> list[str]:
+def quality_lines(found: dict, settings: dict) -> list[str]:
     lines = [
         f"cosines of {found['rows']} gradients of {found['gradient_values']:,} values, projected "
         f"to {settings['quality_width']}, {settings['seeds']} seeds; against dense in brackets",
@@ -338,8 +312,7 @@ def of_quality(found: dict, settings: dict) -> list[str]:
 
 
 def main() -> None:
-    defaults = BenchConfig("time,signs,quality", 8192, 256, 16384, 2**20, 4, 300, 8, 1024, 20, 1, 5)
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

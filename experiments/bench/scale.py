@@ -1,9 +1,9 @@
 """A selection from more rows than anyone has at hand: seconds and memory of the command itself.
 
-    python -m experiments.bench_scale --rows=1000000 --width=1024 --budget=0.005
+    python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005
 
 Random rows are written into a store, chunk by chunk; then `select_subset` chooses from it, in a
-process of its own whose time and peak memory are told, from its start to its end: reading and
+process of its own whose time and peak memory count, from its start to its end: reading and
 checking the store, compiling, the walk, and writing the selection.
 """
 
@@ -16,10 +16,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from etils import epath
 
 from experiments.bench.timing import check_settings, heading, launch, measured, timed
 from experiments.bench.walk import CASES, VALIDATION, drawn
+from experiments.bench.written_store import write_chunks
 from g2is_jax.runs.errors import InputError
 
 GB = 1e9
@@ -29,18 +31,25 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """case: of `bench_walk`; dtype: of the store; rows, width: N and P; budget: share of the rows
-    to choose; methods: by commas; threads: cores; folder: for the store, a temporary one if
-    empty."""
+    """The settings.
 
-    case: str
-    dtype: str
-    rows: int
-    width: int
-    budget: float
-    methods: str
-    threads: int
-    folder: str
+    case: kind of rows, as in the benchmark of the walk
+    dtype: type of the store
+    rows, width: N and P
+    budget: share of the rows to choose
+    methods: names by commas
+    threads: cores to use
+    folder: where the store lies, a temporary folder if empty
+    """
+
+    case: str = "conflict"
+    dtype: str = "float32"
+    rows: int = 1_000_000
+    width: int = 1_024
+    budget: float = 0.005
+    methods: str = "g2is"
+    threads: int = 2
+    folder: str = ""
 
     def __post_init__(self):
         check_settings(self, ("write", "select"), ("rows", "width", "threads"))
@@ -53,18 +62,14 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """Seconds and bytes of each part, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         placed = dataclasses.replace(config, folder=folder)
         return measured(placed, {"write": write, "select": select}, ("jax", "numpy"))
 
 
 def write(config: BenchConfig) -> dict:
-    """The store of the pool, and the validation rows."""
-    import numpy as np
-
-    from experiments.bench.store import write_chunks
-
+    """Writes the store of the pool, and the validation rows."""
     folder, rng = Path(config.folder), np.random.default_rng(0)
     np.save(folder / "validation.npy", drawn(config.case, config.width, rng, VALIDATION))
     store = epath.Path(folder / "store")
@@ -78,7 +83,7 @@ def write(config: BenchConfig) -> dict:
 
 
 def select(config: BenchConfig) -> dict:
-    """The command's own seconds and peak memory, and what its stages say of each method."""
+    """Returns the command's own seconds and peak memory, and its report of each method."""
     folder = Path(config.folder)
     flags = {
         "config": "configs/default.py",
@@ -94,18 +99,18 @@ def select(config: BenchConfig) -> dict:
     seconds, _ = timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[2]))
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     manifests = [json.loads(f.read_text()) for f in (folder / "out/stages").glob("*/manifest.json")]
-    return {"seconds": seconds, "peak": peak, "methods": dict(map(of_method, manifests))}
+    return {"seconds": seconds, "peak": peak, "methods": dict(map(summary_of, manifests))}
 
 
-def of_method(manifest: dict) -> tuple[str, dict]:
-    """What a selection's stage says: its seconds, and those of compiling among them."""
-    told = {name: manifest[name] for name in ("seconds", "compile_seconds")}
-    told |= {name: manifest["counts"].get(name) for name in ("rows", "passes")}
-    return manifest["settings"]["method"], told
+def summary_of(manifest: dict) -> tuple[str, dict]:
+    """Returns a selection's method and its seconds, those of compiling among them."""
+    summary = {name: manifest[name] for name in ("seconds", "compile_seconds")}
+    summary |= {name: manifest["counts"].get(name) for name in ("rows", "passes")}
+    return manifest["settings"]["method"], summary
 
 
 def table(result: dict) -> str:
-    """A line for the store, one for the command, and one for each method."""
+    """Returns a line for the store, one for the command, and one for each method."""
     s, written, selected = result["settings"], result["write"], result["select"]
     features = s["rows"] * s["width"] * ITEMSIZE[s["dtype"]]
     lines = [
@@ -125,8 +130,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("conflict", "float32", 1_000_000, 1_024, 0.005, "g2is", 2, "")
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

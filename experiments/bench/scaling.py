@@ -1,9 +1,9 @@
 """Weak scaling over virtual devices: as many rows more as devices, on the same cores.
 
-    python -m experiments.bench_scaling --parts=pass,walk
+    python -m experiments.bench.scaling --parts=pass,walk
 
 Virtual devices share the cores, so n of them with n times the rows take n times as long at best.
-What is told is that over what it takes: 1 where the devices cost nothing, less for what they lose
+The efficiency is that over what it takes: 1 where the devices cost nothing, less for what they lose
 to each other, more where several of them use a core better than one. Rounds go in turns over the
 numbers of devices; compilation is in no time.
 """
@@ -13,6 +13,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from configs import default
+from experiments.bench.models import features_of, full_batch, read_subject
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -22,6 +28,12 @@ from experiments.bench.timing import (
     paired_ratio,
     ranged,
 )
+from g2is_jax.features.projection import ProjectionConfig
+from g2is_jax.pipeline.selection_settings import read_selection
+from g2is_jax.runs.mesh import DATA
+from g2is_jax.selection.budget import BudgetConfig, limits
+from g2is_jax.selection.core import core_knowledge
+from g2is_jax.selection.walk.select import gradient_walk
 
 PARTS = ("pass", "walk")
 SPLIT = "--xla_force_host_platform_device_count="
@@ -30,22 +42,30 @@ DIRECTIONS = 16
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; model: `skills`, `random` or a folder; rank: of its adapter; batch, tokens:
-    rows of the pass on each device, and their length; rows, width: of the walk on each device;
-    chosen: rows that the walk takes; devices: the most of them, from 1 on by doubling; threads:
-    cores; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    model: str
-    rank: int
-    batch: int
-    tokens: int
-    rows: int
-    width: int
-    chosen: int
-    devices: int
-    threads: int
-    repeats: int
+    parts: of pass and walk, by commas
+    model: `skills`, `random` or a folder
+    rank: rank of its adapter
+    batch, tokens: rows of the pass on each device, and their length
+    rows, width: rows of the walk on each device, and P of both parts
+    chosen: rows that the walk takes
+    devices: the most of them, from 1 on by doubling
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "pass,walk"
+    model: str = "skills"
+    rank: int = 8
+    batch: int = 16
+    tokens: int = 64
+    rows: int = 20_000
+    width: int = 2_048
+    chosen: int = 50
+    devices: int = 8
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("rank", "batch", "tokens", "rows", "width", "chosen", "devices", "threads")
@@ -53,25 +73,20 @@ class BenchConfig:
 
     @property
     def counts(self) -> list[int]:
-        """Of devices."""
+        """The numbers of devices to compare."""
         return [2**power for power in range(self.devices.bit_length())]
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{config.counts[-1]}"
-    os.environ["XLA_FLAGS"] = wanted.strip()  # jax has not begun
-    parts: dict[str, Callable] = {"pass": of_pass, "walk": of_walk}
+    os.environ["XLA_FLAGS"] = wanted.strip()  # read when jax first computes
+    parts: dict[str, Callable] = {"pass": measure_pass, "walk": measure_walk}
     return measured(config, parts, ("jax", "numpy"))
 
 
-def of_pass(config: BenchConfig) -> dict:
-    """A batch of the gradient pass."""
-    import jax
-
-    from experiments.bench.models import features_of, full_batch, read_subject
-    from g2is_jax.features.projection import ProjectionConfig
-
+def measure_pass(config: BenchConfig) -> dict:
+    """Times a batch of the gradient pass."""
     subject = read_subject(config.model, config.rank)
     projection = ProjectionConfig("sketch", config.width, repetitions=1)
 
@@ -83,16 +98,8 @@ def of_pass(config: BenchConfig) -> dict:
     return efficiency(on, config)
 
 
-def of_walk(config: BenchConfig) -> dict:
-    """The default walk, towards all directions at once."""
-    import numpy as np
-
-    from configs import default
-    from g2is_jax.pipeline.selection_settings import read_selection
-    from g2is_jax.selection.budget import BudgetConfig, limits
-    from g2is_jax.selection.core import core_knowledge
-    from g2is_jax.selection.walk.select import gradient_walk
-
+def measure_walk(config: BenchConfig) -> dict:
+    """Times the default walk, towards all directions at once."""
     settings = read_selection(default.get_config()).walks["g2is"]
     draws = np.random.default_rng(0)
     core = core_knowledge(units(draws, DIRECTIONS, config.width), settings.knowledge)
@@ -107,27 +114,20 @@ def of_walk(config: BenchConfig) -> dict:
     return efficiency(on, config)
 
 
-def units(draws, count: int, width: int):
-    """Random unit rows."""
-    import numpy as np
-
+def units(draws: np.random.Generator, count: int, width: int) -> np.ndarray:
+    """Draws random unit rows."""
     rows_NP = draws.standard_normal((count, width), dtype=np.float32)
     return rows_NP / np.linalg.norm(rows_NP, axis=1, keepdims=True)
 
 
-def first_devices(count: int):
-    """A mesh of so many devices."""
-    import jax
-    from jax.sharding import AxisType
-
-    from g2is_jax.runs.mesh import DATA
-
+def first_devices(count: int) -> Mesh:
+    """Returns a mesh of so many devices."""
     devices = jax.devices()[:count]
     return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -> dict:
-    """n times the seconds of one device over those of n, by n."""
+    """Returns n times the seconds of one device over those of n, by n."""
     calls = {count: on(count) for count in config.counts}
     for call in calls.values():
         call()
@@ -142,15 +142,15 @@ def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -
 
 
 def table(result: dict) -> str:
-    """A line a part and number of devices."""
+    """Returns a line for each part and number of devices."""
     s = result["settings"]
-    told = {
+    titles = {
         "pass": f"gradient pass, {s['batch']} rows of {s['tokens']} tokens a device",
         "walk": f"walk, {s['rows']:,} rows of {s['width']:,} a device, {s['chosen']} chosen",
     }
     lines = [heading(result)]
     for part in s["parts"].split(","):
-        lines += ["", told[part]]
+        lines += ["", titles[part]]
         lines += [
             f"  {count} devices: {ranged(ratio, 2)}"
             for count, ratio in result[part]["efficiency"].items()
@@ -159,8 +159,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("pass,walk", "skills", 8, 16, 64, 20_000, 2_048, 50, 8, 1, 5)
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,81 @@
 """The feature store: speed, int8's error, writing beside computing, and what a kill costs.
 
-    python -m experiments.bench_store --output=bench.json
+    python -m experiments.bench.store --output=bench.json
 
 Parts, by commas: `speed` (written and read, of each dtype), `error` (of cosines between rows of
 int8), `hidden` (writing behind computing) and `kills` (of a process that writes). Files are read
 again while the system still has them in memory, so what is measured is the work, not the disk.
 """
 
-import dataclasses
+import operator
 import os
 import random
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
+from experiments.bench.models import cosines
 from experiments.bench.timing import (
     alternate,
     check_settings,
     heading,
     launch,
-    machine,
-    pin,
+    measured,
     timed,
-    versions,
+    usable_cores,
 )
+from experiments.bench.written_store import (
+    STARTED,
+    Pass,
+    random_features,
+    slices,
+    start_writer,
+    write_chunks,
+)
+from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 
 PARTS = ("speed", "error", "hidden", "kills")
 DTYPES = ("float32", "bfloat16", "int8")
-BEGUN = "begun"  # file of a process that is killed: the chunks it has begun to compute
-SHARED = 0.5  # of each row of features, the same for all: cosines of about a fifth
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts: as above; width: P; rows: N, of `speed` and `error`; chunk_rows: of every chunk;
-    chunks: of `hidden` and `kills`; seconds: that one of these is computed for; kills: how many;
-    threads: cores that compute; writer_cores: more cores, that only write; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    width: int
-    rows: int
-    chunk_rows: int
-    chunks: int
-    seconds: float
-    kills: int
-    threads: int
-    writer_cores: int
-    repeats: int
+    parts: of speed, error, hidden and kills, by commas
+    width: P
+    rows: N of speed and error
+    chunk_rows: rows of every chunk
+    chunks: chunks of hidden and kills
+    seconds: how long one of these is computed for
+    kills: how many
+    threads: cores that compute
+    writer_cores: more cores, which only write
+    repeats: rounds
+    """
+
+    parts: str = "speed,error,hidden,kills"
+    width: int = 8192
+    rows: int = 2048
+    chunk_rows: int = 256
+    chunks: int = 10
+    seconds: float = 0.3
+    kills: int = 8
+    threads: int = 1
+    writer_cores: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("width", "rows", "chunk_rows", "kills", "threads", "repeats")
@@ -64,68 +83,37 @@ class BenchConfig:
         if self.chunks < 2:
             raise InputError(f"--chunks is {self.chunks}; at least 2")
 
+    @property
+    def cores(self) -> int:
+        return self.threads + self.writer_cores
+
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
-    cores = pin(config.threads + config.writer_cores)
-    pin(config.threads)
-    import jax
-    import numpy as np
-
-    jax.devices()  # its threads are made here, and stay on the cores that compute
-    os.sched_setaffinity(0, cores)
-    parts = {"speed": speed, "error": error, "hidden": hidden, "kills": kills}
-    return {
-        "settings": dataclasses.asdict(config),
-        "machine": machine(cores[: config.threads]),
-        "versions": versions(jax, np),
-        **{part: parts[part](config) for part in config.parts.split(",")},
+    """Measures each part; with the machine and the versions that it was done on."""
+    cores = usable_cores()[: config.threads]
+    start_jax_on(cores)
+    parts: dict[str, Callable] = {
+        "speed": speed,
+        "error": error,
+        "hidden": hidden,
+        "kills": kills,
     }
+    result = measured(config, parts, ("jax", "numpy"))
+    result["machine"]["cores"] = cores
+    return result
 
 
-def random_features(rows: int, width: int) -> Any:
-    """Rows that have a part in common, as features of one kind of gradient have."""
-    import numpy as np
-
-    draws = np.random.default_rng(0)
-    features_NP = draws.standard_normal((rows, width), np.float32)
-    return features_NP + np.float32(SHARED) * draws.standard_normal((1, width), np.float32)
-
-
-class Pass(NamedTuple):
-    """Seconds until the last chunk was handed over, and of writing those before it."""
-
-    elapsed: float
-    writing: float
-
-
-def write_chunks(
-    folder: epath.Path, rows: int, dtype: str, chunk_rows: int, compute: Callable[[slice], Any]
-) -> Pass:
-    """A store of rows, a chunk of which `compute` returns; its layout is not timed."""
-    import numpy as np
-
-    from g2is_jax.features.store import StoreConfig, StoreWriter
-
-    places, ones = slices(rows, chunk_rows), np.ones(rows)
-    with StoreWriter(folder, np.arange(rows), StoreConfig(dtype, chunk_rows)) as writer:
-        done = writer.start([np.arange(rows)[place] for place in places])
-        before, began = Pass(0.0, 0.0), time.perf_counter()
-        for index, place in enumerate(places):
-            if not done[index]:
-                writer.write(index, compute(place), ones[place], ones[place])
-                before = Pass(time.perf_counter() - began, writer.seconds)
-    return before
-
-
-def slices(rows: int, chunk_rows: int) -> list[slice]:
-    return [slice(first, min(first + chunk_rows, rows)) for first in range(0, rows, chunk_rows)]
+def start_jax_on(cores: Sequence[int]) -> None:
+    """Keeps the threads of jax, which are made here, to some of this process's cores."""
+    if hasattr(os, "sched_setaffinity"):
+        all_cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
+        jax.devices()
+        os.sched_setaffinity(0, all_cores)
 
 
 def speed(config: BenchConfig) -> dict:
-    """Megabytes of the files a second, written and read, checksums and conversion included."""
-    from g2is_jax.features.store import open_store
-
+    """Returns megabytes of the files a second, written and read, with checksums and conversion."""
     features_NP = random_features(config.rows, config.width)
     with tempfile.TemporaryDirectory() as name:
         home = epath.Path(name)
@@ -160,12 +148,7 @@ def speed(config: BenchConfig) -> dict:
 
 
 def error(config: BenchConfig) -> dict:
-    """Rms error of all cosines between rows, of each dtype against float64 of what was written."""
-    import numpy as np
-
-    from experiments.bench.models import cosines
-    from g2is_jax.features.store import open_store
-
+    """Returns each dtype's rms error of all cosines between rows, against float64."""
     features_NP = random_features(config.rows, config.width)
     truth_NN = cosines(features_NP)
     found = {"mean_cosine": float(np.mean(truth_NN[np.triu_indices(config.rows, 1)]))}
@@ -178,15 +161,13 @@ def error(config: BenchConfig) -> dict:
 
 
 def rms_error(found_NN: Any, truth_NN: Any) -> float:
-    """Over the pairs of different rows."""
-    import numpy as np
-
+    """Returns the rms error over the pairs of different rows."""
     pairs = np.triu_indices(len(truth_NN), 1)
     return float(np.sqrt(np.mean((found_NN - truth_NN)[pairs] ** 2)))
 
 
 def hidden(config: BenchConfig) -> dict:
-    """Share of the writing that takes no time of the pass, by what computes.
+    """Returns the share of the writing that takes no time of the pass, by what computes.
 
     `here`: a jitted loop on this machine's cores, which the writing may share; `elsewhere`: nothing
     on this machine, as where an accelerator computes. The last chunk has nothing to hide behind,
@@ -222,7 +203,7 @@ def one_pass(config: BenchConfig, dtype: str, wait: Callable[[], object]) -> dic
 
 
 def hiding(passes: Sequence[Pass], alone: Sequence[float]) -> dict[str, float]:
-    """Medians of rounds: the hidden share of the writing, and how much longer the pass takes."""
+    """Returns medians: the hidden share of the writing, and how much longer the pass takes."""
     pairs = list(zip(passes, alone, strict=True))
     return {
         "hidden": statistics.median(1 - (p.elapsed - a) / p.writing for p, a in pairs),
@@ -231,10 +212,7 @@ def hiding(passes: Sequence[Pass], alone: Sequence[float]) -> dict[str, float]:
 
 
 def jitted_work(seconds: float) -> Callable[[], object]:
-    """A compiled loop of matrix products that takes about so long."""
-    import jax
-    import jax.numpy as jnp
-
+    """Returns a compiled loop of matrix products that takes about so long."""
     x = jnp.eye(512) * 0.5
 
     @jax.jit
@@ -249,7 +227,7 @@ def jitted_work(seconds: float) -> Callable[[], object]:
 
 
 def kills(config: BenchConfig) -> dict:
-    """Chunks begun and lost at each kill -9, at random moments; what the folder then holds."""
+    """Returns the chunks lost at each kill -9, at random moments; what the folder then holds."""
     draws, lost = random.Random(0), []
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
@@ -267,11 +245,11 @@ def kills(config: BenchConfig) -> dict:
 
 
 def killed(config: BenchConfig, folder: Path, after: float) -> int:
-    """Chunks that the process had begun and not marked done; it is killed so long after its
-    first, or when it has ended."""
-    before, log = done_marks(folder), folder.parent / BEGUN
+    """Kills a process so long after its first chunk, or when it has ended; returns how many
+    chunks it had started and not marked done."""
+    before, log = done_marks(folder), folder.parent / STARTED
     log.write_text("")
-    child = started(config, folder)
+    child = writer_of(config, folder)
     while not log.read_text() and child.poll() is None:
         time.sleep(0.002)
     time.sleep(after)
@@ -281,28 +259,12 @@ def killed(config: BenchConfig, folder: Path, after: float) -> int:
 
 
 def finish(config: BenchConfig, folder: Path) -> None:
-    if started(config, folder).wait():
+    if writer_of(config, folder).wait():
         raise RuntimeError(f"{folder}: the process that writes has failed")
 
 
-def started(config: BenchConfig, folder: Path) -> subprocess.Popen:
-    """A process that writes the store, from where an earlier one was killed."""
-    values = (os.fspath(folder), config.chunks, config.chunk_rows, config.width, config.seconds)
-    code = f"from experiments.bench_store import fill; fill{values}"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-
-
-def fill(folder: str, chunks: int, chunk_rows: int, width: int, seconds: float) -> None:
-    """Write the store; a line of the log tells of each chunk that is begun."""
-    log, features_NP = Path(folder).parent / BEGUN, random_features(chunks * chunk_rows, width)
-
-    def compute(place: slice) -> Any:
-        with log.open("a") as file:
-            file.write(f"{place.start}\n")
-        time.sleep(seconds)
-        return features_NP[place]
-
-    write_chunks(epath.Path(folder), len(features_NP), "int8", chunk_rows, compute)
+def writer_of(config: BenchConfig, folder: Path) -> subprocess.Popen:
+    return start_writer(folder, config.chunks, config.chunk_rows, config.width, config.seconds)
 
 
 def done_marks(folder: Path) -> int:
@@ -314,7 +276,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [f"{heading(result)}; {s['writer_cores']} more core(s) to write; "
              f"rows of {s['width']} values, {s['chunk_rows']} a chunk"]  # fmt: skip
@@ -342,8 +304,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("speed,error,hidden,kills", 8192, 2048, 256, 10, 0.3, 8, 1, 1, 5)
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table, cores=operator.attrgetter("cores"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The walk from features to rows: against a stored graph in NumPy, its memory, and its growth.
 
-    python -m experiments.bench_walk --rows=10000 --width=2048 --case=conflict --output=bench.json
+    python -m experiments.bench.walk --rows=10000 --width=2048 --case=conflict --output=bench.json
 
 Parts, by commas: `graph` (against all cosines in float32 by NumPy and a plain walk on them, which
 chooses the same rows or the run stops), `memory` (the process's peak while it walks, over the bytes
@@ -10,7 +10,7 @@ and budget, of walks that relax the rules rather than end before their budget). 
 (rows in all directions with a weak one in common), `conflict` (clusters against each other, so that
 walks often end) and `fallback` (loose clusters and stored lists of --neighbours, so that a third of
 the rows or more are of the whole pool for want of a valid neighbour, or the `graph` part stops).
-Both sides of `fallback` are given the same lists, and making them is in neither's time. Sides run
+Both sides of `fallback` get the same lists, and making them is in neither's time. Sides run
 in turns; ratios are of calls of the same round; compilation is in no time.
 
 The other side of `graph` holds 4 N^2 bytes and two copies of the features: 11.0 GB with the
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import default
 from experiments.bench.plain_walk import plain_walk
 from experiments.bench.timing import (
     alternate,
@@ -39,7 +40,15 @@ from experiments.bench.timing import (
     paired_ratio,
     ranged,
 )
+from g2is_jax.features.rows import DTYPES, Rows, quantised
+from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.tensors import aligned_array
+from g2is_jax.selection.budget import BudgetConfig, limits
+from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
+from g2is_jax.selection.neighbours import neighbours
+from g2is_jax.selection.walk import select
+from g2is_jax.selection.walk.rules import WalkConfig
 
 PARTS, CASES = ("graph", "memory", "front", "growth"), ("benign", "conflict", "fallback")
 STEPS = (0.25, 0.5, 1.0, 2.0)
@@ -51,21 +60,30 @@ DELTA = 0.8
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """parts, case: as above; dtype: of the rows; rows, width, components: N, P and C; neighbours: E
-    in the case `fallback`; budget: share of the rows to choose; slots: components side by side, 0
-    for as many as the walk itself takes; threads: cores; repeats: rounds."""
+    """The settings.
 
-    parts: str
-    case: str
-    dtype: str
-    rows: int
-    width: int
-    components: int
-    neighbours: int
-    budget: float
-    slots: int
-    threads: int
-    repeats: int
+    parts: of graph, memory, front and growth, by commas
+    case: benign, conflict or fallback
+    dtype: type of the rows
+    rows, width, components: N, P and C
+    neighbours: E in the case fallback
+    budget: share of the rows to choose
+    slots: components side by side, 0 for as many as the walk itself takes
+    threads: cores to use
+    repeats: rounds
+    """
+
+    parts: str = "graph,memory"
+    case: str = "benign"
+    dtype: str = "float32"
+    rows: int = 10000
+    width: int = 2048
+    components: int = 8
+    neighbours: int = 10
+    budget: float = 0.01
+    slots: int = 0
+    threads: int = 1
+    repeats: int = 5
 
     def __post_init__(self):
         positive = ("rows", "width", "components", "neighbours", "threads", "repeats")
@@ -81,7 +99,7 @@ class BenchConfig:
 
 
 def run(config: BenchConfig) -> dict:
-    """The parts' measurements, with the machine and the versions they were made on."""
+    """Measures each part; with the machine and the versions that it was done on."""
     parts: dict[str, Callable] = {
         "graph": against_graph,
         "memory": memory,
@@ -102,25 +120,18 @@ class Problem:
     near_NE: np.ndarray | None
 
     def walk(self, slots: int, on_exhausted: str = "stop") -> Any:
-        from g2is_jax.selection.budget import BudgetConfig, limits
-        from g2is_jax.selection.walk.rules import WalkConfig
-        from g2is_jax.selection.walk.select import gradient_walk
-
         count = len(self.rows)
         budget = limits(
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
         rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0)
-        return gradient_walk(self.rows, self.core, budget, rules, self.near_NE, slots=slots or None)
+        return select.gradient_walk(
+            self.rows, self.core, budget, rules, self.near_NE, slots=slots or None
+        )
 
 
 def problem(config: BenchConfig) -> Problem:
-    """Seeded; the features begin where jax can take them over without a copy."""
-    from g2is_jax.features.rows import DTYPES, Rows, quantised
-    from g2is_jax.runs.tensors import aligned_array
-    from g2is_jax.selection.core import KnowledgeConfig, core_knowledge
-    from g2is_jax.selection.neighbours import neighbours
-
+    """Draws the seeded problem; its features lie where jax can take them over without a copy."""
     draw = functools.partial(drawn, config.case, config.width, np.random.default_rng(0))
     values_NP = aligned_array((config.rows, config.width), DTYPES[config.dtype])
     scales_N = np.ones(config.rows, np.float32) if config.dtype == "int8" else None
@@ -138,7 +149,7 @@ def problem(config: BenchConfig) -> Problem:
 
 
 def drawn(case: str, width: int, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Unit rows of the case."""
+    """Draws unit rows of the case."""
     seeded = np.random.default_rng(1)  # the same directions for every draw
     rows_NP = rng.standard_normal((count, width), dtype=np.float32)
     if case == "benign":
@@ -151,10 +162,10 @@ def drawn(case: str, width: int, rng: np.random.Generator, count: int) -> np.nda
 
 
 def against_graph(config: BenchConfig) -> dict:
-    """Both from features to rows; RuntimeError if they choose differently."""
-    given = problem(config)
-    features_NP = given.rows[:]
-    ours = given.walk(config.slots)
+    """Times both sides from features to rows; RuntimeError if they choose differently."""
+    posed = problem(config)
+    features_NP = posed.rows[:]
+    ours = posed.walk(config.slots)
     budgets_C = [component["budget"] for component in ours.summary["components"]]
     reasons = [pick.reason for pick in ours.picks]
     if config.case == "fallback" and reasons.count("fallback") < FALLBACK_SHARE * len(reasons):
@@ -163,7 +174,7 @@ def against_graph(config: BenchConfig) -> dict:
             " whole pool; ask for more by --budget, or for fewer --neighbours or --components"
         )
     plain = functools.partial(
-        plain_walk, features_NP, given.core.core_CP, budgets_C, DELTA, given.near_NE
+        plain_walk, features_NP, posed.core.core_CP, budgets_C, DELTA, posed.near_NE
     )
     if plain() != ours.rows:
         raise RuntimeError(
@@ -171,64 +182,58 @@ def against_graph(config: BenchConfig) -> dict:
             f"{ours.summary['closest_decision']} from turning"
         )
     sides: dict[str, Callable[[], object]] = {
-        "ours": functools.partial(given.walk, config.slots),
+        "ours": functools.partial(posed.walk, config.slots),
         "plain": plain,
     }
     seconds = alternate(sides, config.repeats)
-    told = ("passes", "rolled_back", "closest_decision", "rows", "budget")
+    reported = ("passes", "rolled_back", "closest_decision", "rows", "budget")
     return {
         "seconds": seconds,
         "faster": paired_ratio(seconds["plain"], seconds["ours"]),
         "reasons": {name: reasons.count(name) for name in sorted(set(reasons))},
-        **{name: ours.summary[name] for name in told},
+        **{name: ours.summary[name] for name in reported},
     }
 
 
 def memory(config: BenchConfig) -> dict:
-    """Peak of the resident memory during a walk that has been compiled, without what was there
-    beside the features before it."""
-    given = problem(config)
-    given.walk(config.slots)
+    """Returns the peak of resident memory during a compiled walk, without what was there beside
+    the features before it."""
+    posed = problem(config)
+    posed.walk(config.slots)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = status("VmRSS")
-    given.walk(config.slots)
-    size = given.rows.values_NP.nbytes
+    posed.walk(config.slots)
+    size = posed.rows.values_NP.nbytes
     beside = status("VmHWM") - before
     return {"features": size, "beside": beside, "peak_over_features": 1 + beside / size}
 
 
 def status(field: str) -> int:
-    """Bytes that the system tells of this process."""
+    """Returns a field of the system's status of this process, in bytes."""
     with open("/proc/self/status") as lines:
         found = next(line for line in lines if line.startswith(field + ":"))
     return int(found.split()[1]) * 1024
 
 
 def front(config: BenchConfig) -> dict:
-    """Both sides choose the same rows, or the run stops."""
-    from configs import default
-    from g2is_jax.pipeline.selection_settings import read_selection
-    from g2is_jax.selection.budget import BudgetConfig, limits
-    from g2is_jax.selection.core import core_knowledge
-    from g2is_jax.selection.walk import select
-
+    """Times the front against whole reads; RuntimeError if they choose differently."""
     settings = read_selection(default.get_config()).walks["g2is"]
-    given = problem(config)
+    posed = problem(config)
     validation_MP = drawn(config.case, config.width, np.random.default_rng(2), VALIDATION)
     core = core_knowledge(validation_MP, settings.knowledge)
-    ones_N = np.ones(len(given.rows), int)
-    budget = limits(BudgetConfig(given.budget, "rows", 1.0), ones_N, 0 * ones_N)
+    ones_N = np.ones(len(posed.rows), int)
+    budget = limits(BudgetConfig(posed.budget, "rows", 1.0), ones_N, 0 * ones_N)
 
     def choose(front_rows: int) -> Any:
         select.FRONT = front_rows
-        return select.gradient_walk(given.rows, core, budget, settings.walk)
+        return select.gradient_walk(posed.rows, core, budget, settings.walk)
 
     sides = {
         "front": functools.partial(choose, select.FRONT),
-        "whole": functools.partial(choose, len(given.rows)),
+        "whole": functools.partial(choose, len(posed.rows)),
     }
     found = {side: call() for side, call in sides.items()}
     if found["front"].rows != found["whole"].rows:
@@ -245,7 +250,7 @@ def front(config: BenchConfig) -> dict:
 
 
 def growth(config: BenchConfig) -> dict:
-    """Exponents of our time against N and P for the same number of chosen rows, and against it."""
+    """Returns the exponents of our time against N, P and the number of chosen rows."""
     chosen = max(1, round(config.budget * config.rows))
 
     def scaled(field: str, step: float) -> BenchConfig:
@@ -257,9 +262,9 @@ def growth(config: BenchConfig) -> dict:
     for name in ("rows", "width"):
         settings = {s: scaled(name, s) for s in STEPS if scaled_fits(config, name, s, chosen)}
         found[name] = exponent({getattr(c, name): problem(c) for c in settings.values()}, config)
-    given = problem(config)
+    posed = problem(config)
     budgets = {max(1, round(chosen * step)) for step in STEPS}
-    sizes = {b: dataclasses.replace(given, budget=b) for b in sorted(budgets) if b <= config.rows}
+    sizes = {b: dataclasses.replace(posed, budget=b) for b in sorted(budgets) if b <= config.rows}
     found["budget"] = exponent(sizes, config)
     return found
 
@@ -270,17 +275,17 @@ def scaled_fits(config: BenchConfig, field: str, step: float, chosen: int) -> bo
 
 
 def exponent(problems: dict[int, Problem], config: BenchConfig) -> dict:
-    """Of walks of these sizes, in turns."""
+    """Times walks of these sizes, in turns."""
     walks = {
-        size: functools.partial(given.walk, config.slots, "relax")
-        for size, given in problems.items()
+        size: functools.partial(sized.walk, config.slots, "relax")
+        for size, sized in problems.items()
     }
-    passes = {size: gradient_walk().summary["passes"] for size, gradient_walk in walks.items()}
+    passes = {size: walk().summary["passes"] for size, walk in walks.items()}
     return {"passes": list(passes.values()), **growth_with(walks, config.repeats)}
 
 
 def table(result: dict) -> str:
-    """What a reader wants to know of a result, in a few lines."""
+    """Summarises a result in a few lines."""
     s = result["settings"]
     lines = [heading(result)]
     lists = f", lists of {s['neighbours']} neighbours" if s["case"] == "fallback" else ""
@@ -314,8 +319,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    defaults = BenchConfig("graph,memory", "benign", "float32", 10000, 2048, 8, 10, 0.01, 0, 1, 5)
-    launch(run, defaults, table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

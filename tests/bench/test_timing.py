@@ -1,5 +1,6 @@
-"""What the bench scripts share: order of calls, ratios, and a process kept to its cores."""
+"""The parts that all benchmarks share: the order of calls, ratios, flags, and a process's cores."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,16 +9,8 @@ import sys
 import jax
 import pytest
 
-from experiments.bench.timing import (
-    alternate,
-    machine,
-    paired_ratio,
-    pin,
-    slope,
-    timed,
-    versions,
-    write_json,
-)
+from experiments.bench import timing
+from experiments.bench.timing import alternate, machine, paired_ratio, slope, timed
 from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT
 
@@ -36,7 +29,7 @@ def test_sides_alternate_in_turning_order():
 
 
 def test_each_call_is_timed_alone(monkeypatch):
-    """By a clock that only the calls move on: 2 seconds of one side, 5 of the other."""
+    """The clock is one that only the calls move on: 2 seconds of one side, 5 of the other."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
@@ -57,36 +50,80 @@ def test_ratio_is_of_pairs():
         paired_ratio([1.0], [1.0, 2.0])
 
 
-# Ends with the threads that XLA has made: each may run on the first core alone.
-PINNED = """
-import os, sys
-from experiments.bench import machine, pin
-first = sorted(os.sched_getaffinity(0))[:1]
-assert "jax" not in sys.modules and "numpy" not in sys.modules
-import numpy  # its threads are there before they are pinned
-assert pin(1) == first
-found = machine(first)
-assert found["cores"] == first and found["memory_gb"] > 0 and found["cpu"]
-tasks = [int(task) for task in os.listdir("/proc/self/task")]
-assert len(tasks) > 1
-assert {tuple(os.sched_getaffinity(task)) for task in tasks} == {tuple(first)}
-"""
+# A benchmark whose libraries were imported, with threads, before it knows its cores.
+PROBE = '''
+import os
+from dataclasses import dataclass
+import jax, numpy
+from experiments.bench.timing import launch, machine
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """The settings.
+
+    threads: cores to use
+    wrong: whether something is wrong
+    """
+    threads: int = 1
+    wrong: bool = False
+
+def run(config):
+    jax.block_until_ready(jax.numpy.ones(9) + 1)
+    tasks = [int(task) for task in os.listdir("/proc/self/task")]
+    cores = sorted({tuple(sorted(os.sched_getaffinity(task))) for task in tasks})
+    return {"machine": machine(), "tasks": len(tasks), "cores": cores, "wrong": config.wrong}
+
+launch(run, BenchConfig(), lambda result: "the table")
+'''
 
 
 @needs_affinity
-def test_pinned_before_jax():
+def test_all_threads_are_on_the_asked_cores(tmp_path):
+    """The result's file has the flags' result; the status says that something is wrong."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    file = tmp_path / "new" / "bench.json"
     done = subprocess.run(
-        [sys.executable, "-c", PINNED], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, tmp_path / "probe.py", "--threads=1", "--wrong", f"--output={file}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (1, "the table\n"), done.stderr
+    result, first = json.loads(file.read_text()), min(os.sched_getaffinity(0))
+    assert result["machine"]["cores"] == [first]
+    assert result["cores"] == [[first]]
+    assert result["tasks"] > 1
 
 
 @needs_affinity
-def test_more_threads_than_cores():
+def test_a_process_starts_anew_only_for_fewer_cores(monkeypatch):
     before = os.sched_getaffinity(0)
+    calls: list = []
+    monkeypatch.setattr(os, "execv", lambda *command: calls.append(command))
+    timing.restart_on(len(before))
     with pytest.raises(InputError, match=rf"--threads={len(before) + 1}, but there are .* lower"):
-        pin(len(before) + 1)
+        timing.restart_on(len(before) + 1)
     assert os.sched_getaffinity(0) == before
+    assert calls == []
+
+
+def test_a_flag_is_explained_by_its_line():
+    @dataclasses.dataclass
+    class Settings:
+        """The settings.
+
+        rows, width: N and P
+        folder: where it lies: a temporary one
+            if empty
+        """
+
+    assert timing.explanations(Settings) == {
+        "rows": "N and P",
+        "width": "N and P",
+        "folder": "where it lies: a temporary one if empty",
+    }
 
 
 def test_slope_of_a_power_law():
@@ -94,10 +131,6 @@ def test_slope_of_a_power_law():
     assert slope(sizes, [5 * size**2.5 for size in sizes]) == pytest.approx(2.5)
 
 
-def test_result_file(tmp_path):
-    result = {"machine": machine([3]), "versions": versions(json, pytest)}
-    assert result["machine"]["cores"] == [3]
-    assert ("accelerator" in result["machine"]) == (jax.default_backend() != "cpu")
-    assert result["versions"].keys() == {"json", "pytest", "python"}
-    write_json(tmp_path / "new" / "bench.json", result)
-    assert json.loads((tmp_path / "new" / "bench.json").read_text()) == result
+def test_the_machine_has_its_accelerator():
+    assert ("accelerator" in machine()) == (jax.default_backend() != "cpu")
+    assert machine()["memory_gb"] > 0

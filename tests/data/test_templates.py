@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
-from test_chat import DIALOGUE, OWN, answers, learned_texts, make_record, random_dialogue, save_bpe
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.formats import Message
 from g2is_jax.data.templates import ALPACA_HEADER, TEMPLATES
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.runs.errors import InputError
+from tests.support.chats import (
+    DIALOGUE,
+    OWN,
+    answers,
+    learned_texts,
+    make_record,
+    random_dialogue,
+    save_bpe,
+)
 
 # Every mark of every template, as special tokens; without them the marks are plain text.
 MARKS = (

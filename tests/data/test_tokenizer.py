@@ -5,10 +5,10 @@ import shutil
 import sys
 
 import pytest
-from test_chat import save_bpe
 
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.runs.errors import InputError
+from tests.support.chats import save_bpe
 
 
 def test_code_of_a_checkpoint_is_not_run(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -135,10 +134,3 @@ def test_a_lost_store_asks_for_the_same_command_again(capsys, monkeypatch):
         launch.run_or_tell(print, parse=list)
     assert ended.value.code == 75
     assert capsys.readouterr().err == "error: gs://bucket: the store cannot be reached\n"
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.py")), ids=lambda f: f.stem)
-def test_scripts_have_a_main_of_one_line(file: Path):
-    text = file.read_text()
-    _, _, main = text.partition('if __name__ == "__main__":\n')
-    assert main in ("", "    launch(run)\n", "    main()\n")

@@ -1,10 +1,10 @@
-"""What comes of a run when something goes wrong: each fault in each stage, and kills at random.
+"""Runs a small job through each fault in each stage, and through kills at random.
 
-    python -m experiments.bench_faults --output=faults.json
+    python -m tests.faults.fault_table --output=faults.json
 
-A small job of a few seconds, alone and as two processes. After each fault the same command is run
-again, or first what its error asks for is done; then stages and selections have to hold the bytes
-of an uninterrupted run, and nothing that was finished may have been done again.
+The job takes a few seconds, alone and as two processes. After each fault the same command is run
+again, once what its error asks for is done; then stages and selections have to hold the bytes of an
+uninterrupted run, and nothing that was finished may have been done again.
 """
 
 import dataclasses
@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.timing import check_settings, heading, launch, machine, pin, versions
+import jax
+import orbax.checkpoint
+
+from experiments.bench.timing import check_settings, heading, launch, machine, versions
 from g2is_jax.runs.errors import FAILED
 from g2is_jax.runs.processes import GOES_ON
 from g2is_jax.runs.stopping import STOPPED
@@ -49,12 +52,18 @@ SHARED = ("warmup", "features", "finetune")  # by the processes of a run
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Settings of the faults; see the head of this file."""
+    """The settings.
 
-    parts: str
-    kills: int
-    seed: int
-    threads: int
+    parts: of table and kills, by commas
+    kills: how many at random
+    seed: of their moments
+    threads: cores to use
+    """
+
+    parts: str = "table,kills"
+    kills: int = 100
+    seed: int = 0
+    threads: int = 1
 
     def __post_init__(self):
         check_settings(self, list(PARTS), ("kills", "threads"))
@@ -72,7 +81,7 @@ def sigterm(job: SmallJob, stage: str) -> Trial:
 
 
 def one_killed(job: SmallJob, stage: str) -> Trial:
-    """Where the first process works alone, it is the one; else the second one is."""
+    """Kills the first process where it works alone, else the second."""
     trial = job.trial(stage, 2)
     first = stage not in SHARED
     fault = middle(stage, signal.SIGKILL)
@@ -98,7 +107,7 @@ def disk_full(job: SmallJob, stage: str) -> Trial:
 
 
 def file_cut(job: SmallJob, stage: str) -> Trial:
-    """Of a finished stage; the report's own page is written anew by each run."""
+    """Cuts a file of a finished stage; the report's own page is written anew by each run."""
     trial = job.trial()
     if stage == "report":
         cut(trial.folder / "report" / "report.html")
@@ -116,7 +125,7 @@ def manifest_cut(job: SmallJob, stage: str) -> Trial | None:
 
 
 def checkpoint_altered(job: SmallJob, stage: str) -> Trial | None:
-    """That of an epoch, in a stage that was killed in the next one."""
+    """Alters the checkpoint of an epoch, in a stage that was killed in the next one."""
     if stage not in ("warmup", "finetune"):
         return None
     trial = job.trial(stage)
@@ -126,7 +135,7 @@ def checkpoint_altered(job: SmallJob, stage: str) -> Trial | None:
 
 
 def finished_checkpoint_altered(job: SmallJob, stage: str) -> Trial | None:
-    """That which the features are made with."""
+    """Alters the checkpoint that the features are made with."""
     if stage != "warmup":
         return None
     trial = job.trial("features")
@@ -135,12 +144,12 @@ def finished_checkpoint_altered(job: SmallJob, stage: str) -> Trial | None:
 
 
 def two_at_once(job: SmallJob, stage: str) -> Trial:
-    """The second one begins while the first one is held in the middle of the stage."""
+    """Starts a second run while the first is held in the middle of the stage."""
     trial = job.trial(stage)
     kept = finished_work(trial.folder)
     held = job.fork(trial.folder, middle(stage, signal.SIGSTOP))
     if not held.stopped():
-        trial.complaints.append("the first one did not come to the middle of the stage")
+        trial.complaints.append("the first run did not come to the middle of the stage")
     second = job.attempt(trial.folder, [job.fork(trial.folder, None)])
     trial.note(second, set())
     trial.expect(second, [FAILED])
@@ -175,7 +184,7 @@ def cut(file: Path) -> None:
 
 
 def alter_largest(checkpoints: Path) -> None:
-    """A byte in the middle of the largest file of the newest checkpoint's values."""
+    """Alters a byte in the middle of the largest file of the newest checkpoint's values."""
     step = max((place for place in checkpoints.iterdir()), key=lambda place: int(place.name))
     file = max(step.glob("state/d/*"), key=lambda file: file.stat().st_size)
     data = bytearray(file.read_bytes())
@@ -184,14 +193,14 @@ def alter_largest(checkpoints: Path) -> None:
 
 
 def again(trial: Trial, processes: int = 1) -> Trial:
-    """The same command, which has to come to the end."""
+    """Runs the same command, which has to come to the end."""
     trial.expect(trial.run(processes), [0] * processes)
     trial.compare(trial.job.files[processes])
     return trial
 
 
 def refused_then_again(trial: Trial, fault: dict | None = None) -> Trial:
-    """One line that says what to do; what it says; then the same command."""
+    """Expects one line that says what to do, does that, and runs the same command again."""
     attempt = trial.run(fault=fault)
     trial.expect(attempt, [FAILED])
     trial.follow(attempt.error)
@@ -199,7 +208,7 @@ def refused_then_again(trial: Trial, fault: dict | None = None) -> Trial:
 
 
 def row(trial: Trial, stage: str, fault: str) -> dict:
-    """What is told of a trial."""
+    """Returns a trial's row of the table."""
     errors = [attempt.error for attempt in trial.attempts if attempt.error]
     faulty = [attempt.statuses for attempt in trial.attempts[:-1]] or [trial.attempts[0].statuses]
     return {
@@ -219,21 +228,21 @@ def verdict(trial: Trial, refused: bool) -> str:
 
 
 def redone(trial: Trial) -> str:
-    """What more than one attempt did, in words."""
+    """Says in words what more than one attempt did."""
     units = Counter(unit.split()[0] for unit in trial.redone)
     names = {"step": "step", "chunk": "chunk"} | {
-        stage: f"{stage} begun anew" for stage in STAGES if stage not in SHARED
+        stage: f"{stage} started anew" for stage in STAGES if stage not in SHARED
     }
-    told = [
+    counts = [
         f"{units[unit]} {name}{'s' * (units[unit] > 1 and unit in ('step', 'chunk'))}"
         for unit, name in names.items()
         if units[unit]
     ]
-    return ", ".join(told) or "nothing"
+    return ", ".join(counts) or "nothing"
 
 
 def shown(text: str, folder: Path) -> str:
-    """Without the scratch folder, and with stages' hashes and process numbers left out."""
+    """Shortens a text by the scratch folder, stages' hashes and process numbers."""
     text = text.replace(f"{folder}/", "").replace(str(folder), "WORKDIR")
     text = re.sub(r"-[0-9a-f]{12}", "-*", text)
     return re.sub(r"\{.*\}", "{...}", " ".join(text.split()))
@@ -262,18 +271,14 @@ PARTS: dict[str, Callable[[SmallJob, BenchConfig], Any]] = {
 
 
 def run(config: BenchConfig) -> dict:
-    """What came of each fault and of the random kills; `wrong` lists what should not be."""
-    cores = pin(config.threads)
+    """Returns the outcome of each fault and of the random kills; `wrong` lists what is."""
     import_all()
-    import jax
-    import orbax.checkpoint
-
     with tempfile.TemporaryDirectory() as scratch:
         job = SmallJob(Path(scratch))
         result = {part: PARTS[part](job, config) for part in config.parts.split(",")}
     result |= {
         "settings": dataclasses.asdict(config),
-        "machine": machine(cores),  # starts JAX, so that nothing can be forked any more
+        "machine": machine(),  # starts JAX, so that nothing can be forked any more
         "versions": versions(jax, orbax.checkpoint),
     }
     faults = [
@@ -285,17 +290,17 @@ def run(config: BenchConfig) -> dict:
 
 
 def table(result: dict) -> str:
-    """Markdown: the faults in short, each in full, and what the kills came to."""
+    """Returns Markdown: the faults in short, each in full, and the kills in sum."""
     lines = [heading(result), ""]
     if "table" in result:
         lines += [*in_short(result["table"]), "", *in_full(result["table"]), ""]
     if "kills" in result:
-        lines += kills_told(result["kills"])
+        lines += kill_lines(result["kills"])
     return "\n".join(lines)
 
 
 def in_short(rows: list[dict]) -> list[str]:
-    """A line a stage, a column a fault: `same`, `named` (an error, then the same), WRONG."""
+    """Returns a line a stage, a column a fault: `same`, `named` (an error, then same), WRONG."""
     words = {"same result": "same", "one-line error, then same result": "named, same"}
     found = {(row["stage"], row["fault"]): words.get(row["verdict"], "WRONG") for row in rows}
     lines = [_line(["stage", *FAULTS]), _line(["---"] * (len(FAULTS) + 1))]
@@ -318,7 +323,7 @@ def in_full(rows: list[dict]) -> list[str]:
     ]
 
 
-def kills_told(kills: dict) -> list[str]:
+def kill_lines(kills: dict) -> list[str]:
     hit = ", ".join(f"{stage} {count}" for stage, count in sorted(kills["hit"].items()))
     sent = ", ".join(f"{count} {name}" for name, count in sorted(kills["signals"].items()))
     twice, done = kills["twice"], kills["done"]
@@ -336,7 +341,7 @@ def _line(cells: list[str]) -> str:
 
 
 def main() -> None:
-    launch(run, BenchConfig("table,kills", 100, 0, 1), table)
+    launch(run, BenchConfig(), table)
 
 
 if __name__ == "__main__":

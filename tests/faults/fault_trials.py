@@ -36,13 +36,13 @@ class Attempt:
         return [ending["status"] for ending in self.endings]
 
     @property
-    def begun(self) -> set[str]:
-        """Stages that it said it began."""
+    def started(self) -> set[str]:
+        """The stages that it printed the start of."""
         return set(re.findall(r"^(\w+ [^:\n]*seed \d+)$", self._out, re.M))
 
     @property
     def done(self) -> dict[str, str]:
-        """Stages that it said it finished, and their folders."""
+        """The stages that it printed the end of, and their folders."""
         return dict(re.findall(r"^(.*): done in .*\((\S+)\)$", self._out, re.M))
 
     @property
@@ -63,7 +63,7 @@ class Attempt:
 class Trial:
     """A work folder, and the attempts made in it.
 
-    finished: stages that were told to be, and their folders. complaints: what was wrong. redone:
+    finished: stages whose end was printed, and their folders. complaints: what was wrong. redone:
     what more than one attempt did.
     """
 
@@ -83,11 +83,11 @@ class Trial:
 
     def note(self, attempt: Attempt, kept: set[str]) -> None:
         """Take down an attempt; complain where it did again what was kept on disk or finished."""
-        lost = attempt.work & kept | attempt.begun & self.finished.keys()
+        lost = attempt.work & kept | attempt.started & self.finished.keys()
         if lost:
             self.complaints.append(f"finished work was done again: {', '.join(sorted(lost))}")
         for before in self.attempts:
-            self.redone |= before.work & attempt.work | before.begun & attempt.begun
+            self.redone |= before.work & attempt.work | before.started & attempt.started
         self.finished |= attempt.done
         self.attempts.append(attempt)
 
@@ -166,7 +166,7 @@ class SmallJob:
         config = write_config(scratch / "config.py", changed(small_config(base), **settings))
         self.argv = [f"--config={config}"]
         self.labels: dict[str, str] = {}
-        self._whole(1)  # compiles, so that the next one tells how long the stages take
+        self._whole(1)  # compiles, so that the next one shows how long the stages take
         self.whole = {processes: self._whole(processes) for processes in (1, 2)}
         self.files = {processes: written(folder) for processes, folder in self.whole.items()}
         self.seconds = self._seconds()
@@ -176,7 +176,7 @@ class SmallJob:
         return self.scratch / f"work-{self._count}"
 
     def trial(self, stage: str | None = None, processes: int = 1) -> Trial:
-        """In a folder where all is finished that comes before that stage; all, without one."""
+        """Makes a folder where all that comes before that stage is finished; all, without one."""
         folder = self.new_folder()
         shutil.copytree(self.whole[processes], folder, ignore=shutil.ignore_patterns(".lock"))
         for later in STAGES[STAGES.index(stage) :] if stage else ():
@@ -217,14 +217,14 @@ class SmallJob:
         return self.attempt(folder, forks)
 
     def _seconds(self) -> dict[str, float]:
-        """Of each stage, named as below the work folder, and of the report, by their files."""
+        """Returns the seconds of each stage, by its path in the work folder, and of the report."""
         manifests = sorted(self.whole[1].glob("stages/*/manifest.json"))
-        told = {
+        seconds = {
             f"stages/{file.parent.name}": json.loads(file.read_text())["seconds"]
             for file in manifests
         }
         times = [file.stat().st_mtime for file in self.whole[1].glob("report/*")]
-        return told | {"report": max(times) - min(times)}
+        return seconds | {"report": max(times) - min(times)}
 
     def _whole(self, processes: int) -> Path:
         folder = self.scratch / f"whole-{processes}"

@@ -21,45 +21,45 @@ BY_KILL = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)
 
 def random_kills(job: SmallJob, count: int, seed: int) -> dict:
     """Start the command, kill it, start it again until it ends; then in a new folder, until so many
-    kills were made. What they hit, what was done twice, and the complaints."""
+    kills were made. Returns what they hit, what was done twice, and the complaints."""
     draws = random.Random(seed)
-    told: dict = {"seed": seed, "kills": 0, "folders": 0, "tries": 0, "wrong": []}
+    found: dict = {"seed": seed, "kills": 0, "folders": 0, "tries": 0, "wrong": []}
     hit: Counter[str] = Counter()
     twice: Counter[str] = Counter()
     signals: Counter[str] = Counter()
-    while told["kills"] < count:
+    while found["kills"] < count:
         trial = Trial(job, job.new_folder())
         ended = False
         while not ended:
             sent, place = one_try(trial, draws)
             status = trial.attempts[-1].statuses[0]
-            told["tries"] += 1
+            found["tries"] += 1
             if sent is None or status == 0:
                 trial.expect(trial.attempts[-1], [0])
                 ended = True
             else:
                 trial.expect(trial.attempts[-1], *([status] for status in BY_KILL))
-                told["kills"] += 1
+                found["kills"] += 1
                 hit[place] += 1
                 signals[signal.Signals(sent).name] += 1
             ended = ended or bool(trial.complaints)
         trial.compare(job.files[1])
-        told["folders"] += 1
-        told["wrong"] += [f"{trial.folder.name}: {one}" for one in trial.complaints]
-        print(f"{told['kills']} kills in {told['folders']} folders: {dict(hit)}", flush=True)
+        found["folders"] += 1
+        found["wrong"] += [f"{trial.folder.name}: {complaint}" for complaint in trial.complaints]
+        print(f"{found['kills']} kills in {found['folders']} folders: {dict(hit)}", flush=True)
         twice += Counter(unit.split()[0] for unit in trial.redone)
         shutil.rmtree(trial.folder)
     work = Counter(unit.split()[0] for unit in finished_work(job.whole[1]))
-    return told | {
+    return found | {
         "hit": dict(hit),
         "signals": dict(signals),
         "twice": {unit: twice[unit] for unit in ("step", "chunk")},
-        "done": {unit: work[unit] * told["folders"] for unit in ("step", "chunk")},
+        "done": {unit: work[unit] * found["folders"] for unit in ("step", "chunk")},
     }
 
 
 def one_try(trial: Trial, draws: random.Random) -> tuple[int | None, str]:
-    """Run the command, perhaps with a kill: its signal, and the stage that was at work."""
+    """Run the command, perhaps with a kill; returns its signal, and the stage at work."""
     job, folder = trial.job, trial.folder
     kept = finished_work(folder)
     moment, by = _moment(trial, draws), _signal(draws)
@@ -83,7 +83,7 @@ def _signal(draws: random.Random) -> int:
 
 
 def _moment(trial: Trial, draws: random.Random) -> tuple[Callable[[], bool], float] | None:
-    """When to kill: a condition, and seconds after it; None for never."""
+    """Draws when to kill: a condition, and seconds after it; None for never."""
     chance = draws.random()
     if chance < LET_THROUGH:
         return None
@@ -92,16 +92,16 @@ def _moment(trial: Trial, draws: random.Random) -> tuple[Callable[[], bool], flo
     stages, folder = trial.job.seconds, trial.folder
     open_stages = [name for name in stages if not (folder / name).exists()]
     kinds = sorted({_kind(name) for name in open_stages}, key=STAGES.index)
-    if not kinds:  # the report has begun before: once is enough
+    if not kinds:  # the report was started before: once is enough
         return None
     kind = kinds[0] if draws.random() < NEXT_STAGE else draws.choice(kinds)
     name = draws.choice([name for name in open_stages if _kind(name) == kind])
-    begun = folder / (name if name == "report" else f"{name}.part")
-    return (lambda: begun.exists()), draws.random() * stages[name]
+    place = folder / (name if name == "report" else f"{name}.part")
+    return (lambda: place.exists()), draws.random() * stages[name]
 
 
 def at_work(trial: Trial) -> str:
-    """The kind of the newest stage that is not finished."""
+    """Returns the kind of the newest stage that is not finished."""
     parts = list(trial.folder.glob("stages/*.part"))
     if parts:
         return _kind(f"stages/{max(parts, key=lambda part: part.stat().st_ctime).name}")
@@ -112,5 +112,5 @@ def at_work(trial: Trial) -> str:
 
 
 def _kind(name: str) -> str:
-    """Of stages/world-0123."""
+    """Returns `world` for stages/world-0123."""
     return re.sub(r"^stages/|-.*$", "", name)

@@ -1,4 +1,4 @@
-"""The small job on a fake gs://, killed and cut off in every stage; dear, and so run by hand:
+"""The small job on a fake gs://, killed and cut off in every stage; slow, and so run by hand:
 
     python -m tests.faults.store_kills
 
@@ -99,15 +99,15 @@ def main() -> None:
         whole, of_store = folder / "whole", [*flags, "--workdir=gs://bucket/run"]
         first = [*flags, f"--workdir={whole}"]
         tasks = [{"argv": argv} for argv in (first, *[of_store] * (len(FAULTS) + 1))]
-        told = fork_each(tasks, folder, [str(Path(__file__).parent / "store_tries.py")])
+        outcomes = fork_each(tasks, folder, [str(Path(__file__).parent / "store_tries.py")])
         found, files = stored(store.files("run/")), [f for f in whole.rglob("*") if f.is_file()]
         expected = stored({str(file.relative_to(whole)): file.read_bytes() for file in files})
     ends = {KILL: -KILL, TERM: STOPPED, LOST: STOPPED}
-    for (file, _, fault), one in zip(FAULTS, told[1:], strict=False):
-        last = one["stderr"].splitlines()[-1:] if fault == LOST else ""
-        good = one["status"] == ends[fault]
-        print("ok " if good else f"BAD {one['stderr'][-2000:]}", one["status"], file, *last)
-    print("last:", told[0]["status"], told[-1]["status"], told[-1]["stderr"][-2000:])
+    for (file, _, fault), outcome in zip(FAULTS, outcomes[1:], strict=False):
+        last = outcome["stderr"].splitlines()[-1:] if fault == LOST else ""
+        good = outcome["status"] == ends[fault]
+        print("ok " if good else f"BAD {outcome['stderr'][-2000:]}", outcome["status"], file, *last)
+    print("last:", outcomes[0]["status"], outcomes[-1]["status"], outcomes[-1]["stderr"][-2000:])
     print(f"{len(expected)} files, the same: {found == expected}; {len(store.requests)} requests")
     if found != expected:
         sys.exit(str([name for name in expected | found if found.get(name) != expected.get(name)]))

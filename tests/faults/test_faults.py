@@ -1,4 +1,4 @@
-"""How the benchmark of faults judges: what is wrong is called so, and lost work is seen."""
+"""The judgement of fault trials: wrong results are called so, and lost work is seen."""
 
 import json
 import random
@@ -63,17 +63,17 @@ def test_work_done_again_is_lost_if_it_was_finished(trial):
     assert of_trial(trial) == "WRONG: finished work was done again: step warmup-0 2"
 
 
-def test_a_stage_that_was_told_to_be_finished_is_lost_if_it_begins_anew(trial):
+def test_a_stage_whose_end_was_printed_is_lost_if_it_starts_anew(trial):
     label = "selection g2is sorting_letters seed 0"
-    told = attempt(-9, f"{label}\n{label}: done in 0.1 s, some of them (selection-abc)\n")
-    assert told.begun == {label}
-    trial.note(told, set())
+    first = attempt(-9, f"{label}\n{label}: done in 0.1 s, some of them (selection-abc)\n")
+    assert first.started == {label}
+    trial.note(first, set())
     assert trial.finished == {label: "selection-abc"}
     trial.note(attempt(0, f"{label}: reused (selection-abc)\n"), set())
     assert trial.complaints == []
     trial.note(attempt(0, f"{label}\n"), set())
     assert of_trial(trial) == f"WRONG: finished work was done again: {label}"
-    assert bench.redone(trial) == "1 selection begun anew"
+    assert bench.redone(trial) == "1 selection started anew"
 
 
 def test_finished_work_is_up_to_the_newest_checkpoint(tmp_path):
@@ -133,8 +133,8 @@ def test_an_error_has_one_line(trial):
     ],
 )
 def test_a_traceback_beside_the_error_is_too_much(trial, file, complaints):
-    told = f'Traceback (most recent call last):\n  File "/x/{file}", line 3, in y\nerror: x\n'
-    trial.expect(attempt(2, err=told), [2])
+    printed = f'Traceback (most recent call last):\n  File "/x/{file}", line 3, in y\nerror: x\n'
+    trial.expect(attempt(2, err=printed), [2])
     assert trial.complaints == complaints
 
 
@@ -172,16 +172,16 @@ def test_random_kills_are_counted_and_judged(monkeypatch, tmp_path):
         return sent, "warmup"
 
     monkeypatch.setattr(kills, "one_try", one_try)
-    told = kills.random_kills(job, 3, 0)
-    assert (told["kills"], told["folders"], told["tries"]) == (3, 2, 5)
-    assert told["hit"] == {"warmup": 3}
-    assert told["signals"] == {"SIGKILL": 2, "SIGTERM": 1}
-    assert told["twice"] == {"step": 2, "chunk": 0}
-    assert told["wrong"] == [
+    found = kills.random_kills(job, 3, 0)
+    assert (found["kills"], found["folders"], found["tries"]) == (3, 2, 5)
+    assert found["hit"] == {"warmup": 3}
+    assert found["signals"] == {"SIGKILL": 2, "SIGTERM": 1}
+    assert found["twice"] == {"step": 2, "chunk": 0}
+    assert found["wrong"] == [
         "work-1: finished work was done again: step warmup-0 1",
         "work-1: other bytes: stages/more",
     ]
-    assert "WRONG: work-1" in "\n".join(bench.kills_told(told))
+    assert "WRONG: work-1" in "\n".join(bench.kill_lines(found))
 
 
 def test_a_kill_is_aimed_at_what_is_not_finished(tmp_path):
@@ -193,8 +193,8 @@ def test_a_kill_is_aimed_at_what_is_not_finished(tmp_path):
     assert {moment is None for moment in moments} == {True, False}
     (tmp_path / "stages" / "warmup-0.part").mkdir()
     assert kills.at_work(trial) == "warmup"
-    begun = [moment[0]() for moment in moments if moment]
-    assert {True, False} == set(begun)  # the report has not begun
+    due = [moment[0]() for moment in moments if moment]
+    assert {True, False} == set(due)  # the report has not started
     (tmp_path / "stages" / "warmup-0.part").rename(tmp_path / "stages" / "warmup-0")
     assert kills.at_work(trial) == "report"
 

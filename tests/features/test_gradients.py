@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_projection import documented_matrix
 
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.data.chat import Encoded
@@ -15,6 +14,7 @@ from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.training import loss
 from g2is_jax.training.loss import batch_loss
+from tests.support.documented_projection import documented_matrix
 from tests.support.projected import project
 from tests.support.random_llama import (
     B1,

@@ -7,7 +7,6 @@ repetitions leave the mean squared error as it is and make it many small errors 
 
 import dataclasses
 import functools
-import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from g2is_jax.features.projection import (
     random_bits,
 )
 from g2is_jax.runs.errors import InputError
+from tests.support.documented_projection import documented_matrix
 from tests.support.projected import project
 
 PATHS = ("layers.000.self_attn.k_proj.lora_A", "layers.001.self_attn.k_proj.lora_A")
@@ -50,45 +50,6 @@ def two_leaves(batch: int = 6, values: int = 273) -> dict[str, jax.Array]:
 
 def flattened(leaves: dict) -> np.ndarray:
     return np.concatenate([np.asarray(leaves[p]).reshape(len(leaves[p]), -1) for p in PATHS], 1)
-
-
-# The documented hash and layout once more, in plain NumPy.
-
-
-def mix(x):
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-        x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
-    return x
-
-
-def words(seed: int, name: str, counters) -> np.ndarray:
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    k0, k1 = (np.uint64(int.from_bytes(digest[i : i + 4], "little")) for i in (0, 4))
-    inner = (mix(np.asarray(counters, np.uint64) ^ k0) + k1) & np.uint64(0xFFFFFFFF)
-    return mix(inner)
-
-
-def sign_table(seed: int, name: str, rows: int, width: int) -> np.ndarray:
-    """Bit i of a row's word w is place i W + w; a set bit is -1."""
-    per_row = -(-width // 32)
-    table = words(seed, name, np.arange(rows * per_row).reshape(rows, 1, per_row))
-    bits = table >> np.arange(32, dtype=np.uint64)[None, :, None] & np.uint64(1)
-    return np.where(bits, -1.0, 1.0).reshape(rows, -1)[:, :width]
-
-
-def documented_matrix(config: ProjectionConfig, seed: int, path: str, values: int) -> np.ndarray:
-    """The matrix by which the flattened values of a leaf are multiplied: (values, P)."""
-    width = config.width
-    if config.kind == "rademacher":
-        return sign_table(seed, path, values, width) / width**0.5
-    blocks = -(-values // width)
-    matrix = np.zeros((blocks * width, width))
-    signs = sign_table(seed, path, blocks * config.repetitions, width)
-    for row, signs_P in enumerate(signs):
-        offset = int(words(seed, path, 2**32 - 1 - row)) % width
-        for i in range(width):
-            matrix[row // config.repetitions * width + i, (i + offset) % width] += signs_P[i]
-    return matrix[:values] / config.repetitions**0.5
 
 
 @BOTH

@@ -9,6 +9,11 @@ from tests.support.small import write_files
 from tests.support.small_job import changed, small_config, write_base
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_compilation):
+    """Compiles every job of this room in half the time."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Jobs of one session share their compiled programs, those of other processes included."""

@@ -8,7 +8,7 @@ import re
 import pytest
 from etils import epath
 
-from experiments import run_all
+from g2is_jax.pipeline import whole_run
 from g2is_jax.runs.errors import StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.storage import naming_failures, write_atomic
@@ -41,7 +41,7 @@ def store(monkeypatch):
 
 def run(config, workdir) -> None:
     with naming_failures(workdir), locked(workdir):
-        run_all.run(config, workdir)
+        whole_run.run(config, workdir)
 
 
 def test_the_same_bytes_as_on_a_disk(store, config, base, files, tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_the_same_bytes_as_on_a_disk(store, config, base, files, tmp_path, monke
         data__test=f"{data}/test_pick.jsonl",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(run_all, "_tell", lambda *_: None)  # the page takes seconds
+        patch.setattr(whole_run, "_tell", lambda *_: None)  # the page takes seconds
         run(config, epath.Path(tmp_path))
     whole = {str(f.relative_to(tmp_path)): f for f in tmp_path.rglob("*") if f.is_file()}
     expected = stored({name: file.read_bytes() for name, file in whole.items()})

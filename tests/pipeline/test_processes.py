@@ -60,12 +60,12 @@ def together(argv: list[str], cache: Path, kills: dict[int, dict]) -> list[tuple
         own = [*argv, "--distributed", *flags]
         both.append(start(own, 4, cache, kills.get(index)))
     try:
-        told = [process.communicate(timeout=200)[0] for process in both]
+        printed = [process.communicate(timeout=200)[0] for process in both]
     finally:
         for process in both:
             process.kill()
             process.communicate()
-    return [(process.returncode, text) for process, text in zip(both, told, strict=True)]
+    return [(process.returncode, text) for process, text in zip(both, printed, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +109,13 @@ def assert_same_results(folder: Path, expected: Path) -> None:
 
 
 def test_two_processes_do_what_one_does_through_sigterm_and_death(argv, cache, alone, tmp_path):
-    """One is told to stop within an epoch: both do. One dies at its chunk: the other ends soon."""
+    """One is asked to stop within an epoch: both do. One dies at its chunk: the other ends soon."""
     argv = [*argv, f"--workdir={tmp_path}"]
     term = {"event": "open", "path": r"warmup-.*/metrics\.jsonl$", "times": 2}
-    told = together(argv, cache, {0: term | {"by": signal.SIGTERM}})
-    (first, _), (second, _) = told
-    assert first == STOPPED, told
-    assert second in (STOPPED, -signal.SIGABRT), told  # the first one may be gone too soon
+    outcomes = together(argv, cache, {0: term | {"by": signal.SIGTERM}})
+    (first, _), (second, _) = outcomes
+    assert first == STOPPED, outcomes
+    assert second in (STOPPED, -signal.SIGABRT), outcomes  # the first one may be gone too soon
     assert list(tmp_path.glob("stages/warmup-*.part/stopped/2"))
 
     began = time.monotonic()

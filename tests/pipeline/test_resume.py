@@ -18,7 +18,7 @@ KILL, TERM = signal.SIGKILL, signal.SIGTERM
 KILLS = [
     ("world", "open", r"world-.*\.part/\.val_", 1, KILL),
     ("world", "os.rename", r"world-.*\.part$", 1, KILL),
-    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4, KILL),  # step 4: the second epoch has begun
+    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4, KILL),  # in the second epoch
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 2, TERM),  # within that epoch
     ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1, KILL),
     ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1, KILL),
@@ -49,9 +49,9 @@ def runs(base, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
         {**again, "fault": {"event": event, "path": path, "times": times, "by": by}}
         for _, event, path, times, by in KILLS
     ]
-    told = fork_each([whole, *kills, again], folder)
-    assert told[0]["status"] == 0, told[0]["stderr"]
-    return folder / "whole", folder / "killed", told[1:]
+    outcomes = fork_each([whole, *kills, again], folder)
+    assert outcomes[0]["status"] == 0, outcomes[0]["stderr"]
+    return folder / "whole", folder / "killed", outcomes[1:]
 
 
 def test_every_try_was_killed_within_its_stage(runs):

@@ -1,10 +1,10 @@
 """Runs of run_all in forked processes, so that the imports are paid for once, and their faults.
 
-    python -m tests.support.forked TASKS.json TOLD.json
+    python -m tests.support.forked TASKS.json OUTCOMES.json
 
-A task is {"argv": flags of run_all, "fault": null or the arguments of `fault_at`}, and what is told
-of it {"status", "stdout", "stderr", "seconds"}. The process that forks must not have computed
-anything with JAX, whose threads a fork would lose.
+A task is {"argv": flags of run_all, "fault": null or the arguments of `fault_at`}, and its outcome
+{"status", "stdout", "stderr", "seconds"}. The process that forks must not have computed anything
+with JAX, whose threads a fork would lose.
 """
 
 import errno
@@ -26,7 +26,7 @@ LATE = (
     *("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats"),
     *("transformers", "transformers.models.llama.configuration_llama", "experiments.run_all"),
 )
-# Manifests tell times; orbax's own files hold times too, and the adapter is compared without them.
+# Manifests hold times; so do orbax's own files, and the adapter is compared without them.
 LEFT_OUT = re.compile(r"manifest\.json$|/checkpoints/|attempt\.json$|\.tmp$")
 
 
@@ -60,7 +60,7 @@ def fault_at(
 
 
 class Fork:
-    """A run of `run_all` in a process of its own, begun.
+    """A started run of `run_all` in a process of its own.
 
     work: a file that gets a line for each training step and each chunk of features, as it is done.
     """
@@ -74,7 +74,7 @@ class Fork:
             _child(argv, fault, work, *self._printed)
 
     def ended(self) -> bool:
-        """Whether it has ended; does not wait."""
+        """Say whether it has ended; does not wait."""
         if self._status is None:
             found, status = os.waitpid(self.process, os.WNOHANG)
             if found:
@@ -82,7 +82,7 @@ class Fork:
         return self._status is not None
 
     def stopped(self) -> bool:
-        """Whether it is held by a SIGSTOP, or has ended; waits for one of them."""
+        """Say whether it is held by a SIGSTOP, or has ended; waits for one of them."""
         _, status = os.waitpid(self.process, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             self._status = os.waitstatus_to_exitcode(status)
@@ -99,7 +99,7 @@ class Fork:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
     def wait(self) -> dict:
-        """How it ended, and what it printed."""
+        """Wait for its end; return how it ended, and what it printed."""
         self.join()
         seconds = time.monotonic() - self._began
         texts = []
@@ -107,8 +107,8 @@ class Fork:
             with open(descriptor, "rb") as stream:
                 stream.seek(0)
                 texts.append(stream.read().decode(errors="replace"))
-        told = {"status": self._status, "stdout": texts[0], "stderr": texts[1]}
-        return told | {"seconds": seconds}
+        outcome = {"status": self._status, "stdout": texts[0], "stderr": texts[1]}
+        return outcome | {"seconds": seconds}
 
 
 def _nameless_file() -> int:
@@ -157,7 +157,7 @@ def _child(argv: list[str], fault: dict | None, work: Path | None, out: int, err
 
 
 def _log_work(file: Path) -> None:
-    """From now on each step and each chunk of this process is written down."""
+    """Write down each step and each chunk of this process from now on."""
     from g2is_jax.features.store import StoreWriter
     from g2is_jax.runs.metrics import MetricsLog
 
@@ -181,15 +181,15 @@ def _stage(folder: os.PathLike) -> str:
 
 
 def import_all() -> None:
-    """What a run imports, the late and slow ones included; no thread of JAX's is there yet."""
+    """Import all that a run does, also late and slowly; no thread of JAX's is there yet."""
     for late in LATE:
         importlib.import_module(late)
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 
 def written(workdir: Path) -> dict[str, bytes]:
-    """The files of stages and selections, but for those that tell times and what a killed writer
-    left."""
+    """Return the files of stages and selections, but for those that hold times or that a killed
+    writer left."""
     files = [*workdir.glob("stages/**/*"), *workdir.glob("selections/**/*")]
     names = {str(file.relative_to(workdir)): file for file in files if file.is_file()}
     return {name: file.read_bytes() for name, file in names.items() if not LEFT_OUT.search(name)}
@@ -198,15 +198,15 @@ def written(workdir: Path) -> dict[str, bytes]:
 def fork_each(
     tasks: list[dict], folder: Path, program: Sequence[str] = ("-m", "tests.support.forked")
 ) -> list[dict]:
-    """Run each task in a process of its own, forked from a new one; what is told of them.
+    """Run each task in a process of its own, forked from a new one; return their outcomes.
 
-    program: what Python runs there, this module or one that ends in its `main`.
+    program: the arguments of Python there, this module or one that ends in its `main`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    given, told = folder / "tasks.json", folder / "told.json"
+    given, outcomes = folder / "tasks.json", folder / "outcomes.json"
     given.write_text(json.dumps(tasks))
     done = subprocess.run(
-        [sys.executable, *program, str(given), str(told)],
+        [sys.executable, *program, str(given), str(outcomes)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -214,7 +214,7 @@ def fork_each(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(told.read_text())
+    return json.loads(outcomes.read_text())
 
 
 def main() -> None:

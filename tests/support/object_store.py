@@ -41,7 +41,7 @@ class ObjectStore:
     def files(self, prefix: str) -> dict[str, bytes]:
         """Every file whose name begins so, by the rest of its name."""
         found, _ = self.storage.get_file_list(BUCKET, prefix, None, None)
-        return {one["name"].removeprefix(prefix): self.read(one["name"]) for one in found}
+        return {file["name"].removeprefix(prefix): self.read(file["name"]) for file in found}
 
 
 class _Handler(RequestHandler):
@@ -105,5 +105,5 @@ def without_waits(patch: pytest.MonkeyPatch) -> None:
 
 
 def stored(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Of the files of a work folder those of stages and selections that tell no times."""
+    """Returns those files of a work folder's stages and selections that hold no times."""
     return {name: data for name, data in files.items() if not TIMES.search(name)}

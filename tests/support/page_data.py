@@ -132,7 +132,7 @@ def page(name: str = "sums", methods=METHODS, walked: bool = True) -> Page:
 
 @dataclass
 class Read(HTMLParser):
-    """What stands in a page: tables, titles, tags with attributes, and the tags that are open."""
+    """Reads a page: tables, titles, tags with attributes, and the tags that are open."""
 
     tables: list[list[list[str]]] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)

@@ -60,7 +60,7 @@ def random_model(remat: bool = False) -> tuple[Model, dict, dict]:
 
 
 def _weight(rng: np.random.Generator, path: str, shape: tuple[int, ...]):
-    """Such that activations stay near 1 and the adapter's share of them near 0.2."""
+    """Draws weights that keep activations near 1 and the adapter's share of them near 0.2."""
     noise = rng.normal(size=shape)
     if len(shape) == 1:
         return jnp.asarray(1 + 0.1 * noise, "float32")
@@ -101,7 +101,7 @@ def random_examples(lengths: Sequence[int] = LENGTHS) -> list[Encoded]:
 
 
 def without_supervision(encoded: Sequence[Encoded]) -> list[Encoded]:
-    """The same tokens, none of them supervised."""
+    """Returns the same tokens, none of them supervised."""
     return [Encoded(e.tokens_T, np.zeros_like(e.supervised_T), False) for e in encoded]
 
 
@@ -157,7 +157,7 @@ def checkpoint_name(path: str) -> str:
 
 
 def torch_twin(torch):
-    """The same Llama with PEFT's adapter, in double precision, and its parameters by leaf path."""
+    """Builds this Llama with PEFT's adapter, in double precision; also its parameters by path."""
     import peft
     import transformers
 

@@ -70,7 +70,7 @@ def random_limits(rng, rows: int, unit: str, cap: float) -> Limits:
 
 
 def cosine(a, b) -> float:
-    """To 7 digits, so that equal rows tie; 0 with a zero row."""
+    """Returns the cosine to 7 digits, so that equal rows tie; 0 with a zero row."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = max(np.linalg.norm(a), 1e-10) * max(np.linalg.norm(b), 1e-10)
     return round(float(a @ b / lengths), 7)
@@ -86,7 +86,7 @@ def accept(ranking, made: Limits) -> list[int]:
 
 
 def fits(row, chosen, made: Limits) -> bool:
-    """Whether a row is unused and within budget and cap."""
+    """Says whether a row is unused and within budget and cap."""
     same = [other for other in chosen if made.sources_N[other] == made.sources_N[row]]
     cost = made.costs_N[row]
     within = made.costs_N[chosen].sum() + cost <= made.budget

@@ -25,7 +25,7 @@ def picking(number: int) -> dict:
 
 def write_rows(file: Path, rows: list[dict]) -> Path:
     """Rows as a JSON lines file, compressed if its name says so."""
-    data = "".join(json.dumps(one) + "\n" for one in rows).encode()
+    data = "".join(json.dumps(record) + "\n" for record in rows).encode()
     file.write_bytes(gzip.compress(data) if file.name.endswith(".gz") else data)
     return file
 
@@ -44,7 +44,7 @@ def write_files(folder: Path) -> None:
         )
     # A blank line, a row cut before its answer, odd spacing: lines are kept as they are.
     long = row(30, messages=[{"role": "user", "content": "zebra " * 99}, *row(30)["messages"][1:]])
-    lines = [json.dumps(one, ensure_ascii=False) for one in [*pool[:7], long, *pool[7:]]]
+    lines = [json.dumps(record, ensure_ascii=False) for record in [*pool[:7], long, *pool[7:]]]
     lines[3] = lines[3].replace('": ', '" :   ')
     lines.insert(5, "")
     (folder / "pool.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ def features() -> np.ndarray:
 
 
 def write(folder, chunks=CHUNKS, dtype="float32", stop_after=None, features_NP=None) -> list[int]:
-    """Write what is not there, at most `stop_after` chunks; tells which were written."""
+    """Write what is not there, at most `stop_after` chunks; returns which were written."""
     features_NP = features() if features_NP is None else features_NP
     with StoreWriter(folder, ROWS, StoreConfig(dtype, chunk_rows=3)) as writer:
         missing = [i for i, done in enumerate(writer.start(chunks)) if not done][:stop_after]

@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from g2is_jax.data.batches import TrainingShapes, training_shapes
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model, build_model
-from g2is_jax.training.optimizer import OptimizerConfig
-from tests.support.tiny_models import FLOAT32, config_of, lora_config
+from g2is_jax.training.optimizer import OptimizerConfig, adam_direction
+from tests.support.tiny_models import FLOAT32, config_of, lora_config, random_leaves
 
 VOCABULARY = 37
 ADAMW = OptimizerConfig(
@@ -22,6 +23,9 @@ ADAMW = OptimizerConfig(
     b2=0.99,
     eps=1e-6,
 )
+
+
+STATE_SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.010.a.lora_B": (7, 3)}
 
 
 def tiny_model(dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj")) -> Model:
@@ -40,7 +44,7 @@ def tiny_model(dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj
 
 
 def random_rows(lengths: Sequence[int], seed: int = 0) -> list[Encoded]:
-    """Random tokens, of which the later half is supervised."""
+    """Draws random tokens, of which the later half is supervised."""
     rng = np.random.default_rng(seed)
     return [
         Encoded(
@@ -57,5 +61,21 @@ def shapes_of(encoded: Sequence[Encoded], batch_size: int, tokens: int = 64) -> 
 
 
 def log_of(folder: Path) -> list[dict]:
-    """The lines that a fit left there."""
+    """Reads the lines that a fit left there."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained(seed: int) -> tuple:
+    """Returns an adapter of STATE_SHAPES and a state whose every leaf holds something."""
+    adapter = random_leaves(STATE_SHAPES, seed)
+    direction = adam_direction(ADAMW)
+    state = direction.init(adapter)
+    for step in range(seed + 1):
+        _, state = direction.update(random_leaves(STATE_SHAPES, 50 + step), state, adapter)
+    return adapter, state
+
+
+def assert_equal(ours, theirs) -> None:
+    """Asserts that two trees have the same structure and values."""
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)

@@ -1,32 +1,19 @@
 """Checkpoints come back bit for bit, and only finished ones count."""
 
-import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.checkpoints import Checkpoints
-from g2is_jax.training.optimizer import adam_direction, read_moments
-from tests.support.tiny_models import random_leaves
-from tests.support.tiny_training import ADAMW
+from g2is_jax.training.optimizer import read_moments
+from tests.support import tiny_training
+from tests.support.tiny_training import assert_equal, trained
 
 # A read that fails leaves orbax's other reads to end in an event loop that is closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-SHAPES = {"layers.000.a.lora_A": (3, 5), "layers.010.a.lora_B": (7, 3)}
-
-
-def trained(seed):
-    """Return an adapter and a state whose every leaf holds something."""
-    adapter = random_leaves(SHAPES, seed)
-    direction = adam_direction(ADAMW)
-    state = direction.init(adapter)
-    for step in range(seed + 1):
-        _, state = direction.update(random_leaves(SHAPES, 50 + step), state, adapter)
-    return adapter, state
 
 
 @pytest.fixture
@@ -34,11 +21,6 @@ def checkpoints(tmp_path):
     opened = Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=None)
     yield opened
     opened.close()
-
-
-def assert_equal(ours, theirs):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
 
 def test_round_trip(tmp_path, checkpoints):
@@ -96,13 +78,14 @@ def test_relative_folder(tmp_path, monkeypatch):
     assert (tmp_path / "here" / "1").is_dir()
 
 
-LARGE = {path: (64 * rows, 64 * columns) for path, (rows, columns) in SHAPES.items()}
+SMALL = tiny_training.STATE_SHAPES
+LARGE = {path: (64 * rows, 64 * columns) for path, (rows, columns) in SMALL.items()}
 
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """Save a checkpoint whose values have files of their own, where orbax checks no byte."""
-    monkeypatch.setattr(sys.modules[__name__], "SHAPES", LARGE)
+    """Save a checkpoint whose values stand in files of their own, where orbax checks no byte."""
+    monkeypatch.setattr(tiny_training, "STATE_SHAPES", LARGE)
     folder = epath.Path(tmp_path / "checkpoints")
     opened = Checkpoints(folder, keep=None)
     opened.save(7, *trained(1), {"step": 7})

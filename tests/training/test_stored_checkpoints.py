@@ -2,12 +2,12 @@
 
 import pytest
 from etils import epath
-from test_checkpoints import assert_equal, trained
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.training.checkpoints import open_checkpoints
 from tests.support.object_store import object_store
+from tests.support.tiny_training import assert_equal, trained
 
 
 @pytest.fixture(scope="module")
