@@ -13,7 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments.launch import launch
-from g2is_jax.pipeline import own_features, selection_stage
+from g2is_jax.pipeline import own_features
 from g2is_jax.runs.errors import InputError
 
 
@@ -27,6 +27,8 @@ def main() -> None:
         files = {"train_features": train, "validation_features": validation, "pool": pool}
         given = {name: epath.Path(flag.value) for name, flag in files.items() if flag.value}
         if not given:
+            from g2is_jax.pipeline import selection_stage  # late: own features need no model
+
             selection_stage.run(config, workdir)
             return
         missing = [name for name in ("train_features", "validation_features") if name not in given]

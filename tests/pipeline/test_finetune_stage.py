@@ -114,10 +114,10 @@ def test_best_adapter_is_evaluated(finished, settings, monkeypatch, best):
     variant = job.variant({"evaluate.adapter": "best"})
     target = job.data.targets[0]
     label = f"random {target.name} seed 0"
-    place = curve_stage.adapter_to_evaluate(variant, tuned(job), target, label)
-    assert place == {1: "epochs/1", 2: "adapter"}[best]
+    chosen = curve_stage.adapter_to_evaluate(variant, tuned(job), target, label)
+    assert chosen == finetune_stage.Tuned(tuned(job), {1: "epochs/1", 2: "adapter"}[best])
     score = scoring.score(variant, "random", target, 0)
-    direct = evaluate_stage.stage(job, finetune_stage.Tuned(tuned(job), place), target, label)
+    direct = evaluate_stage.stage(job, chosen, target, label)
     assert score["metrics"] == json.loads((direct / "metrics.json").read_text())
     last = scoring.score(job, "random", target, 0)
     assert (last["metrics"] == score["metrics"]) == (best == 2)

@@ -57,7 +57,7 @@ def test_the_same_bytes_as_on_a_disk(store, config, base, files, tmp_path, monke
         data__test=f"{data}/test_pick.jsonl",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(whole_run, "_tell", lambda *_: None)  # the page takes seconds
+        patch.setattr(whole_run, "_report", lambda *_: None)  # the page takes seconds
         run(config, epath.Path(tmp_path))
     whole = {str(f.relative_to(tmp_path)): f for f in tmp_path.rglob("*") if f.is_file()}
     expected = stored({name: file.read_bytes() for name, file in whole.items()})

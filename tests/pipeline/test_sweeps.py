@@ -13,7 +13,7 @@ from configs import default
 from configs.sweeps import SWEEPS
 from g2is_jax.features.projection import fold
 from g2is_jax.features.store import open_store
-from g2is_jax.pipeline import evaluate_stage, features_stage, selection_stage, sweeps
+from g2is_jax.pipeline import features_stage, scoring, selection_stage, sweeps
 from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.pipeline.settings import read_settings
@@ -190,7 +190,7 @@ def test_selections_are_scored_on_request(swept, ablated, monkeypatch):
     def score(job, method, target, seed):
         return {"metrics": {"loss": job.config.walk.pull + seed}}
 
-    monkeypatch.setattr(evaluate_stage, "score", score)
+    monkeypatch.setattr(scoring, "score", score)
     monkeypatch.setitem(SWEEPS, "scored", {"walk.pull": (0.0, 1.0)})
     told = sweeps.run(ablated, epath.Path(workdir), SWEEPS, "scored", finetune=True)
     [found] = told["methods"]["g2is"].values()
