@@ -33,7 +33,7 @@ from experiments.bench.timing import (
 )
 from g2is_jax.model.build import ModelConfig, load_model
 from g2is_jax.model.generate import Prompts, Stops, generate
-from g2is_jax.model.lora import LoraConfig
+from g2is_jax.model.lora import NO_ADAPTER
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
 
@@ -165,9 +165,8 @@ def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
 
 def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int, int]:
     """Returns (prompts_BT, new_tokens) -> replies (B, new_tokens); parameters and vocabulary."""
-    lora = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
-    model, base = load_model(folder, lora, settings)
+    model, base = load_model(folder, NO_ADAPTER, settings)
 
     def continued(prompts_BT, new_tokens: int):
         mask_BT = np.ones(prompts_BT.shape, bool)

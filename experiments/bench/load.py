@@ -37,7 +37,7 @@ from experiments.bench.timing import (
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
-from g2is_jax.model.lora import LoraConfig
+from g2is_jax.model.lora import NO_ADAPTER
 from g2is_jax.model.weights import read_weights, write_checkpoint
 
 FIELDS = {
@@ -122,9 +122,8 @@ def _peak_bytes() -> int:
 
 def model_of(raw: dict) -> Model:
     """Returns the model of a config, without weights."""
-    no_adapter = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
     settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
-    return build_model(decoder_config(raw, "config.json"), no_adapter, settings)
+    return build_model(decoder_config(raw, "config.json"), NO_ADAPTER, settings)
 
 
 def write(folder: epath.Path, layers: int) -> None:

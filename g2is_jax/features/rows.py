@@ -73,6 +73,12 @@ class Rows:
             self.finite_N[chosen_N],
         )
 
+    def freeze(self) -> None:
+        """Refuse any change of the arrays from now on."""
+        for array in (self.values_NP, self.scales_N, self.norms_NK, self.finite_N):
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
+
     def at_former_length(self) -> np.ndarray:
         """All rows at the length they had before they were normalised, [N, P] in float32."""
         if self.norms_NK is None:

@@ -14,8 +14,8 @@ from g2is_jax.data.batches import (
 from g2is_jax.model.adapters import write_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline.datasets import Dataset
-from g2is_jax.pipeline.inputs import training_mesh
 from g2is_jax.pipeline.job import Job
+from g2is_jax.runs.mesh import shared_training_mesh
 from g2is_jax.runs.processes import is_first
 from g2is_jax.training.fit import FitConfig, fit
 
@@ -31,7 +31,7 @@ def train(
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, dict]:
     """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
-    pool, mesh = job.data.pool, training_mesh()
+    pool, mesh = job.data.pool, shared_training_mesh()
     devices = mesh.size if mesh else 1
     encoded = [pool.encoded[row] for row in rows]
     ids = [pool.records[row].id for row in rows]

@@ -22,10 +22,9 @@ from g2is_jax.features.store import StoreWriter
 from g2is_jax.pipeline import folded_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.hidden_stage import feature_counts
-from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.manifest import stage_hash
-from g2is_jax.runs.mesh import free_memory
+from g2is_jax.runs.mesh import free_memory, shared_mesh
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.runs.stages import Stage
 from g2is_jax.selection.methods import FEATURES, METHODS, needing
@@ -90,14 +89,14 @@ def _pass_stages(
 
     def build(folders: dict[str, epath.Path]) -> dict[str, dict]:
         stores = {kind: folders[label] for kind, label in labels.items() if label in folders}
-        work = _pass(job, dataset, seed, number, kinds, stores)
+        checkpoint = warmup_stage.load(job, seed)[number]  # by all: they agree on each stage
+        work = _pass(job, dataset, seed, checkpoint, kinds, stores)
         wait_for_all(f"{', '.join(stores)} features of {dataset.name}")
         if not is_first():
             return {labels[kind]: {} for kind in stores}
-        moments = warmup_stage.load(job, seed)[number].moments
         return {
             labels[kind]: feature_counts(
-                dataset, folder, _momentum(kind, moments), _direction(job, kind).b1
+                dataset, folder, _momentum(kind, checkpoint.moments), _direction(job, kind).b1
             )
             | work
             for kind, folder in stores.items()
@@ -140,7 +139,7 @@ def _pass(
     job: Job,
     dataset: Dataset,
     seed: int,
-    number: int,
+    checkpoint: warmup_stage.WarmupCheckpoint,
     kinds: Sequence[str],
     folders: dict[str, epath.Path],
 ) -> dict:
@@ -149,7 +148,7 @@ def _pass(
     The program makes all `kinds`, also those whose stores are finished: without them it would be
     another program, which rounds differently.
     """
-    checkpoint, mesh = warmup_stage.load(job, seed)[number], device_mesh()
+    mesh = shared_mesh()
     settings = job.settings.features
     projection, own_seed = settings.projection, seed + settings.projection_seed
     inputs = shared_inputs(

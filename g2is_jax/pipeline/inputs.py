@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from etils import epath
-from jax.sharding import Mesh
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records
@@ -25,11 +24,16 @@ from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
 from g2is_jax.pipeline.fields import BUILT_IN, target_name
 from g2is_jax.pipeline.job_stages import Stages
-from g2is_jax.pipeline.settings import BaseSettings, CheckpointSettings, DataSettings
-from g2is_jax.runs import mesh
+from g2is_jax.pipeline.settings import (
+    BaseSettings,
+    CheckpointSettings,
+    DataSettings,
+    WeightSettings,
+)
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.hashing import file_hash
-from g2is_jax.runs.stages import run_stage
+from g2is_jax.runs.mesh import shared_mesh
+from g2is_jax.runs.stages import Stage
 from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, WorldConfig, write_world
 
 
@@ -67,7 +71,7 @@ class Inputs:
     checkpoint: Callable[[CheckpointSettings], Checkpoint]
     data: Callable[[DataSettings], Data]
     model: Callable[[BaseSettings, LoraConfig], Model]
-    weights: Callable[[BaseSettings], Leaves]
+    weights: Callable[[WeightSettings], Leaves]
 
 
 def cached_inputs(stages: Stages) -> Inputs:
@@ -77,7 +81,7 @@ def cached_inputs(stages: Stages) -> Inputs:
         checkpoint=checkpoint,
         data=functools.cache(lambda settings: read_data(settings, checkpoint, stages)),
         model=functools.cache(lambda base, lora: describe_model(base, lora, checkpoint)),
-        weights=functools.cache(lambda base: load_weights(base, checkpoint)),
+        weights=functools.cache(lambda settings: load_weights(settings, checkpoint)),
     )
 
 
@@ -122,8 +126,10 @@ def world_stage(stages: Stages, world: WorldConfig) -> epath.Path:
     """The folder of the built-in world."""
     code = {f"code/{file.name}": file_hash(file) for file in WORLD_CODE}
     settings = dataclasses.asdict(world)
-    return run_stage(
-        stages.workdir, "world", settings, code, lambda folder: write_world(folder, world)
+    return stages.run(
+        Stage("world", settings, code),
+        f"of {', '.join(world.targets)}",
+        lambda folder: write_world(folder, world),
     )
 
 
@@ -135,25 +141,13 @@ def describe_model(
 
 
 def load_weights(
-    base: BaseSettings, checkpoint: Callable[[CheckpointSettings], Checkpoint]
+    settings: WeightSettings, checkpoint: Callable[[CheckpointSettings], Checkpoint]
 ) -> Leaves:
     """The base's weights, on the devices of this process."""
-    model, devices = describe_model(base, NO_ADAPTER, checkpoint), device_mesh()
+    folder, devices = checkpoint(settings.checkpoint).folder, shared_mesh()
+    model = build_model(read_config(folder), NO_ADAPTER, settings.model)
 
     def sharding(path: str) -> Sharding | None:
         return model.sharding(path, devices) if devices else None
 
-    folder = checkpoint(base.checkpoint).folder
     return read_weights(folder, model.base_shapes, model.dtype, sharding)
-
-
-def device_mesh() -> Mesh | None:
-    """This process's devices, which share its work; None where there is but one."""
-    devices = mesh.data_mesh()
-    return devices if devices.size > 1 else None
-
-
-def training_mesh() -> Mesh | None:
-    """All processes' devices, which share training; None where there is but one."""
-    devices = mesh.training_mesh()
-    return devices if devices.size > 1 else None

@@ -70,7 +70,7 @@ class Job:
     @property
     def weights(self) -> Leaves:
         """The base's weights, whatever adapter the model has."""
-        return self.inputs.weights(self.settings.base)
+        return self.inputs.weights(self.settings.base.weights)
 
     @functools.cached_property
     def limits(self) -> Limits:

@@ -11,9 +11,9 @@ from g2is_jax.features.rows import Rows, side_by_side
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import features_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset, Target
-from g2is_jax.pipeline.inputs import device_mesh
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.runs.mesh import shared_mesh
 from g2is_jax.selection.budget import without
 from g2is_jax.selection.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, MethodInputs
 
@@ -70,7 +70,7 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
     """Reads the inputs of a method; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
     tokens_N = job.data.pool.tokens_N
-    bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, device_mesh())
+    bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, shared_mesh())
     if needs == NOTHING:
         return bare
     if needs == TEXTS:
@@ -122,7 +122,9 @@ def _load(
 
 def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
     found = [open_store(folder).read() for folder in folders]
-    return found[0] if len(found) == 1 else side_by_side(found, weights)
+    rows = found[0] if len(found) == 1 else side_by_side(found, weights)
+    rows.freeze()  # the next method gets the same rows
+    return rows
 
 
 _pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory

@@ -22,7 +22,7 @@ from g2is_jax.data.formats import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.families import decoder_config
-from g2is_jax.model.lora import Leaves, LoraConfig
+from g2is_jax.model.lora import NO_ADAPTER, Leaves
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.skills.world import pretraining_task, train_tokenizer
@@ -32,7 +32,6 @@ from g2is_jax.training.loss import token_losses
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
 
 

@@ -51,11 +51,30 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class BaseSettings:
+class WeightSettings:
     """Everything that the base's weights on the devices depend on."""
 
     checkpoint: CheckpointSettings
+    dtype: str
+    shard_base: bool
+
+    @property
+    def model(self) -> ModelConfig:
+        """A model that holds these weights, however it would compute with them."""
+        return ModelConfig(self.dtype, self.dtype, "xla", remat=False, shard_base=self.shard_base)
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """The checkpoint, and how its decoder is computed."""
+
+    checkpoint: CheckpointSettings
     model: ModelConfig
+
+    @property
+    def weights(self) -> WeightSettings:
+        """The part that the weights depend on."""
+        return WeightSettings(self.checkpoint, self.model.dtype, self.model.shard_base)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,18 @@ def training_mesh() -> Mesh:
     return Mesh(np.array(devices).reshape(shape), (PROCESS, DATA), axis_types=(AxisType.Auto,) * 2)
 
 
+def shared_mesh() -> Mesh | None:
+    """Returns `data_mesh`; None where there is but one device, which shares with no other."""
+    mesh = data_mesh()
+    return mesh if mesh.size > 1 else None
+
+
+def shared_training_mesh() -> Mesh | None:
+    """Returns `training_mesh`; None where there is but one device."""
+    mesh = training_mesh()
+    return mesh if mesh.size > 1 else None
+
+
 def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     """Places a weight that each process has on the devices of a mesh, unless it lies there already.
 

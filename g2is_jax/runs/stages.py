@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from etils import epath
@@ -91,19 +92,20 @@ def run_stages(
             parts[label] = _part(folder)
     if not parts:
         return folders
+    together = " and ".join(folders[label].name for label in parts)
     with naming_failures(next(iter(parts.values()))):
         if is_first():
             attempts = {label: _start(part, stages[label]) for label, part in parts.items()}
-            counts = _built(parts, build, shared)
+            counts = _built(parts, build, together if shared else None)
             for label, part in parts.items():
                 _finish(part, attempts[label], counts[label])
                 if part != folders[label]:
                     part.rename(folders[label])
         elif shared:
-            wait_for_all("stages started")
+            wait_for_all(f"{together} started")
             build(parts)
-            wait_for_all("stages built")
-    wait_for_all("stages finished")
+            wait_for_all(f"{together} built")
+    wait_for_all(f"{together} finished")
     return folders
 
 
@@ -148,11 +150,14 @@ def _start(part: epath.Path, stage: Stage) -> _Attempt:
 
 
 def _built(
-    parts: dict[str, epath.Path], build: Callable[[dict[str, epath.Path]], dict], shared: bool
+    parts: dict[str, epath.Path], build: Callable[[dict[str, epath.Path]], dict], shared: str | None
 ) -> dict[str, dict]:
-    """Returns the counts of stages, once their folders are filled."""
+    """Returns the counts of stages, once their folders are filled.
+
+    shared: the name by which all processes wait for each other; None where the first works alone.
+    """
     if shared:
-        wait_for_all("stages started")
+        wait_for_all(f"{shared} started")
     try:
         with contextlib.nullcontext() if shared else alone():
             counts = build(parts)
@@ -163,13 +168,14 @@ def _built(
                     (part / ATTEMPT).touch()  # its time is the end of this attempt
         raise
     if shared:
-        wait_for_all("stages built")
+        wait_for_all(f"{shared} built")
     return counts
 
 
 def _finish(part: epath.Path, attempt: _Attempt, counts: dict) -> None:
     """Completes a folder; the manifest comes last."""
-    for leftover in part.glob(".*.tmp"):  # of writes that were killed
+    # Writes that were killed leave files. An object store has none: it takes a file whole.
+    for leftover in [] if in_object_store(part) else Path(part).rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     programs, compile_seconds = compilations()
     write_manifest(

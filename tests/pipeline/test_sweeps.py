@@ -201,18 +201,19 @@ def test_selections_are_scored_on_request(swept, ablated, monkeypatch):
 def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
     job = open_job(ablated, epath.Path(tmp_path))
     job.check()
-    walk, rank, length, dtype = (
+    walk, rank, length, remat, dtype = (
         job.variant({field: value})
         for field, value in (
             *(("walk.delta", 0.45), ("lora.rank", 2)),
-            *(("model.max_length", 60), ("model.dtype", "bfloat16")),
+            *(("model.max_length", 60), ("model.remat", True), ("model.dtype", "bfloat16")),
         )
     )
-    for variant in (walk, rank, length, dtype):
+    for variant in (walk, rank, length, remat, dtype):
         variant.check_inputs()
     assert walk.config.walk.delta == 0.45 != job.config.walk.delta
     assert walk.data is rank.data is dtype.data is job.data is not length.data
-    assert walk.weights is rank.weights is length.weights is job.weights is not dtype.weights
+    assert walk.weights is rank.weights is length.weights is job.weights is remat.weights
+    assert dtype.weights is not job.weights
     assert walk.model is job.model is not rank.model
     assert rank.model.adapter_shapes != job.model.adapter_shapes
     assert json.loads((tmp_path / "config.json").read_text())["walk"]["delta"] != 0.45

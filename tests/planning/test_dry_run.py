@@ -66,10 +66,10 @@ def test_rows_are_those_that_the_run_finds(file_config, job):
     shown = [n for target in targets for n in lengths(target.validation.encoded)]
     assert rows.validation.tokens == np.mean(shown)
     length = file_config.model.max_length
-    tests = [row for t in targets for row in job.chat.encode_all(t.test_records, length)]
+    tests = [row for t in targets for row in job.data.chat.encode_all(t.test_records, length)]
     assert rows.test.tokens == np.mean(lengths(tests))
     assert rows.reply == max(int(row.supervised_T.sum()) for row in tests)
-    asked = [job.chat.encode_prompt(r.messages, 99) for t in targets for r in t.test_records]
+    asked = [job.data.chat.encode_prompt(r.messages, 99) for t in targets for r in t.test_records]
     assert rows.prompts.tokens == np.mean([len(prompt) for prompt in asked])
     assert f"{rows.pool.tokens:,.0f} (pool)" in tokens
 

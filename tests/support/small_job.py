@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from configs import default
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
+from g2is_jax.model.lora import NO_ADAPTER
 from g2is_jax.model.weights import write_checkpoint
-from g2is_jax.pipeline.pretraining import FLOAT32, NO_ADAPTER
+from g2is_jax.pipeline.pretraining import FLOAT32
 from g2is_jax.skills.world import pretraining_task, train_tokenizer
 
 DECODER: dict[str, Any] = {
