@@ -12,7 +12,6 @@ that agree with it. The walk needs none of this; it is made to be drawn, counted
 """
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -21,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import naming_failures, write_atomic
+from g2is_jax.runs.storage import atomic_stream, write_atomic
 from g2is_jax.selection.neighbours import neighbours
 from g2is_jax.selection.rivals.similarity import similarities
 
@@ -204,8 +203,5 @@ def write_adjacency(features_NP, folder: epath.Path) -> None:
 
 def _write_npy(file: epath.Path, array: np.ndarray) -> None:
     """Writes the file whole or not at all, without a copy of the array on a local disk."""
-    part = file.parent / f".{file.name}.{os.getpid()}.tmp"
-    with naming_failures(file):
-        with part.open("wb") as stream:
-            np.lib.format.write_array(stream, array, allow_pickle=False)
-        part.replace(file)
+    with atomic_stream(file) as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)
