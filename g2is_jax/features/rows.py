@@ -10,6 +10,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from g2is_jax.runs.errors import InputError
+
 DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -129,6 +131,25 @@ def quantised(features_NP: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarr
 def unit_length(rows_NP: np.ndarray) -> np.ndarray:
     """The rows at length 1, in their own dtype; a zero row stays zero."""
     return rows_NP / divisors(np.linalg.norm(rows_NP, axis=1, keepdims=True))
+
+
+def check_width(pool_width: int, validation_width: int) -> None:
+    """Raises InputError unless pool and validation features have the same width."""
+    if pool_width != validation_width:
+        raise InputError(
+            f"pool features are {pool_width} wide, validation features {validation_width};"
+            " extract both with the same projection"
+        )
+
+
+def check_finite(finite_B, name: str, start: int = 0) -> None:
+    """Raises InputError with the number of the first row that is marked as not finite.
+
+    name: what the message calls a row, such as `pool row`. start: the number of the first of them.
+    """
+    if not finite_B.all():
+        row = start + int(finite_B.argmin())
+        raise InputError(f"{name} {row} has a feature that is not finite; drop the row")
 
 
 def divisors(lengths):

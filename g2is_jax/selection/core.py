@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from g2is_jax.features.rows import divisors, unit_length
+from g2is_jax.features.rows import check_finite, divisors, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import decimal, round_half_up
 
@@ -184,9 +184,7 @@ def _mean(rows: _Blocks) -> tuple[np.ndarray, float]:
     total_P, energy = np.zeros(rows.features_MP.shape[1]), 0.0
     for block, rows_BP in rows.blocks(len(rows)):
         energies_B = np.einsum("bp,bp->b", rows_BP, rows_BP)
-        if not np.isfinite(energies_B).all():
-            row = block.start + int(np.argmin(np.isfinite(energies_B)))
-            raise InputError(f"validation row {row} has a feature that is not finite")
+        check_finite(np.isfinite(energies_B), "validation row", block.start)
         total_P += rows_BP.sum(axis=0)
         energy += float(energies_B.sum())
     return total_P / len(rows), energy
