@@ -28,7 +28,7 @@ from g2is_jax.selection.walk.equations import (
 NO_SUM = Sum._make([np.int32(0), *np.zeros(2, np.float32), np.zeros(3, np.float32)])
 
 
-def _take(tree, slot):
+def _get(tree, slot):
     return jax.tree.map(lambda of_L: of_L[slot], tree)
 
 
@@ -86,7 +86,7 @@ def without(pool, rules, core_LN, states: State, slot, row):
 def with_sum(pool, rules, core_LN, states: State, slot, used_N, counters, total: Sum):
     """Puts a slot's walk back to an earlier place; its cosines are those of that place already."""
     remaining, taken, last = counters
-    state = _take(states, slot)._replace(
+    state = _get(states, slot)._replace(
         used_N=used_N, remaining=remaining, taken=taken, last=last, sum=total
     )
     states = _put(states, slot, state)
@@ -108,7 +108,7 @@ def folded(pool: WalkPool, states: State, slot, rows_R, count, first) -> State:
 
     none = no_cosines(cosines_RN[0])
     later = lax.fori_loop(0, count, enter, none)
-    state = _take(states, slot)
+    state = _get(states, slot)
     earlier = jax.tree.map(lambda of_N, old_N: jnp.where(first, of_N, old_N), none, state.cosines)
     return _put(states, slot, state._replace(cosines=joined(earlier, later)))
 
