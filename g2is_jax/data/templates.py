@@ -21,7 +21,7 @@ ALPACA_HEADER = (
 
 @dataclass(frozen=True)
 class Template:
-    """How to write a conversation: (messages, end of turn) -> pieces.
+    """A rule that writes a conversation: (messages, end of turn) -> pieces.
 
     Each assistant turn is one learned piece: its text and the mark that ends it.
     """

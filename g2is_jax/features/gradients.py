@@ -113,10 +113,10 @@ def feature_function(
     projection: ProjectionConfig,
     mesh: Mesh | None = None,
 ) -> Callable[..., FeatureBatch]:
-    """Jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
+    """Returns a jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
 
-    On a mesh each device deals with its own rows and needs nothing of the others but the weights
-    that they share: the devices run one program each, so no gradient can be summed over them.
+    On a mesh each device computes its own rows and needs from the others only the weights that they
+    share: the devices run one program each, so no gradient can be summed over them.
     """
     of_example = functools.partial(_of_example, model, directions, projection)
     batched = jax.vmap(of_example, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
@@ -138,7 +138,7 @@ def feature_function(
 
 
 def _of_rows(features, rest) -> Any:
-    """Says where the rows are in the parts of a FeatureBatch."""
+    """Gives the parts of a FeatureBatch the place of their rows: `features`, or `rest`."""
     return FeatureBatch(features, rest, rest)
 
 

@@ -56,7 +56,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, P)"""
+        """The shape (N, P)."""
         return self.values_NP.shape
 
     def __getitem__(self, chosen) -> np.ndarray:
@@ -76,7 +76,7 @@ class Rows:
         )
 
     def freeze(self) -> None:
-        """Refuse any change of the arrays from now on."""
+        """Makes the arrays read-only."""
         for array in (self.values_NP, self.scales_N, self.norms_NK, self.finite_N):
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
@@ -90,7 +90,7 @@ class Rows:
 
 
 def as_rows(features_NP) -> Rows:
-    """Rows as they are; an array keeps bfloat16 and becomes float32 from any other type."""
+    """The matrix as `Rows`; an array of any type but bfloat16 is converted to float32."""
     if isinstance(features_NP, Rows):
         return features_NP
     if not isinstance(features_NP, jax.Array):
@@ -101,7 +101,7 @@ def as_rows(features_NP) -> Rows:
 
 
 def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
-    """Rows whose cosines are the weighted means of the checkpoints' cosines (LESS): the unit
+    """Joins checkpoints into rows whose cosines are the weighted means of theirs (LESS): the unit
     rows of K checkpoints side by side, [N, K P], each times the root of its checkpoint's weight.
 
     A row is finite where it is so at every checkpoint.
@@ -153,5 +153,5 @@ def check_finite(finite_B, name: str, start: int = 0) -> None:
 
 
 def divisors(lengths):
-    """Lengths to divide rows by, of NumPy or JAX: 1 for a zero row, which so stays zero."""
+    """Row lengths to divide by, in NumPy or JAX: 1 for a zero row, so that it stays zero."""
     return lengths + (lengths == 0)

@@ -113,7 +113,7 @@ def taken_rows(rows: UnitRows, chosen_L) -> UnitRows:
 
 
 def _gathered(rows: UnitRows, chosen_L) -> jax.Array:
-    """Rows of these numbers as they are stored, [L, P].
+    """The rows of these numbers as they are stored, [L, P].
 
     XLA on a CPU would convert all bfloat16 rows to take a few of them. So there they are taken as
     whole numbers, which lie in the same memory.
@@ -141,15 +141,15 @@ def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
 def cosines_to_directions(rows: UnitRows, directions_LP) -> jax.Array:
     """Cosines of float32 unit directions to all rows, [L, N]; one read of the features.
 
-    For low-precision rows a direction is cut into pieces that their type holds exactly.
+    For low-precision rows a direction is cut into D pieces that their type holds exactly.
     """
     if rows.values_NP.dtype == jnp.float32:
         return _products(rows.values_NP, directions_LP) * rows.inverse_length_N[None]
     cut = _bfloat16_pieces if rows.values_NP.dtype == jnp.bfloat16 else _int8_digits
     pieces_LDP, weights_LD = jax.vmap(cut)(directions_LP)
     width = directions_LP.shape[1]
-    products_SN = _products(rows.values_NP, pieces_LDP.reshape(-1, width))
-    products_LDN = products_SN.reshape(*weights_LD.shape, -1)
+    products_XN = _products(rows.values_NP, pieces_LDP.reshape(-1, width))
+    products_LDN = products_XN.reshape(*weights_LD.shape, -1)
     return jnp.sum(products_LDN * weights_LD[:, :, None], axis=1) * rows.inverse_length_N[None]
 
 

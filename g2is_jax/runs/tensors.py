@@ -143,9 +143,9 @@ def _as_announced(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: n
 
 
 def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that jax can take over on a CPU without a copy: it begins at a multiple of 64 bytes.
+    """Returns an array that jax on a CPU takes over without a copy: it starts at 64 bytes times n.
 
-    Not of np.empty, which asks for huge pages: where memory is in fragments, each of them is slow.
+    It is not made by np.empty, which asks for huge pages: in fragmented memory each one is slow.
     """
     size = math.prod(shape) * dtype.itemsize
     memory = np.frombuffer(bytearray(size + 64), np.uint8)

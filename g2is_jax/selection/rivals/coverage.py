@@ -41,7 +41,7 @@ def _pick(row: int, order: int, served_M, covered_M) -> Pick:
 
 
 def _gains(served_BM, covered_M) -> np.ndarray:
-    """The gains of these rows: what each would add to the coverage, [B]."""
+    """The gain of each of these rows, which is what it would add to the coverage, [B]."""
     roots_BM = np.sqrt(served_BM + covered_M[None, :])
     roots_BM -= np.sqrt(covered_M)[None, :]
     return roots_BM.sum(axis=1)

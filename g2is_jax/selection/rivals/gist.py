@@ -29,7 +29,7 @@ def gist(features_NP, validation_MP, subtasks_M, rank: int, limits: Limits) -> S
     lengths (so give validation rows with their norms), cosine, maximum, top of the ranking, and a
     rank that is set by hand for each task (its README: 9, its scripts: 50, its default: 150).
     Differs from the released code: there the subspace is cut out of full gradients, here out of
-    whatever features are given; and a validation set that its subtasks do not divide evenly is
+    whatever features it gets; and a validation set that its subtasks do not divide evenly is
     grouped all the same.
     """
     if rank < 1:

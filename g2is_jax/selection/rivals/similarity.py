@@ -16,7 +16,7 @@ BLOCK = 1024  # pool rows that are held in float64 at a time
 
 
 def similarities(features_NP, directions_LP) -> np.ndarray:
-    """Products of the unit pool rows with L directions, [L, N] float32.
+    """The products of the unit pool rows with L directions, [L, N] float32.
 
     Multiplied in float64 in blocks of rows and rounded once, so that exact duplicates tie.
     """

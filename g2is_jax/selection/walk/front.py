@@ -49,7 +49,7 @@ from g2is_jax.selection.walk.together import (
 
 
 class _Walk(NamedTuple):
-    """The walk on its way, and its next choice."""
+    """An unfinished walk, and its next choice."""
 
     state: State  # over N; its cosines and its sum are without the waiting rows
     served_C: jax.Array
@@ -74,7 +74,7 @@ class _Front(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """Rows chosen since the last read, and which of them began S' anew."""
+    """Rows chosen since the last read, and which of them started a new S'."""
 
     rows_W: jax.Array
     starts_W: jax.Array

@@ -149,7 +149,7 @@ def goes_on_a_front(config: WalkConfig, has_lists: bool, rows: int) -> bool:
 
 
 def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
-    """A direction has no budget beforehand: its `budget` is what was spent for it."""
+    """Walks towards all directions together; the `budget` of each is what was spent for it."""
     ledger = Ledger(limits)
     used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
     arguments = (

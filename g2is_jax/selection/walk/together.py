@@ -47,7 +47,7 @@ class Together(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """The directions, and what the rows are to them."""
+    """The directions of a walk, and how the pool's rows lie to them."""
 
     core_CP: jax.Array
     weights_C: jax.Array
@@ -89,7 +89,7 @@ def walk_together(
 
 
 def directions_of(pool: WalkPool, core_CP, weights_C, fairness) -> Directions:
-    """Computes what the pool's rows are to the directions; reads the features once per COLUMNS."""
+    """Computes how the pool's rows lie to the directions; reads the features once per COLUMNS."""
     weights_C = weights_C / weights_C.sum()
     mean_P = jnp.matmul(weights_C, core_CP, precision=lax.Precision.HIGHEST)
     length = jnp.linalg.norm(mean_P)
@@ -116,9 +116,9 @@ def look(
 
 
 def needs(directions: Directions, served_C) -> jax.Array:
-    """How much each direction needs, need_d above.
+    """The need of each direction, need_d above.
 
-    By logarithms, as the power of a large alpha would be 0 for every direction.
+    Computed by logarithms: the power of a large alpha would be 0 for every direction.
     """
     logs_C = jnp.log(directions.weights_C) - directions.fairness * jnp.log1p(
         served_C / directions.best
