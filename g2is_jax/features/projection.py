@@ -93,7 +93,7 @@ def finished(config: ProjectionConfig, total: jax.Array) -> jax.Array:
 def add_leaf(
     config: ProjectionConfig, shapes: Shapes, path: str
 ) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """Returns (bits, x_G, total) -> total, which adds a leaf's values to the sum of its example.
+    """The function (bits, x_G, total) -> total that adds a leaf's values to its example's sum.
 
     Under vmap all examples go through it together and share the signs.
     """

@@ -30,7 +30,7 @@ Sharding = jax.sharding.Sharding
 
 
 def tensor_name(path: str) -> str:
-    """The name in a checkpoint of a parameter, such as `layers.003.mlp.up_proj.weight`."""
+    """Returns a parameter's name in a checkpoint, such as `layers.003.mlp.up_proj.weight`."""
     if path == "embed_tokens":
         return "model.embed_tokens.weight"
     if path == "lm_head":
