@@ -138,7 +138,7 @@ def feature_function(
 
 
 def _of_rows(features, rest) -> Any:
-    """Gives the parts of a FeatureBatch the place of their rows: `features`, or `rest`."""
+    """Makes a FeatureBatch that says where its parts have their rows."""
     return FeatureBatch(features, rest, rest)
 
 

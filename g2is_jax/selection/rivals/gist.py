@@ -18,8 +18,9 @@ NOTHING = 1e-7  # share of a row's length that float32 features cannot tell from
 
 
 def gist(features_NP, validation_MP, subtasks_M, rank: int, limits: Limits) -> Selection:
-    """`less` inside the validation gradients' own subspace: largest cosine to any subtask's mean,
-    both projected on the first `rank` right singular vectors of the validation rows, uncentred.
+    """Ranks like `less` inside the validation gradients' own subspace: largest cosine to any
+    subtask's mean, both projected on the first `rank` right singular vectors of the validation
+    rows, uncentred.
 
     Equal rows by lower index. A pick's component is the subtask, as in `less`. The summary says
     how many directions were used (no more than the validation rows span) and the share of their

@@ -16,8 +16,8 @@ SCORE_NOISE = 1e-12  # of a cosine in float64
 
 
 def pursuit(features_NP, validation_MP, limits: Limits) -> Selection:
-    """Greedy: each step takes the row that brings the direction of the chosen rows' sum closest to
-    the mean of the unit validation rows. Equal cosines by lower index.
+    """Chooses greedily: each step takes the row that brings the chosen rows' sum closest in
+    direction to the mean of the unit validation rows. Equal cosines by lower index.
 
     Each step reads the features once, in float32; rows that its rounding cannot tell from the best
     are compared again in float64. A pick's score is the cosine of the sum with the row in it, its

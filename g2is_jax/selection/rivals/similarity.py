@@ -18,7 +18,7 @@ BLOCK = 1024  # pool rows that are held in float64 at a time
 def similarities(features_NP, directions_LP) -> np.ndarray:
     """The products of the unit pool rows with L directions, [L, N] float32.
 
-    Multiplied in float64 in blocks of rows and rounded once, so that exact duplicates tie.
+    They are computed in float64 in blocks of rows and rounded once, so that exact duplicates tie.
     """
     similarities_LN = np.empty((len(directions_LP), len(features_NP)), np.float32)
     for block, units_BP in unit_blocks(features_NP):
