@@ -1,13 +1,33 @@
 """Gradient-based selection of instruction data in JAX: G2IS (Zhao et al., ACL 2025) and its rivals.
 
-The rooms, in the order data flows through them; a room imports only from those before it:
+The rooms, in their order; a room imports only from those before it:
 
-    runs -> data -> model -> training -> features -> selection -> evaluation
+    runs -> data -> skills -> model -> training -> features
+         -> selection -> graph -> evaluation -> report -> pipeline -> planning
 
 Array names end in their axes, one letter each:
 
-    N pool rows       M validation rows   B batch            T tokens
-    D model width     H heads             K key/value heads  S cache length
-    F feed-forward    V vocabulary        R LoRA rank        G flattened LoRA values
-    P projected width C core-knowledge components            E neighbours per row
+    N pool rows        M validation or test rows  B batch or block       T tokens
+    D model width      H heads                    K key/value heads      V vocabulary
+    R LoRA rank        G flattened LoRA values    F feed-forward width   P projected width
+    C core directions  E neighbours of a row
+
+Some letters mean something else in some files:
+
+    D  width of a head (model/attention), pieces of a direction (features/unit_rows)
+    F  heads side by side (model/attention), rows of the front (selection/walk/front)
+    G  query heads that share a key/value head (model/attention)
+    K  directions of Adam or checkpoints (features), rows chosen (selection/walk, report), the best
+       of a share (selection/neighbours), bootstrap draws (evaluation/compare)
+    L  rows or directions asked for (features/unit_rows, selection/rivals), slots (selection/walk),
+       letters (evaluation)
+    Q  twice the projected width (features/projection)
+    R  part of the G values (features/projection), rows that a slot enters (selection/walk)
+    S  places of keys (model/attention), part of the T tokens (training/loss) or of the G values
+       (features/projection), sampled rows (features/diagnostics, graph, report), sources
+       (selection, graph), subtasks (selection/rivals), shares (selection/neighbours), seeds
+       (evaluation, report/results_table), sequences (planning)
+    W  widths of batches (data/widths), words of sign bits (features/projection), rows that wait
+       (selection/walk/front)
+    X  two axes flattened into one
 """

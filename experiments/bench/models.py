@@ -17,7 +17,7 @@ from g2is_jax.data.chat import Encoded
 from g2is_jax.features.extract import Microbatches
 from g2is_jax.features.gradients import (
     DirectionConfig,
-    Inputs,
+    PassInputs,
     direction,
     feature_function,
     shared_inputs,
@@ -123,7 +123,7 @@ def adam(kind: str) -> DirectionConfig:
 
 def features_of(
     subject: Subject, kind: str, projection: ProjectionConfig, mesh: Mesh | None = None
-) -> tuple[Callable, Inputs]:
+) -> tuple[Callable, PassInputs]:
     """Returns the jitted pass over a batch, and its first argument."""
     shared = (subject.model, subject.adapter, subject.base, subject.moments)
     inputs = shared_inputs(*shared, projection, 0, mesh)
@@ -146,7 +146,7 @@ def pass_over(
     return features
 
 
-def compiled(function: Any, inputs: Inputs, batch: tuple) -> Any:
+def compiled(function: Any, inputs: PassInputs, batch: tuple) -> Any:
     """Returns the compiled program of a jitted pass over such a batch."""
     return function.lower(inputs, *batch).compile()
 
@@ -154,7 +154,7 @@ def compiled(function: Any, inputs: Inputs, batch: tuple) -> Any:
 def plain_gradient(subject: Subject) -> Callable:
     """Returns jitted (inputs, tokens_BT, supervised_BT) -> the gradient, summed over rows."""
 
-    def plain(inputs: Inputs, tokens_BT, supervised_BT):
+    def plain(inputs: PassInputs, tokens_BT, supervised_BT):
         def loss(adapter: Leaves):
             return batch_loss(subject.model, adapter, inputs.base, tokens_BT, supervised_BT)
 
@@ -174,14 +174,14 @@ def kept_whole(subject: Subject, kind: str, projection: ProjectionConfig | None)
         total, count = example_loss(subject.model, adapter, base, tokens_T, supervised_T)
         return total / jnp.maximum(count, 1)
 
-    def gradient(inputs: Inputs, tokens_T, supervised_T):
+    def gradient(inputs: PassInputs, tokens_T, supervised_T):
         return jax.grad(mean_loss)(inputs.adapter, inputs.base, tokens_T, supervised_T)
 
-    def turned(inputs: Inputs, path: str, g):
+    def turned(inputs: PassInputs, path: str, g):
         m, v = inputs.first[path], inputs.second[path]
         return direction(adam(kind), g, m, v, inputs.step)
 
-    def features(inputs: Inputs, tokens_BT, supervised_BT):
+    def features(inputs: PassInputs, tokens_BT, supervised_BT):
         gradients = jax.vmap(gradient, in_axes=(None, 0, 0))(inputs, tokens_BT, supervised_BT)
         rows = {
             path: jax.vmap(functools.partial(turned, inputs, path))(g)

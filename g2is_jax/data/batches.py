@@ -184,7 +184,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingShapes:
-    """Widths of microbatches, the last fits the longest row, and the most tokens of each.
+    """The widths of microbatches, of which the last fits the longest row, and their most tokens.
 
     packed: rows of a step share sequences of at most the last width.
     """
@@ -285,7 +285,7 @@ def training_padding(
     shapes: TrainingShapes,
     multiple: int = 1,
 ) -> float:
-    """Returns padding tokens as a share of all that go through the model in a training."""
+    """Returns padding tokens as a share of all that go through the model in training."""
     lengths_N = np.asarray(lengths)
     cells = sum(
         plan.size_B * plan.width_T

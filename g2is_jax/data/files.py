@@ -46,7 +46,7 @@ def read_records(path: epath.PathLike, need_answer: bool = False) -> list[Record
     The format (messages, prompt/completion, Alpaca, ShareGPT) is recognised by the first row's keys
     and then asked of every row. Raises InputError, naming file, line and field.
     """
-    stem = epath.Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
+    stem = file_stem(path)
     records: list[Record] = []
     line_of_id: dict[str, int] = {}
     times_hashed: dict[str, int] = {}
@@ -82,6 +82,11 @@ def read_records(path: epath.PathLike, need_answer: bool = False) -> list[Record
     if not records:
         raise InputError(f"{os.fspath(path)}: no rows; expected one JSON object per line")
     return records
+
+
+def file_stem(path: epath.PathLike) -> str:
+    """Returns a file's name without `.jsonl` or `.jsonl.gz`."""
+    return epath.Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def _lines(path: epath.PathLike) -> Iterator[tuple[int, str]]:

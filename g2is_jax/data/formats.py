@@ -119,7 +119,8 @@ def _turns(
 
 
 def check_turns(messages: tuple[Message, ...], place: str) -> None:
-    """Asks for user and assistant in turn, a system message only first, and some text to learn."""
+    """Checks that user and assistant alternate after at most one system message, and that some text
+    is to be learned."""
     roles = [message.role for message in messages]
     first = 1 if roles[0] == "system" else 0
     for index in range(first, len(roles)):

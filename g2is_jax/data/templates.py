@@ -21,7 +21,7 @@ ALPACA_HEADER = (
 
 @dataclass(frozen=True)
 class Template:
-    """How to write a conversation: (messages, end of turn) -> pieces.
+    """A rule that writes a conversation: (messages, end of turn) -> pieces.
 
     Each assistant turn is one learned piece: its text and the mark that ends it.
     """
@@ -78,7 +78,7 @@ def _tulu(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _llama3(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Writes as Meta-Llama-3-8B-Instruct, without the system message with dates of Llama 3.1."""
+    """Writes turns as Meta-Llama-3-8B-Instruct, without the dated system message of Llama 3.1."""
     pieces: list[Piece] = []
     for message in messages:
         pieces.append((f"<|start_header_id|>{message.role}<|end_header_id|>\n\n", False))
@@ -87,7 +87,7 @@ def _llama3(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _chatml(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Writes as Qwen and SmolLM; without the system message they add where there is none."""
+    """Writes turns as Qwen and SmolLM; without the system message they add where there is none."""
     pieces: list[Piece] = []
     for message in messages:
         pieces.append((f"<|im_start|>{message.role}\n", False))
@@ -96,7 +96,7 @@ def _chatml(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _mistral(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Writes as Mistral-7B-Instruct-v0.3: a blank after [INST] and before answers, no other.
+    """Writes turns as Mistral-7B-Instruct-v0.3: a blank after [INST] and before answers, no other.
 
     The blank before an answer is learned with it, as most tokenizers join it to the first word.
     Differs from v0.3, which writes the system text only into a last message that is the user's: it
@@ -114,7 +114,7 @@ def _mistral(messages: Sequence[Message], end: str) -> list[Piece]:
 
 
 def _gemma(messages: Sequence[Message], end: str) -> list[Piece]:
-    """Writes as Gemma, with the system text before the first user message as in Gemma 3."""
+    """Writes turns as Gemma, with the system text before the first user message as in Gemma 3."""
     system, turns = _system_and_turns(messages)
     pieces: list[Piece] = []
     for index, message in enumerate(turns):

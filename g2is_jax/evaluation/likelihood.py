@@ -38,7 +38,7 @@ def likelihoods(
 ) -> Likelihoods:
     """Scores rows, in order whatever the batches; `batch_tokens` go through each device at once.
 
-    The processes that share the work deal with different batches, and each returns all rows.
+    The processes that share the work compute different batches, and each returns all rows.
     """
     scored = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)

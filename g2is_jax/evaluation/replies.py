@@ -28,7 +28,7 @@ def replies(
 ) -> list[str]:
     """Generates the reply to each prompt of tokens, in order.
 
-    `batch_tokens` go into each device at once. The processes that share the work deal with
+    `batch_tokens` go into each device at once. The processes that share the work compute
     different batches, and each returns all replies.
     """
     # Every token supervised: the mask then tells prompts from padding.

@@ -22,7 +22,7 @@ FEW_CONFLICTS = 0.01
 
 @dataclass(frozen=True)
 class OddRows:
-    """The number of rows that are out of order in one way, and the ids of the first of them."""
+    """The number of rows that are zero, or not finite, and the ids of the first of them."""
 
     count: int
     ids: tuple[str, ...]
@@ -30,7 +30,7 @@ class OddRows:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Quantiles of a quantity that so many rows have."""
+    """The quantiles of a quantity over `rows` rows."""
 
     rows: int
     q05: float
@@ -44,9 +44,9 @@ class Quantiles:
 class Momentum:
     """|m|/|g| of each row, and the mean cosine that momentum alone would give.
 
-    Over the rows with a gradient. predicted_cosine: mean over their pairs. predicted_of_median:
-    of the median row, mean over all rows. Both suppose that gradients are orthogonal to m and to
-    each other: with r = b1/(1-b1) |m|/|g|, cos(i, j) = r_i r_j / sqrt((1 + r_i^2) (1 + r_j^2)).
+    Rows without a gradient are left out. predicted_cosine: mean over pairs. predicted_of_median: of
+    the median row, mean over all rows. Both suppose that gradients are orthogonal to m and to each
+    other: with r = b1/(1-b1) |m|/|g|, cos(i, j) = r_i r_j / sqrt((1 + r_i^2) (1 + r_j^2)).
     """
 
     share: Quantiles
@@ -56,7 +56,9 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """`dataclasses.asdict` makes plain JSON of it. None: no pair, or no row, to speak of.
+    """The diagnosis of a store; `dataclasses.asdict` makes plain JSON of it.
+
+    A quantity is None where no pair or no row has it.
 
     mean_cosine: over all pairs of rows that are finite and not zero. negative_share: of `pairs`
     pairs, which are all of them or those of a sample.
@@ -81,7 +83,7 @@ def diagnose(
     momentum_norm: float | None,
     b1: float,
 ) -> Diagnostics:
-    """Read the store once, chunk by chunk, and keep no more than SAMPLE_ROWS of its rows.
+    """Reads the store once, chunk by chunk, and keeps no more than SAMPLE_ROWS of its rows.
 
     ids_N, sources_N: of the store's rows, in its order. momentum_norm: |m|, where the kind of
     feature uses it; b1: of the Adam that left m.
@@ -127,7 +129,7 @@ def _sampled_rows(store: Store) -> np.ndarray:
 
 
 def _read(store: Store, sampled_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Norms of the rows as they are stored, the sum of the unit rows, and the sampled rows."""
+    """The norms of the rows as they are stored, the sum of the unit rows, and the sampled rows."""
     place_N = np.full(len(store.rows_N), -1)
     place_N[sampled_S] = np.arange(len(sampled_S))
     norms_N, total_P = np.zeros(len(place_N)), np.zeros(store.width)
@@ -143,7 +145,7 @@ def _read(store: Store, sampled_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _mean_of_pairs(square_of_sum: float, sum_of_squares: float, rows: int) -> float | None:
-    """Mean product of two different rows, without looking at any pair."""
+    """The mean product of two different rows, computed without looking at any pair."""
     return float((square_of_sum - sum_of_squares) / (rows * (rows - 1))) if rows > 1 else None
 
 

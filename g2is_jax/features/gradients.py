@@ -54,7 +54,7 @@ class FeatureBatch(NamedTuple):
     tokens_B: Array
 
 
-class Inputs(NamedTuple):
+class PassInputs(NamedTuple):
     """The inputs that all batches of a pass share. bits: the projection's, by leaf path."""
 
     adapter: Leaves
@@ -95,11 +95,11 @@ def shared_inputs(
     projection: ProjectionConfig,
     seed: int,
     mesh: Mesh | None = None,
-) -> Inputs:
+) -> PassInputs:
     """Places a pass's inputs on all devices of the mesh; a base that is shared out stays so."""
     bits = random_bits(projection, seed, model.adapter_shapes)
     step = jnp.asarray(moments.step)
-    inputs = Inputs(adapter, base, moments.first, moments.second, step, bits)
+    inputs = PassInputs(adapter, base, moments.first, moments.second, step, bits)
     if mesh is None:
         return inputs
     placed = jax.device_put(inputs._replace(base={}), replicated(mesh))
@@ -113,17 +113,17 @@ def feature_function(
     projection: ProjectionConfig,
     mesh: Mesh | None = None,
 ) -> Callable[..., FeatureBatch]:
-    """Jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
+    """Returns a jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
 
-    On a mesh each device deals with its own rows and needs nothing of the others but the weights
-    that they share: the devices run one program each, so no gradient can be summed over them.
+    On a mesh each device computes its own rows and needs from the others only the weights that they
+    share: the devices run one program each, so no gradient can be summed over them.
     """
     of_example = functools.partial(_of_example, model, directions, projection)
     batched = jax.vmap(of_example, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
     if mesh is None:
         return jax.jit(batched)
 
-    def on_mesh(inputs: Inputs, tokens_BT, supervised_BT):
+    def on_mesh(inputs: PassInputs, tokens_BT, supervised_BT):
         everywhere = PartitionSpec()
         specs = jax.tree.map(lambda _: everywhere, inputs)
         base = {path: model.sharding(path, mesh).spec for path in inputs.base}
@@ -138,7 +138,7 @@ def feature_function(
 
 
 def _of_rows(features, rest) -> Any:
-    """Says where the rows are in the parts of a FeatureBatch."""
+    """Makes a FeatureBatch that says where its parts have their rows."""
     return FeatureBatch(features, rest, rest)
 
 
@@ -146,7 +146,7 @@ def _of_example(
     model: Model,
     directions: tuple[DirectionConfig, ...],
     projection: ProjectionConfig,
-    inputs: Inputs,
+    inputs: PassInputs,
     tokens_T,
     supervised_T,
 ) -> FeatureBatch:

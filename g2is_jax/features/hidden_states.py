@@ -46,8 +46,8 @@ def extract_hidden(
     batch_tokens: int,
     writer: StoreWriter,
 ) -> dict:
-    """Writes one row for each example to the store, as `extract` does; by all processes that share
-    the work, each with all its devices.
+    """Writes one row for each example to the store, as `extract` does; all processes share the
+    work, each with all its devices.
 
     Gradient norms are zeros, as there is no gradient; tokens are the supervised ones.
     """

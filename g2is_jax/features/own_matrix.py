@@ -65,7 +65,7 @@ def _rows(matrix: Matrix, source: epath.Path) -> Rows:
 
 
 def _check_finite(lengths_N: np.ndarray, source: epath.Path) -> None:
-    """InputError where the length of a row is not finite, in float32."""
+    """Raises InputError where the length of a row is not finite, in float32."""
     odd_N = ~(lengths_N <= np.finfo(np.float32).max)
     if odd_N.any():
         raise InputError(

@@ -70,7 +70,7 @@ def random_bits(config: ProjectionConfig, seed: int, shapes: Shapes) -> Bits:
 
 
 def features_width(config: ProjectionConfig, shapes: Shapes) -> int:
-    """P: the width asked for, or all G values where nothing is projected."""
+    """The width P of a feature: that of the config, or all G values where nothing is projected."""
     return sum(map(math.prod, shapes.values())) if config.kind == "none" else config.width
 
 
@@ -93,7 +93,7 @@ def finished(config: ProjectionConfig, total: jax.Array) -> jax.Array:
 def add_leaf(
     config: ProjectionConfig, shapes: Shapes, path: str
 ) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """(bits, x_G, total) -> total: adds one leaf's values of an example to the example's sum.
+    """The function (bits, x_G, total) -> total that adds a leaf's values to its example's sum.
 
     Under vmap all examples go through it together and share the signs.
     """
@@ -122,7 +122,7 @@ def add_leaf(
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:
-    """Add the second half of each row, under fixed signs, onto the first: a projection to P / 2.
+    """Adds the second half of each row, under fixed signs, onto the first: a projection to P / 2.
 
     Needs no factor: both kinds keep E|y|^2 = |x|^2, and the halves' norms add up. InputError for an
     odd width.
@@ -170,7 +170,7 @@ def _hashed(key: jax.Array, counters: jax.Array) -> jax.Array:
 
 
 def _sign_bits(words_NW: jax.Array, width: int) -> jax.Array:
-    """Each sign as the sign bit of a float32, else zero: (N, width) uint32."""
+    """The signs as float32's sign bits, all other bits 0: (N, width) uint32."""
     shifts = jnp.arange(WORD - 1, -1, -1, dtype=jnp.uint32)
     bits = (words_NW[:, None, :] << shifts[None, :, None]) & jnp.uint32(SIGN_BIT)
     return bits.reshape(len(words_NW), -1)[:, :width]
@@ -239,13 +239,13 @@ def _sketch(
 
 
 def _flipped(x_BR: jax.Array, signs_R: jax.Array) -> jax.Array:
-    """x with its signs changed where `_sign_bits` says so."""
+    """The values of x, their signs changed where `_sign_bits` says so."""
     bits_BR = jax.lax.bitcast_convert_type(x_BR, jnp.uint32) ^ signs_R[None, :]
     return jax.lax.bitcast_convert_type(bits_BR, jnp.float32)
 
 
 def _over_blocks(size: int, x_BG: jax.Array, add: Callable, total: jax.Array) -> jax.Array:
-    """Fold add(first, x_BR, total) over blocks of `size` values; the last may be smaller."""
+    """Folds add(first, x_BR, total) over blocks of `size` values; the last may be smaller."""
     whole, rest = divmod(x_BG.shape[1], size)
 
     def add_block(index, total):

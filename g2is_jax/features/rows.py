@@ -10,6 +10,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from g2is_jax.runs.errors import InputError
+
 DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -54,7 +56,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, P)"""
+        """The shape (N, P)."""
         return self.values_NP.shape
 
     def __getitem__(self, chosen) -> np.ndarray:
@@ -74,7 +76,7 @@ class Rows:
         )
 
     def freeze(self) -> None:
-        """Refuse any change of the arrays from now on."""
+        """Makes the arrays read-only."""
         for array in (self.values_NP, self.scales_N, self.norms_NK, self.finite_N):
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
@@ -88,7 +90,7 @@ class Rows:
 
 
 def as_rows(features_NP) -> Rows:
-    """Rows as they are; an array keeps bfloat16 and becomes float32 from any other type."""
+    """The matrix as `Rows`; an array of any type but bfloat16 is converted to float32."""
     if isinstance(features_NP, Rows):
         return features_NP
     if not isinstance(features_NP, jax.Array):
@@ -99,7 +101,7 @@ def as_rows(features_NP) -> Rows:
 
 
 def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
-    """Rows whose cosines are the weighted means of the checkpoints' cosines (LESS): the unit
+    """Joins checkpoints into rows whose cosines are the weighted means of theirs (LESS): the unit
     rows of K checkpoints side by side, [N, K P], each times the root of its checkpoint's weight.
 
     A row is finite where it is so at every checkpoint.
@@ -131,6 +133,25 @@ def unit_length(rows_NP: np.ndarray) -> np.ndarray:
     return rows_NP / divisors(np.linalg.norm(rows_NP, axis=1, keepdims=True))
 
 
+def check_width(pool_width: int, validation_width: int) -> None:
+    """Raises InputError unless pool and validation features have the same width."""
+    if pool_width != validation_width:
+        raise InputError(
+            f"pool features are {pool_width} wide, validation features {validation_width};"
+            " extract both with the same projection"
+        )
+
+
+def check_finite(finite_B, name: str, start: int = 0) -> None:
+    """Raises InputError with the number of the first row that is marked as not finite.
+
+    name: what the message calls a row, such as `pool row`. start: the number of the first of them.
+    """
+    if not finite_B.all():
+        row = start + int(finite_B.argmin())
+        raise InputError(f"{name} {row} has a feature that is not finite; drop the row")
+
+
 def divisors(lengths):
-    """Lengths to divide rows by, of NumPy or JAX: 1 for a zero row, which so stays zero."""
+    """Row lengths to divide by, in NumPy or JAX: 1 for a zero row, so that it stays zero."""
     return lengths + (lengths == 0)

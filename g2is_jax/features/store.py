@@ -51,7 +51,7 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store, whose rows stay on disk; in the order of the file the rows came from.
+    """A finished store. Its rows stay on disk; its arrays follow the file that the rows came from.
 
     dtype, width      of the rows on disk, which have unit length
     rows_N            their numbers in that file (rows without a supervised token are absent)
@@ -74,7 +74,7 @@ class Store:
     positions: tuple[np.ndarray, ...]
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(positions_B, features_BP) of each chunk, float32; one chunk at a time is in memory."""
+        """Yields (positions_B, features_BP) of each chunk, float32, one chunk at a time."""
         for index, positions_B in enumerate(self.positions):
             yield positions_B, read_features(self.folder, index)
 
@@ -246,7 +246,7 @@ def open_store(folder: epath.Path) -> Store:
 
 
 def _read_settings(folder: epath.Path) -> dict:
-    """The contents of store.json; InputError if a StoreWriter did not leave it so."""
+    """The contents of store.json; InputError if they are not what a StoreWriter leaves."""
     file = folder / SETTINGS
     if not file.exists():
         raise InputError(f"{file}: no such file; delete {folder} and run the same command")

@@ -22,7 +22,7 @@ HASH_BYTES = 2**20  # read at a time
 
 
 def layout(rows_B: np.ndarray, dtype: str) -> str:
-    """Digest of what a chunk should hold: these row numbers (int64), in this order and dtype."""
+    """The digest of what a chunk should hold: row numbers (int64) in their order, and the dtype."""
     return hashlib.sha256(dtype.encode() + rows_B.tobytes()).hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from g2is_jax.features.rows import LARGEST_INT8, Rows, divisors
+from g2is_jax.features.rows import LARGEST_INT8, Rows, check_finite, divisors
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import DATA
 
@@ -28,7 +28,7 @@ class UnitRows(NamedTuple):
     values_NP: jax.Array
     inverse_length_N: jax.Array  # 0 for a zero row
     squared_N: jax.Array  # squared length as selectors see it: 1, or 0 for a zero row
-    bits_NP: jax.Array | None  # of bfloat16 rows on a CPU, see _take
+    bits_NP: jax.Array | None  # of bfloat16 rows on a CPU, see _gathered
 
 
 def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
@@ -50,8 +50,7 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
         scales_N = np.asarray(rows.scales_N)
         finite_N &= np.isfinite(scales_N) & (scales_N >= 0)
         lengths_N = lengths_N * over_rows((scales_N > 0).astype(np.float32), mesh)
-    if not finite_N.all():
-        raise InputError(f"pool row {int(np.argmin(finite_N))} has a feature that is not finite")
+    check_finite(finite_N, "pool row")
     bits_NP = None
     if values_NP.dtype == jnp.bfloat16 and on_cpu:
         bits_NP = over_rows(np.asarray(rows.values_NP).view(np.uint16), mesh)
@@ -93,13 +92,13 @@ def _inverse_and_squared(lengths_N):
 def unit_rows(rows: UnitRows, chosen_L) -> jax.Array:
     """The rows of these numbers as float32 unit vectors, or zero, [L, P]."""
     inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
-    return _take(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
+    return _gathered(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
 
 
 def cosines_to_rows(rows: UnitRows, chosen_L, others: UnitRows | None = None) -> jax.Array:
     """Cosines of the rows of these numbers to all rows, or to all others, [L, N]; one read of the
     features."""
-    values_LP = _take(rows, chosen_L)
+    values_LP = _gathered(rows, chosen_L)
     inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
     return cosines_to_values(rows if others is None else others, values_LP, inverse_L)
 
@@ -110,11 +109,11 @@ def taken_rows(rows: UnitRows, chosen_L) -> UnitRows:
         jnp.take(of_N, chosen_L, mode="clip") for of_N in (rows.inverse_length_N, rows.squared_N)
     )
     bits_LP = None if rows.bits_NP is None else jnp.take(rows.bits_NP, chosen_L, 0, mode="clip")
-    return UnitRows(_take(rows, chosen_L), inverse_L, squared_L, bits_LP)
+    return UnitRows(_gathered(rows, chosen_L), inverse_L, squared_L, bits_LP)
 
 
-def _take(rows: UnitRows, chosen_L) -> jax.Array:
-    """Rows of these numbers as they are stored, [L, P].
+def _gathered(rows: UnitRows, chosen_L) -> jax.Array:
+    """The rows of these numbers as they are stored, [L, P].
 
     XLA on a CPU would convert all bfloat16 rows to take a few of them. So there they are taken as
     whole numbers, which lie in the same memory.
@@ -142,15 +141,15 @@ def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
 def cosines_to_directions(rows: UnitRows, directions_LP) -> jax.Array:
     """Cosines of float32 unit directions to all rows, [L, N]; one read of the features.
 
-    For low-precision rows a direction is cut into pieces that their type holds exactly.
+    For low-precision rows a direction is cut into D pieces that their type holds exactly.
     """
     if rows.values_NP.dtype == jnp.float32:
         return _products(rows.values_NP, directions_LP) * rows.inverse_length_N[None]
     cut = _bfloat16_pieces if rows.values_NP.dtype == jnp.bfloat16 else _int8_digits
     pieces_LDP, weights_LD = jax.vmap(cut)(directions_LP)
     width = directions_LP.shape[1]
-    products_SN = _products(rows.values_NP, pieces_LDP.reshape(-1, width))
-    products_LDN = products_SN.reshape(*weights_LD.shape, -1)
+    products_XN = _products(rows.values_NP, pieces_LDP.reshape(-1, width))
+    products_LDN = products_XN.reshape(*weights_LD.shape, -1)
     return jnp.sum(products_LDN * weights_LD[:, :, None], axis=1) * rows.inverse_length_N[None]
 
 

@@ -12,7 +12,6 @@ that agree with it. The walk needs none of this; it is made to be drawn, counted
 """
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -21,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import naming_failures, write_atomic
+from g2is_jax.runs.storage import atomic_stream, write_atomic
 from g2is_jax.selection.neighbours import neighbours
 from g2is_jax.selection.rivals.similarity import similarities
 
@@ -58,7 +57,7 @@ class Nodes:
 
 @dataclass(frozen=True, eq=False)
 class MixedGraph:
-    """Edges of node n: places indptr[n] to indptr[n + 1] of the other two, the most similar first.
+    """The edges of node n: places indptr[n] to indptr[n + 1] of the other two, most similar first.
 
     indptr      int64 [nodes + 1]
     to_nodes    int32, the node an edge leads to
@@ -74,7 +73,7 @@ class MixedGraph:
 
     @property
     def rows(self) -> int:
-        """N, the number of nodes that are rows."""
+        """The number N of nodes that are rows."""
         return len(self.nodes.ids_N)
 
     def from_nodes(self) -> np.ndarray:
@@ -116,7 +115,7 @@ def _core_edges(cosines_N, E: int) -> np.ndarray:
 
 
 def write_npz(graph: MixedGraph, file: epath.Path) -> None:
-    """Compressed sparse rows as `scipy.sparse.load_npz` reads them, the nodes' attributes beside.
+    """Writes compressed sparse rows for `scipy.sparse.load_npz`, with the nodes' attributes.
 
     node_kind: 0 for a row, 1 for a core direction. node_source: index into `sources`, -1 for a
     direction. node_weight: not a number for a row.
@@ -143,7 +142,7 @@ def write_npz(graph: MixedGraph, file: epath.Path) -> None:
 
 
 def write_graphml(graph: MixedGraph, file: epath.Path) -> None:
-    """GraphML, for networkx, Gephi and yEd; TooLarge above 2 million edges."""
+    """Writes GraphML, for networkx, Gephi and yEd; TooLarge above 2 million edges."""
     edges = len(graph.to_nodes)
     if edges > MOST_GRAPHML_EDGES:
         raise TooLarge(
@@ -185,8 +184,8 @@ def _data(values: dict[str, str]) -> str:
 
 
 def write_adjacency(features_NP, folder: epath.Path) -> None:
-    """`adjacency_indices.npy` and `adjacency_similarities.npy`, [N, N - 1] int32 and float32: all
-    other rows of each row, the most similar first, equal ones by lower index.
+    """Writes `adjacency_indices.npy` (int32) and `adjacency_similarities.npy` (float32), of shape
+    [N, N - 1]: all other rows of each row, the most similar first, equal ones by lower index.
 
     TooLarge where the two would be larger than 2 GiB.
     """
@@ -204,8 +203,5 @@ def write_adjacency(features_NP, folder: epath.Path) -> None:
 
 def _write_npy(file: epath.Path, array: np.ndarray) -> None:
     """Writes the file whole or not at all, without a copy of the array on a local disk."""
-    part = file.parent / f".{file.name}.{os.getpid()}.tmp"
-    with naming_failures(file):
-        with part.open("wb") as stream:
-            np.lib.format.write_array(stream, array, allow_pickle=False)
-        part.replace(file)
+    with atomic_stream(file) as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)

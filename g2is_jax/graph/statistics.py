@@ -15,7 +15,7 @@ BINS = 40  # of cosines from -1 to 1
 
 
 def statistics(graph: MixedGraph, features_NP) -> dict:
-    """Plain JSON: see the functions below, each of which makes one part of it."""
+    """The statistics as plain JSON; each function below makes one part of them."""
     from_nodes, of_rows = graph.from_nodes(), graph.indptr[graph.rows]
     edges = np.stack([from_nodes, graph.to_nodes])
     row_edges = edges[:, :of_rows]
@@ -35,7 +35,7 @@ def statistics(graph: MixedGraph, features_NP) -> dict:
 
 
 def degrees(graph: MixedGraph, to_rows) -> dict:
-    """In-degrees among the rows: how often a row is one of the E nearest of another.
+    """The in-degrees among the rows: how often a row is one of the E nearest of another.
 
     Their mean is E. skewness: third standardised moment, 0 for a symmetric distribution, large
     where a few hubs are near to everything. unreached: rows that are nobody's neighbour.
@@ -62,14 +62,14 @@ def degrees(graph: MixedGraph, to_rows) -> dict:
 
 
 def quantiles(values) -> dict[str, float]:
-    """Least, quartiles, 95 % and the most."""
+    """The minimum, the quartiles, the 95th percentile and the maximum."""
     names = ("least", "q25", "median", "q75", "q95", "most")
     found = np.quantile(values, (0, 0.25, 0.5, 0.75, 0.95, 1))
     return dict(zip(names, found.tolist(), strict=True))
 
 
 def pairs(features_NP, codes_N) -> dict:
-    """Cosines of all pairs of two rows, or of those of 2,000 rows drawn with a fixed seed.
+    """The cosines of all pairs of rows, or of the pairs of 2,000 rows drawn with a fixed seed.
 
     conflicts: the share with a negative cosine; also of pairs inside one source and across two.
     None where there is no such pair.
@@ -106,7 +106,7 @@ def pairs(features_NP, codes_N) -> dict:
 
 
 def _unit_rows(features_NP, wanted_S) -> np.ndarray:
-    """Some rows in increasing order, of unit length, float32; a zero row stays zero."""
+    """The wanted rows at unit length, float32; `wanted_S` ascends, and a zero row stays zero."""
     units_SP = np.empty((len(wanted_S), features_NP.shape[1]), np.float32)
     for start in range(0, len(features_NP), BLOCK):
         low, high = np.searchsorted(wanted_S, (start, start + BLOCK))
@@ -117,7 +117,7 @@ def _unit_rows(features_NP, wanted_S) -> np.ndarray:
 
 
 def _histogram(cosines) -> np.ndarray:
-    """Counts in 40 bins from -1 to 1; rounding can lead a little beyond, which is no bin's."""
+    """The counts in 40 bins from -1 to 1; what rounding puts just outside is clipped."""
     return np.histogram(np.clip(cosines, -1, 1), BINS, (-1, 1))[0]
 
 
@@ -126,7 +126,7 @@ def _share(part, whole) -> float | None:
 
 
 def stored(cosines) -> dict:
-    """Cosines of the stored edges between rows."""
+    """The cosines of the stored edges between rows."""
     return {
         "edges": len(cosines),
         "quantiles": quantiles(cosines),
@@ -154,9 +154,9 @@ def core_edges(graph: MixedGraph) -> list[dict]:
 
 
 def pieces(graph: MixedGraph, edges, row_edges) -> dict:
-    """Connected components over the stored edges with a positive cosine, taken both ways.
+    """The connected components over the stored edges with a positive cosine, taken both ways.
 
-    Among the rows alone, and with the core directions between them, which join what they reach.
+    They are counted among the rows alone, and with the core directions, which join what they reach.
     """
     positive = graph.cosines > 0
     parts = {

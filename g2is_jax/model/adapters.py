@@ -55,7 +55,7 @@ SUPPORTED: dict[str, tuple] = {
 
 
 def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: str) -> None:
-    """Write the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
+    """Writes the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
     tensors = {_tensor_name(path): np.asarray(leaf) for path, leaf in adapter.items()}
     lora = model.lora
     settings = {
@@ -79,7 +79,7 @@ def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: 
 
 
 def read_lora_config(folder: epath.Path) -> LoraConfig:
-    """Return the settings of a PEFT adapter; the targets are the layers that it has tensors of."""
+    """Returns the settings of a PEFT adapter; the targets are the layers that it has tensors of."""
     raw = _read_settings(folder)
     modules = set()
     for name in _table(folder):
@@ -100,7 +100,7 @@ def read_lora_config(folder: epath.Path) -> LoraConfig:
 
 
 def read_adapter(folder: epath.Path, model: Model) -> Leaves:
-    """Return a PEFT adapter's leaves in float32; InputError unless its settings are the model's."""
+    """Returns a PEFT adapter's leaves, float32; InputError unless its settings are the model's."""
     theirs = read_lora_config(folder)
     for field in ("rank", "alpha", "rslora"):
         found, asked = getattr(theirs, field), getattr(model.lora, field)
@@ -133,7 +133,7 @@ def _tensor_name(path: str) -> str:
 
 
 def _target_modules(model: Model) -> list[str]:
-    """Return bare names where all layers of a name carry an adapter, else the layers' paths."""
+    """Returns bare names where all layers of a name carry an adapter, else the layers' paths."""
     linear = linear_layers(model.base_shapes)
     bare = [path for path in linear if not model.lora.matches(path)]
     partial = {path.rpartition(".")[2] for path in bare}
@@ -152,7 +152,7 @@ def _table(folder: epath.Path) -> dict:
 
 
 def _read_settings(folder: epath.Path) -> dict:
-    """Read `adapter_config.json`; InputError names a field that is absent or not supported."""
+    """Reads `adapter_config.json`; InputError names a field that is absent or not supported."""
     file = folder / CONFIG
     if not file.exists():
         raise InputError(f"{file}: no such adapter; give a folder written by PEFT or a fine-tune")

@@ -43,7 +43,7 @@ def rotary_tables(positions_T: jax.Array, head_dim: int, rope: RopeConfig) -> Ta
 
 
 def rotate(x_THD: jax.Array, tables: Tables) -> jax.Array:
-    """Rotate the two halves of each head against each other (Hugging Face's layout)."""
+    """Rotates the two halves of each head against each other (Hugging Face's layout)."""
     first, second = jnp.split(x_THD.astype(jnp.float32), 2, axis=-1)
     cosine, sine = (table[:, None, :] for table in tables)
     rotated = (first * cosine - second * sine, second * cosine + first * sine)
@@ -58,7 +58,7 @@ def positions_in(segments_T: jax.Array) -> jax.Array:
 
 
 def write_cache(cache: LayerCache, new: LayerCache, start) -> LayerCache:
-    """Return the cache with the new entries written from place `start` on."""
+    """The cache with the new entries written from place `start` on."""
     keys, values = (
         jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=1)
         for old, part in zip(cache, new, strict=True)
@@ -155,7 +155,7 @@ class Attention(nnx.Module):
             self.k_norm = RmsNorm(c.head_dim if per_head else kv, c, dtype)
 
     def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, keys):
-        """Attend to the tokens up to each token; return also keys and values, for the next tokens.
+        """Attends to the tokens up to each token; also returns keys and values for the next tokens.
 
         With a cache, T entries are written to it from `start`; without, the T tokens are the whole
         row. `segments_T`: tokens of different segments do not see each other; None: one segment.
@@ -175,7 +175,7 @@ class Attention(nnx.Module):
         return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), seen
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return queries, keys and values by heads, normalised and rotated as the family does."""
+        """Queries, keys and values by heads, normalised and rotated as the family does."""
         q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
         if self.c.query_key_norm == "all":
             q_TF, k_TF = self.q_norm(q_TF), self.k_norm(k_TF)

@@ -161,7 +161,7 @@ class Model:
 
 
 def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) -> Model:
-    """Describe a model without allocating anything."""
+    """Describes a model without allocating anything."""
     dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
     abstract = nnx.eval_shape(
         lambda: Decoder(config, dtype, activations, settings.attention, lora, settings.remat)
@@ -193,6 +193,6 @@ def load_model(
     settings: ModelConfig,
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> tuple[Model, Leaves]:
-    """Load model and base from a Hugging Face folder; `sharding` as in `read_weights`."""
+    """Loads model and base from a Hugging Face folder; `sharding` as in `read_weights`."""
     model = build_model(read_config(folder), lora, settings)
     return model, read_weights(folder, model.base_shapes, model.dtype, sharding)

@@ -54,7 +54,7 @@ class Fields:
         self.config = self._standard(raw)
 
     def _standard(self, raw: dict) -> Any:
-        """Return transformers' own reading, with its defaults."""
+        """Returns transformers' own reading, with its defaults."""
         from transformers import CONFIG_MAPPING
 
         try:
@@ -71,17 +71,17 @@ class Fields:
         return getattr(self.config, name)
 
     def only(self, name: str, *supported) -> None:
-        """Refuse all other values of a field, if the file has it."""
+        """Refuses all other values of a field, if the file has it."""
         self.used.add(name)
         if name in self.raw and self.raw[name] not in supported:
             raise self.error(f"{name} = {self.raw[name]!r}", f"only {listed(supported)} is")
 
     def error(self, what: str, supported: str) -> InputError:
-        """Return the error for a value that no decoder here computes."""
+        """Returns the error for a value that no decoder here computes."""
         return InputError(f"{self.file}: {what} is not supported; {supported}")
 
     def check_all_used(self) -> None:
-        """Refuse fields that were neither read nor known to have no effect."""
+        """Refuses fields that were neither read nor known to have no effect."""
         unknown = [
             name
             for name, value in self.raw.items()
@@ -96,7 +96,7 @@ class Fields:
 
 
 def read_raw_config(folder: epath.Path) -> dict:
-    """Return the folder's `config.json`; InputError if it is absent or damaged."""
+    """Returns the folder's `config.json`; InputError if it is absent or damaged."""
     file = folder / "config.json"
     if not file.exists():
         raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
@@ -104,7 +104,7 @@ def read_raw_config(folder: epath.Path) -> dict:
 
 
 def read_json_object(file: epath.Path, way_out: str) -> dict:
-    """Return the object in a JSON file; InputError with the way out if it holds anything else."""
+    """Returns the object in a JSON file; InputError with the way out if it holds anything else."""
     try:
         raw = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
@@ -115,7 +115,7 @@ def read_json_object(file: epath.Path, way_out: str) -> dict:
 
 
 def read_rope(f: Fields) -> RopeConfig:
-    """Return the rotary embedding, from the fields of transformers 4 or 5.
+    """Returns the rotary embedding, from the fields of transformers 4 or 5.
 
     Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`.
     """
@@ -140,7 +140,7 @@ def read_rope(f: Fields) -> RopeConfig:
 
 
 def _check_versions_agree(f: Fields, rope: dict) -> None:
-    """Refuse a file whose fields of transformers 4 contradict those of 5."""
+    """Refuses a file whose fields of transformers 4 contradict those of 5."""
     old = {**(f.raw.get("rope_scaling") or {}), "rope_theta": f.raw.get("rope_theta")}
     for key, value in old.items():
         if value is not None and rope.get(key, value) != value:
@@ -148,5 +148,5 @@ def _check_versions_agree(f: Fields, rope: dict) -> None:
 
 
 def listed(values: Iterable) -> str:
-    """Return the values in order, for a message."""
+    """Returns the values in order, for a message."""
     return ", ".join(str(value) for value in sorted(values, key=str))

@@ -71,7 +71,7 @@ class Block(nnx.Module):
 
 
 def _is_kept(primitive, *_, **__) -> bool:
-    """A policy of `jax.checkpoint`: keep all but gathered weights, cast or transposed."""
+    """A policy of `jax.checkpoint`: keeps all but gathered weights, cast or transposed."""
     return primitive.name not in ("all_gather", "convert_element_type", "transpose")
 
 
@@ -102,7 +102,7 @@ class Decoder(nnx.Module):
         key=None,
         segments_T=None,
     ):
-        """Return hidden states and caches; `start` is the position of the first token.
+        """Hidden states and caches; `start` is the position of the first token.
 
         `segments_T`: the packed row that each token belongs to; positions restart in each row.
         """

@@ -98,12 +98,12 @@ FAMILIES: dict[str, tuple[str, Callable[[Fields], dict]]] = {
 
 
 def read_config(folder: epath.Path) -> DecoderConfig:
-    """Read `config.json`; InputError names a field that is absent or not supported."""
+    """Reads `config.json`; InputError names a field that is absent or not supported."""
     return decoder_config(read_raw_config(folder), str(folder / "config.json"))
 
 
 def decoder_config(raw: dict, file: str) -> DecoderConfig:
-    """Return the decoder that the fields of a `config.json` describe; errors name `file`."""
+    """Returns the decoder that the fields of a `config.json` describe; errors name `file`."""
     try:
         return _decoder_config(raw, file)
     except (TypeError, KeyError, OverflowError) as error:
@@ -151,7 +151,7 @@ def _shapes(f: Fields) -> dict:
 
 
 def _like_llama(f: Fields) -> dict:
-    """Return the fields that a family has unless it overrides them."""
+    """Returns the fields that a family has unless it overrides them."""
     activation = {} if f.raw["model_type"] == "gemma2" else {"activation": f["hidden_act"]}
     return activation | {
         "layers": _layers(f, [None] * f["num_hidden_layers"]),
@@ -179,7 +179,7 @@ def _layers(
 
 
 def _windows(f: Fields) -> list[int | None]:
-    """Return the sliding window of each layer, from its type."""
+    """Returns the sliding window of each layer, from its type."""
     windows = {"full_attention": None, "sliding_attention": f["sliding_window"]}
     for kind in f["layer_types"]:
         if kind not in windows or (kind == "sliding_attention" and not f["sliding_window"]):
@@ -191,7 +191,7 @@ def _windows(f: Fields) -> list[int | None]:
 
 
 def _check(c: DecoderConfig, f: Fields) -> None:
-    """Refuse values that would fail only inside the model, or not at all."""
+    """Refuses values that would fail only inside the model, or not at all."""
     if c.activation not in ACTIVATIONS:
         raise f.error(f"hidden_act = {c.activation!r}", f"only {listed(ACTIVATIONS)} are")
     sizes = {name: getattr(c, name) for name in REQUIRED if hasattr(c, name)}

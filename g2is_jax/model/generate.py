@@ -81,7 +81,7 @@ def generate(
     decode: Callable[[list[int]], str],
     chunk: int = CHUNK,
 ) -> list[Reply]:
-    """Return the reply to each row; `decode` gives the text of a reply's tokens.
+    """Returns the reply to each row; `decode` gives the text of a reply's tokens.
 
     Devices that each have the base share the rows, and their number must divide them. The text of
     a longer reply has to start like that of a shorter one, as it does for all tokenizers but for
@@ -117,7 +117,7 @@ def generate(
 
 
 def left_aligned(tokens_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with their real tokens first, (B, T), and the number of those, (B,)."""
+    """Returns the rows with their real tokens first, (B, T), and the number of those, (B,)."""
     mask_BT = np.asarray(mask_BT, bool)
     order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
     aligned_BT = np.take_along_axis(np.asarray(tokens_BT, np.int32), order_BT, axis=1)
@@ -127,7 +127,7 @@ def left_aligned(tokens_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray
 def _finished(
     tokens_T: np.ndarray, stops: Stops, decode: Callable[[list[int]], str], done: bool
 ) -> Reply | None:
-    """Return the reply if a stop is in these tokens or no token may follow, else None."""
+    """Returns the reply if a stop is in these tokens or no token may follow, else None."""
     hits = np.flatnonzero(np.isin(tokens_T, stops.tokens))
     tokens = tokens_T[: hits[0] if len(hits) else None].tolist()
     if not (stops.strings or len(hits) or done):
@@ -139,7 +139,7 @@ def _finished(
 
 
 def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]], str]) -> Reply:
-    """Return the fewest tokens whose text holds a stop string, and the text before it."""
+    """Returns the fewest tokens whose text holds a stop string, and the text before it."""
     short, long = 0, len(tokens)  # bisection: the text of `short` tokens holds no stop string
     while long - short > 1:
         middle = (short + long) // 2
@@ -153,7 +153,7 @@ def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]]
 def decoding_functions(
     model: Model, temperature: float, top_p: float, ends: tuple[int, ...]
 ) -> tuple[Callable, Callable]:
-    """Return jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
+    """Returns jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
 
     prefill(adapter, base, prompts_BT, lengths_B, keys_B, room), with `room` the cache's length;
     advance(adapter, base, state, ended_B, new_tokens, chunk) -> state, new tokens (B, chunk) and
@@ -178,7 +178,7 @@ def decoding_functions(
 def _prefill(
     model: Model, follow: Callable, adapter, base, prompts_BT, lengths_B, keys_B, room: int
 ) -> State:
-    """Run the whole prompts; `follow` turns last hidden states into tokens and ends."""
+    """Runs the whole prompts; `follow` turns last hidden states into tokens and ends."""
     start = jax.vmap(lambda tokens_T: model.step(adapter, base, tokens_T, 0, None))
     hidden_BTD, caches = start(prompts_BT)
     last_B = jnp.maximum(lengths_B - 1, 0)
@@ -197,7 +197,7 @@ def _prefill(
 def _advance(
     model: Model, follow: Callable, adapter, base, state: State, ended_B, new_tokens, chunk: int
 ) -> tuple[State, jax.Array, jax.Array]:
-    """Decode until all rows have ended, `chunk` more tokens are made, or `new_tokens` in all.
+    """Decodes until all rows have ended, `chunk` more tokens are made, or `new_tokens` in all.
 
     `ended_B`: rows that have ended for another reason than a stop token.
     """

@@ -16,7 +16,7 @@ WEIGHTS = (SINGLE, INDEX)
 
 
 def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
-    """Return the checkpoint's folder; a hub id is downloaded to the hub's cache first.
+    """Returns the checkpoint's folder; a hub id is downloaded to the hub's cache first.
 
     name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
     revision: branch, tag or commit of a hub id; empty for its main branch. As everywhere, HF_TOKEN
@@ -46,7 +46,7 @@ def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
 
 
 def downloaded(name: str, revision: str | None) -> epath.Path | None:
-    """Return the folder of a model in the hub's cache, or None; never uses the network."""
+    """Returns the folder of a model in the hub's cache, or None; never uses the network."""
     if not HUB_ID.fullmatch(name):
         return None
     from huggingface_hub import snapshot_download
@@ -60,7 +60,7 @@ def downloaded(name: str, revision: str | None) -> epath.Path | None:
 
 
 def _download(name: str, revision: str | None) -> epath.Path:
-    """Return the folder of the hub's cache that holds a model, after downloading it."""
+    """Returns the folder of the hub's cache that holds a model, after downloading it."""
     # Slow to import: a folder should not have to wait for it.
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -81,7 +81,7 @@ def _download(name: str, revision: str | None) -> epath.Path:
 
 
 def _refusal(name: str, revision: str | None, error: BaseException) -> str:
-    """Return the reason that a download failed, and the way out."""
+    """Returns the reason that a download failed, and the way out."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:

@@ -122,7 +122,7 @@ def linear_layers(base_shapes: Shapes) -> Shapes:
 
 
 def match_report(lora: LoraConfig, base_shapes: Shapes) -> str:
-    """Return one line on the adapted layers: `q_proj in 2 of 32 layers (3, 7); ...`."""
+    """One line on the adapted layers: `q_proj in 2 of 32 layers (3, 7); ...`."""
     linear = linear_layers(base_shapes)
     layers: dict[str, list[int]] = {}  # by the name of the linear layer
     for path in linear:
@@ -149,7 +149,7 @@ def match_report(lora: LoraConfig, base_shapes: Shapes) -> str:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """Return ascending numbers in short: `0-3, 7`."""
+    """Ascending numbers in short: `0-3, 7`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:

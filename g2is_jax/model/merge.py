@@ -17,7 +17,7 @@ NOT_COPIED = ("config.json", "adapter_config.json")
 
 
 def merge_folders(checkpoint: str, adapter: epath.Path, output: epath.Path, dtype: str) -> str:
-    """Merge the adapter of one folder into a checkpoint; return a line on the merged layers.
+    """Merges the adapter of one folder into a checkpoint; returns a line on the merged layers.
 
     checkpoint: a folder or hub id. dtype: the base's and the output's, a key of DTYPES. InputError
     if there is already something at `output`.
@@ -43,7 +43,7 @@ def write_merged(
     base: Leaves,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write W + scale B A in place of each W, in the base's dtype, and all else as in `source`.
+    """Writes W + scale B A in place of each W, in the base's dtype, and all else as in `source`.
 
     The sum is computed in float32 on the host, one tensor at a time; `config.json` is written last.
     """

@@ -30,7 +30,7 @@ Sharding = jax.sharding.Sharding
 
 
 def tensor_name(path: str) -> str:
-    """The name in a checkpoint of a parameter, such as `layers.003.mlp.up_proj.weight`."""
+    """Returns a parameter's name in a checkpoint, such as `layers.003.mlp.up_proj.weight`."""
     if path == "embed_tokens":
         return "model.embed_tokens.weight"
     if path == "lm_head":
@@ -44,7 +44,7 @@ def read_weights(
     dtype: jnp.dtype,
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> Leaves:
-    """Fill every parameter from the folder's safetensors, cast to `dtype`, straight to its devices.
+    """Fills every parameter from the folder's safetensors, cast to `dtype`, on its own devices.
 
     `sharding`: the sharding of each parameter; None: on the default device. The host holds one
     tensor at a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
@@ -78,7 +78,7 @@ def _to_devices(
 def _read_as(
     file: epath.Path, entry: TensorEntry, dtype: np.dtype, index: tuple[slice, ...]
 ) -> np.ndarray:
-    """Return the part of a tensor that `index` names, cast block by block."""
+    """Returns the part of a tensor that `index` names, cast block by block."""
     if entry.dtype == dtype and index[1:] == (slice(None),) * len(index[1:]):
         return read_tensor(file, entry, index[0])
     ranges = [range(*part.indices(size)) for part, size in zip(index, entry.shape, strict=True)]
@@ -114,7 +114,7 @@ def _check_fit(folder: epath.Path, found: dict, shapes: Shapes) -> None:
 
 
 def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
-    """Return every tensor of the checkpoint and the file it is in."""
+    """Returns every tensor of the checkpoint and the file it is in."""
     return {
         name: (file, entry)
         for file in _shards(folder)
@@ -124,7 +124,7 @@ def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
 
 
 def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
-    """Return the files that decide what a checkpoint computes: config, tokenizer, weights."""
+    """Returns the files that decide what a checkpoint computes: config, tokenizer, weights."""
     read_raw_config(folder)  # raises if this is no checkpoint
     return sorted(f for f in folder.iterdir() if f.suffix in TEXTS) + _shards(folder)
 
@@ -139,7 +139,7 @@ def _shards(folder: epath.Path) -> list[epath.Path]:
 
 
 def _indexed(index: epath.Path) -> list[str]:
-    """Return the .safetensors files that the index names, each of them beside it."""
+    """Returns the .safetensors files that the index names, each of them beside it."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         paths = [PurePosixPath(name) for name in names]
@@ -164,7 +164,7 @@ def write_checkpoint(
     dtype: jnp.dtype,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint in Hugging Face layout, its weights in files of at most `shard_bytes`.
+    """Writes a checkpoint in Hugging Face layout, its weights in files of at most `shard_bytes`.
 
     `produce` returns the parameter of a path in any float dtype; it is called for one at a time.
     """
@@ -190,7 +190,7 @@ def write_checkpoint(
 def _split(
     paths: dict[str, str], shapes: Shapes, dtype: np.dtype, shard_bytes: int
 ) -> dict[str, list[str]]:
-    """Return the names of tensors by the file that is to hold them."""
+    """Returns the names of tensors by the file that is to hold them."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, path in paths.items():

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.files import Record, file_stem, read_records
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
@@ -44,7 +44,7 @@ class Dataset:
     @property
     def name(self) -> str:
         """The file's name, without its suffixes."""
-        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
+        return file_stem(self.path)
 
     @property
     def tokens_N(self) -> np.ndarray:

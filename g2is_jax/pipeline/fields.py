@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.data.files import file_stem
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.workdir import flat_fields
 
@@ -57,5 +58,5 @@ def listed(text: str, field: str) -> tuple[str, ...]:
 
 def target_name(validation: epath.Path) -> str:
     """The name of a target: that of its validation file, without `val_`."""
-    stem = validation.name.removesuffix(".gz").removesuffix(".jsonl")
+    stem = file_stem(validation)
     return stem.removeprefix("validation_").removeprefix("val_")

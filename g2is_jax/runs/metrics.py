@@ -115,7 +115,7 @@ class MetricsLog:
             self._written = time.monotonic()
 
     def _kept_lines(self) -> list[str]:
-        """The lines so far, without a last one that a kill cut short."""
+        """Returns the lines so far, without a last one that a kill cut short."""
         lines = self.path.read_text().split("\n") if self.path.exists() else [""]
         for number, line in enumerate(lines[:-1], start=1):
             try:

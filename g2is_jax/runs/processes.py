@@ -48,7 +48,7 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         ["sh", "-c", WATCH, GOES_ON], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     atexit.register(_ends_in_order)  # before jax registers its own: runs after it
-    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is dealt with in `stopping`
+    jax.config.update("jax_enable_preemption_service", False)  # `stopping` handles SIGTERM
     jax.distributed.initialize(
         coordinator,
         processes,

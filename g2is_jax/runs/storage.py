@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 from etils import epath
@@ -35,18 +36,30 @@ def make_folder(folder: epath.PathLike) -> None:
 def write_atomic(path: epath.PathLike, data: bytes | str) -> None:
     """Writes a file so that whoever looks sees the old content or all of the new."""
     data = data.encode() if isinstance(data, str) else data
+    if not in_object_store(path):
+        with atomic_stream(path) as stream:
+            stream.write(data)
+        return
+    with naming_failures(path):  # not by `open`, which leaves half a file when it is interrupted
+        files, name = fsspec.url_to_fs(os.fspath(path))
+        files.pipe_file(name, data)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: epath.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file for writing that takes its name only once the block has ended without an error.
+
+    Until then whoever looks sees the old content, and after an error no trace of the new is left.
+    """
     path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     with naming_failures(path):
-        if in_object_store(path):  # not by `open`, which leaves half a file when it is interrupted
-            files, name = fsspec.url_to_fs(os.fspath(path))
-            files.pipe_file(name, data)
-            return
-        temporary = Path(path.parent) / f".{path.name}.{os.getpid()}.tmp"
         try:
             with temporary.open("wb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                if not in_object_store(path):
+                    os.fsync(stream.fileno())
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):

@@ -5,11 +5,9 @@ header     JSON: name -> dtype, shape, [begin, end) within the data; spaces up t
 data       the tensors, without holes
 """
 
-import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -19,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store, naming_failures
+from g2is_jax.runs.storage import atomic_stream
 
 # In the order in which files hold them: aligned, and the safetensors library's own.
 DTYPES = {
@@ -105,20 +103,10 @@ def write_tensors(file: epath.Path, shapes: Shapes, produce: Callable[[str], np.
     shapes: name -> (shape, dtype) of every tensor. produce: returns the tensor of that name; called
     once for each, in the file's order, and its result is dropped before the next call.
     """
-    temporary = file.parent / f".{file.name}.{os.getpid()}.tmp"
-    with naming_failures(file):
-        try:
-            with temporary.open("wb") as stream:
-                for piece in _pieces(shapes, produce):
-                    stream.write(piece)
-                    del piece  # else it lives on while the next one is produced
-                stream.flush()
-                if not in_object_store(file):
-                    os.fsync(stream.fileno())
-            temporary.replace(file)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+    with atomic_stream(file) as stream:
+        for piece in _pieces(shapes, produce):
+            stream.write(piece)
+            del piece  # else it lives on while the next one is produced
 
 
 def _pieces(shapes: Shapes, produce: Callable[[str], np.ndarray]) -> Iterator[Any]:
@@ -155,9 +143,9 @@ def _as_announced(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: n
 
 
 def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that jax can take over on a CPU without a copy: it begins at a multiple of 64 bytes.
+    """Returns an array that jax on a CPU takes over without a copy: it starts at 64 bytes times n.
 
-    Not of np.empty, which asks for huge pages: where memory is in fragments, each of them is slow.
+    It is not made by np.empty, which asks for huge pages: in fragmented memory each one is slow.
     """
     size = math.prod(shape) * dtype.itemsize
     memory = np.frombuffer(bytearray(size + 64), np.uint8)

@@ -104,7 +104,7 @@ class Limits:
 
 
 def without(limits: Limits, barred_N: np.ndarray) -> Limits:
-    """The limits of a pool in which some rows may not be chosen: no budget is enough for them."""
+    """The limits under which some rows cannot be chosen: each one costs more than the budget."""
     costs_N = np.where(barred_N, limits.budget + 1, limits.costs_N)
     return dataclasses.replace(limits, costs_N=costs_N)
 
@@ -204,7 +204,7 @@ def take_in_order(order_N, scores_N, limits: Limits, reason: str, components_N=N
 
 
 def spending(limits: Limits, picks) -> dict:
-    """The part of a summary that all selectors share: budget, spent (cost units) and rows."""
+    """The part of a summary that all selectors share: budget and spent in cost units, and rows."""
     spent = int(sum(limits.costs_N[pick.row] for pick in picks))
     return {"budget": limits.budget, "spent": spent, "rows": len(picks)}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from g2is_jax.features.rows import divisors, unit_length
+from g2is_jax.features.rows import check_finite, divisors, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import decimal, round_half_up
 
@@ -97,7 +97,7 @@ class Core:
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """Reads rows [M, P] in float64 block by block: scaled, then shifted, where that is asked."""
+    """Reads rows [M, P] in float64, block by block; scales and shifts them where asked to."""
 
     features_MP: Any
     scales_M: np.ndarray | None = None
@@ -122,7 +122,7 @@ class _Blocks:
 
 
 def core_knowledge(features_MP, config: KnowledgeConfig) -> Core:
-    """PCA of the validation features, in float64.
+    """Computes the PCA of the validation features, in float64.
 
     features_MP may be of any float kind, and anything that has a length, a shape and slices of
     rows: 1,024 rows are in memory as float64 at a time, beside a matrix of min(M, P) squared.
@@ -172,7 +172,7 @@ def _projections(rows: _Blocks, core_CP) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scales(features_MP) -> np.ndarray:
-    """The factors that make unit rows of the rows."""
+    """The factors that bring the rows to unit length."""
     lengths_M = np.empty(len(features_MP))
     for block, rows_BP in _Blocks(features_MP).blocks(len(features_MP)):
         lengths_M[block] = np.linalg.norm(rows_BP, axis=1)
@@ -184,19 +184,17 @@ def _mean(rows: _Blocks) -> tuple[np.ndarray, float]:
     total_P, energy = np.zeros(rows.features_MP.shape[1]), 0.0
     for block, rows_BP in rows.blocks(len(rows)):
         energies_B = np.einsum("bp,bp->b", rows_BP, rows_BP)
-        if not np.isfinite(energies_B).all():
-            row = block.start + int(np.argmin(np.isfinite(energies_B)))
-            raise InputError(f"validation row {row} has a feature that is not finite")
+        check_finite(np.isfinite(energies_B), "validation row", block.start)
         total_P += rows_BP.sum(axis=0)
         energy += float(energies_B.sum())
     return total_P / len(rows), energy
 
 
 def principal_directions(rows_MP) -> tuple[np.ndarray, np.ndarray]:
-    """Squared singular values [C] and right singular vectors [C, P], largest first; C = min(M, P).
+    """The squared singular values [C] and right singular vectors [C, P], largest first.
 
-    By the eigenvectors of the smaller of X X^T [M, M] and X^T X [P, P]. A vector whose squared
-    singular value is numerically zero has no meaning.
+    C is min(M, P). They come from the smaller of X X^T [M, M] and X^T X [P, P]. A vector whose
+    squared singular value is numerically zero has no meaning.
     """
     rows = _Blocks(rows_MP)
     values_C, vectors = _decomposed(rows)
@@ -231,8 +229,8 @@ def _gram(rows: _Blocks) -> np.ndarray:
 
 
 def _directions(rows: _Blocks, vectors) -> np.ndarray:
-    """Right singular vectors, [C, P], of eigenvectors [M, C] of the Gram matrix, or of [P, C] of
-    the covariance, which are those vectors already."""
+    """The right singular vectors, [C, P], from the eigenvectors of the Gram matrix, [M, C], or of
+    the covariance, [P, C], which are those vectors already."""
     count, width = rows.features_MP.shape
     if count > width:
         return vectors.T

@@ -30,7 +30,7 @@ class Checkpoints:
     """The checkpoints of one training run on a disk, named by the number of steps done."""
 
     def __init__(self, folder: epath.Path, keep: int | None):
-        """Open the folder. `keep`: how many of the newest stay; None keeps all."""
+        """Opens the folder. `keep`: how many of the newest stay; None keeps all."""
         absolute = epath.Path(Path(folder).resolve())
         make_folder(absolute)
         alone = ocp.options.MultiprocessingOptions(
@@ -48,11 +48,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def steps(self) -> list[int]:
-        """Return the steps of the finished checkpoints, oldest first."""
+        """Returns the steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
-        """Write one checkpoint; return when it is complete. Only one process may call it."""
+        """Writes one checkpoint; returns when it is complete. Only one process may call it."""
         state = jax.tree.map(np.asarray, {"adapter": adapter, "optimizer": optimizer_state})
         position = position | {"sha256": _digest(state)}
         self._manager.save(
@@ -66,7 +66,7 @@ class Checkpoints:
     def restore(
         self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
     ) -> tuple[Leaves, Tree]:
-        """Return adapter and optimiser state of a step; the arguments give structure and shapes.
+        """Returns adapter and optimiser state of a step; the arguments give structure and shapes.
 
         They are bound to no device, as fresh ones: they go where the weights are. InputError for a
         damaged checkpoint says to delete it, or the folder of the finished `stage` it belongs to.
@@ -92,7 +92,7 @@ class Checkpoints:
         return state["adapter"], state["optimizer"]
 
     def close(self) -> None:
-        """Release the manager's threads."""
+        """Releases the manager's threads."""
         self._manager.close()
 
 
@@ -106,11 +106,11 @@ class StoredCheckpoints:
         self._folder, self._keep = folder, keep
 
     def steps(self) -> list[int]:
-        """Return the steps of the finished checkpoints, oldest first."""
+        """Returns the steps of the finished checkpoints, oldest first."""
         return sorted(int(file.name.removesuffix(".tar")) for file in self._folder.glob("*.tar"))
 
     def save(self, step: int, adapter: Leaves, optimizer_state: Tree, position: dict) -> None:
-        """Write one checkpoint, then delete those past `keep`."""
+        """Writes one checkpoint, then deletes those past `keep`."""
         with tempfile.TemporaryDirectory() as scratch:
             local = Checkpoints(epath.Path(scratch) / "checkpoints", keep=None)
             local.save(step, adapter, optimizer_state, position)
@@ -125,7 +125,7 @@ class StoredCheckpoints:
     def restore(
         self, step: int, adapter: Leaves, optimizer_state: Tree, stage: epath.Path | None = None
     ) -> tuple[Leaves, Tree]:
-        """Return adapter and optimiser state of a step; arguments and errors as on a disk."""
+        """Returns adapter and optimiser state of a step; arguments and errors as on a disk."""
         place = self._folder / f"{step}.tar"
         with tempfile.TemporaryDirectory() as scratch:
             with place.open("rb") as stream, (Path(scratch) / "copy.tar").open("w+b") as archive:
@@ -145,11 +145,11 @@ class StoredCheckpoints:
                 local.close()
 
     def close(self) -> None:
-        """Do nothing: between calls nothing is open."""
+        """Does nothing: between calls nothing is open."""
 
 
 def open_checkpoints(folder: epath.Path, keep: int | None) -> Checkpoints | StoredCheckpoints:
-    """Open the checkpoints of a folder. `keep`: how many of the newest stay; None keeps all."""
+    """Opens the checkpoints of a folder. `keep`: how many of the newest stay; None keeps all."""
     return (StoredCheckpoints if in_object_store(folder) else Checkpoints)(folder, keep)
 
 
@@ -164,7 +164,7 @@ def _damaged(
 
 
 def _digest(state: Tree) -> str:
-    """Return the sha256 of the leaves' bytes, with their names, types and shapes."""
+    """Returns the sha256 of the leaves' bytes, with their names, types and shapes."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())

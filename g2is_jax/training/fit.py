@@ -77,9 +77,9 @@ def fit(
     mesh: Mesh | None = None,
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, Moments]:
-    """Train a fresh adapter; continue from the newest checkpoint in `folder` if there is one.
+    """Trains a fresh adapter; continues from the newest checkpoint in `folder` if there is one.
 
-    Return the adapter and Adam's moments after the last step. `shapes` are made for the devices of
+    Returns the adapter and Adam's moments after the last step. `shapes` are made for the devices of
     `mesh`, which share the rows of each microbatch. `after_epoch` is called with the epochs done
     and the adapter, and again if the run was killed there. InputError names the step and the `ids`
     of its rows if loss or gradient is no longer a number.
@@ -128,7 +128,7 @@ def fit(
 def _fresh(
     model: Model, config: FitConfig, seed: int, folder: epath.Path
 ) -> tuple[Leaves, Any, Checkpoints | StoredCheckpoints]:
-    """Return a fresh adapter, its optimiser state, and the checkpoints of its training."""
+    """Returns a fresh adapter, its optimiser state, and the checkpoints of its training."""
     adapter = model.init_adapter(seed)
     checkpoints = open_checkpoints(folder / "checkpoints", keep=config.keep_checkpoints or None)
     return adapter, adam_direction(config.optimizer).init(adapter), checkpoints
@@ -137,7 +137,7 @@ def _fresh(
 def _newest(
     checkpoints: Checkpoints | StoredCheckpoints, at_stop: epath.Path, adapter: Leaves, state: Any
 ) -> tuple[int, tuple[Leaves, Any]]:
-    """Return the steps done, and adapter and optimiser state after them."""
+    """Returns the steps done, and adapter and optimiser state after them."""
     places = [checkpoints]
     if at_stop.exists():
         places.append(open_checkpoints(at_stop, keep=1))
@@ -152,7 +152,7 @@ def _newest(
 def _stop(
     step: int, adapter: Leaves, state: Any, at_stop: epath.Path, log: MetricsLog | None
 ) -> NoReturn:
-    """Leave a checkpoint in the folder `at_stop`, and stop."""
+    """Leaves a checkpoint in the folder `at_stop`, and stops."""
     if log is not None:
         log.flush()
         checkpoints = open_checkpoints(at_stop, keep=1)
@@ -165,7 +165,7 @@ def _stop(
 
 @jax.jit
 def all_finite(leaves: Leaves) -> jax.Array:
-    """Return true if every value of every leaf is finite."""
+    """Returns True if every value of every leaf is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves.values()]))
 
 
@@ -177,7 +177,7 @@ def _raise_diverged(
     folder: epath.Path,
     log: MetricsLog | None,
 ) -> NoReturn:
-    """Raise InputError, with the last good checkpoint and the step's rows, after a flush."""
+    """Raises InputError, with the last good checkpoint and the step's rows, after a flush."""
     if log is not None:
         log.flush()
     left = "there is no checkpoint yet"
@@ -198,7 +198,7 @@ def accumulate(
     key: jax.Array,
     mesh: Mesh | None = None,
 ) -> tuple[Leaves, jax.Array, jax.Array]:
-    """Return summed gradient, summed loss and token count of one optimiser step.
+    """Returns summed gradient, summed loss and token count of one optimiser step.
 
     Dropout is drawn from the step's key and the row, or the first row of a packed sequence, so that
     no choice of microbatches changes it.
@@ -212,7 +212,7 @@ def accumulate(
 
 @functools.cache
 def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
-    """Return jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
+    """Returns jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
 
     On a mesh each device computes its own rows, and each one has the sums over all devices.
     """
@@ -247,7 +247,7 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
 
 @functools.cache
 def update_function(config: OptimizerConfig) -> Callable:
-    """Return jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
+    """Returns jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
     direction = adam_direction(config)
 
     def update(adapter, state, gradients, tokens, rate):
@@ -261,7 +261,7 @@ def update_function(config: OptimizerConfig) -> Callable:
 def load_trained(
     model: Model, config: FitConfig, seed: int, folder: epath.Path
 ) -> list[tuple[Leaves, Moments]]:
-    """Return adapter and moments of each checkpoint that `fit` left in a folder, oldest first."""
+    """Returns adapter and moments of each checkpoint that `fit` left in a folder, oldest first."""
     adapter, state, checkpoints = _fresh(model, config, seed, folder)
     found = [checkpoints.restore(step, adapter, state, folder) for step in checkpoints.steps()]
     checkpoints.close()
@@ -269,7 +269,7 @@ def load_trained(
 
 
 def mean_rates(folder: epath.Path, steps: Sequence[int], epochs: int) -> list[float]:
-    """Return the mean learning rate of the epoch that ended at each step, from the log of `fit`.
+    """Returns the mean learning rate of the epoch that ended at each step, from the log of `fit`.
 
     LESS weighs the checkpoints by it.
     """

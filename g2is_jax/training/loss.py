@@ -21,7 +21,7 @@ def example_loss(
     dropout_key=None,
     segments_T=None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed next-token negative log-likelihood of the supervised tokens, and their count.
+    """The summed next-token negative log-likelihood of the supervised tokens, and their count.
 
     tokens_T int32; supervised_T bool, true at the tokens that are predicted (never the first).
     Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: the packed row
@@ -53,7 +53,7 @@ def batch_loss(
 
 
 def token_losses(model: Model, base: Leaves, hidden_SD, targets_S) -> jax.Array:
-    """Negative log-likelihood of each target after its hidden state: (S,) float32."""
+    """The negative log-likelihood of each target after its hidden state: (S,) float32."""
     logits_SV = model.head(base, hidden_SD)
     chosen_S = jnp.take_along_axis(logits_SV, targets_S[:, None], axis=-1)[:, 0]
     return jax.nn.logsumexp(logits_SV, axis=-1) - chosen_S
@@ -94,7 +94,7 @@ _summed.defvjp(_forward, _backward, symbolic_zeros=True)
 
 @functools.cache
 def _at_counted(model: Model, with_gradient: bool):
-    """Return (base, hidden_TD, targets_T, counted_T) -> summed loss, its gradient (T, D) or None.
+    """The function (base, hidden_TD, targets_T, counted_T) -> summed loss, gradient (T, D) or None.
 
     Under vmap the counted tokens of all examples are computed together.
     """

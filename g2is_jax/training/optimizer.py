@@ -76,6 +76,6 @@ def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def read_moments(state: optax.OptState) -> Moments:
-    """Read Adam's moments from an optimiser state that `adam_direction` made."""
+    """Reads Adam's moments from an optimiser state that `adam_direction` made."""
     adam = state[0]
     return Moments(int(jax.device_get(adam.count)), adam.mu, adam.nu)

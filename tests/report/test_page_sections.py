@@ -18,7 +18,7 @@ from g2is_jax.report.page import (
     walk_map,
 )
 from g2is_jax.report.page.blocks import Folded, Section, Table
-from g2is_jax.report.page.cost_section import NOT_RECORDED, AdapterCost, Stage
+from g2is_jax.report.page.cost_section import NOT_RECORDED, AdapterCost, FinishedStage
 from g2is_jax.report.published import published
 from g2is_jax.report.results_table import NOT_RUN
 from g2is_jax.selection.walk.choice import REASONS
@@ -104,7 +104,7 @@ def test_the_best_are_marked():
 
 def test_costs_do_not_depend_on_the_order_of_the_stages():
     seconds = [0.05, 2.0**52, *[0.4] * 10]  # 0.4 is lost when it is added to the large one
-    stages = [Stage(f"warmup-{n}", "warmup", s, None, 3600) for n, s in enumerate(seconds)]
+    stages = [FinishedStage(f"warmup-{n}", "warmup", s, None, 3600) for n, s in enumerate(seconds)]
     bodies = []
     for order in (stages, stages[::-1]):
         _, by_method, _, by_kind = cost_section.section(
@@ -142,10 +142,13 @@ def test_published_scores_stand_beside_this_run():
 
 def test_costs_of_shared_stages():
     """Counted for each method, once in all; hours times devices."""
-    shared = Stage("features-1", "features", 1800.0, 2 * 10**9, 4)
+    shared = FinishedStage("features-1", "features", 1800.0, 2 * 10**9, 4)
     adapters = [
         AdapterCost(
-            method, 10, 100, [shared, Stage(f"finetune-{method}", "finetune", 360.0, 10**9, 4)]
+            method,
+            10,
+            100,
+            [shared, FinishedStage(f"finetune-{method}", "finetune", 360.0, 10**9, 4)],
         )
         for method in ("less", "g2is")
     ]

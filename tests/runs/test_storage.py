@@ -4,7 +4,7 @@ import os
 import pytest
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import naming_failures, write_atomic
+from g2is_jax.runs.storage import atomic_stream, naming_failures, write_atomic
 
 
 def no_space(*args, **kwargs):
@@ -37,3 +37,23 @@ def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     write_atomic(file, b"\xff")
     assert file.read_bytes() == b"\xff"
     assert (tmp_path / "opened before").read_text() == "old"
+
+
+def write_half(file):
+    with atomic_stream(file) as stream:
+        stream.write(b"half")
+        no_space()
+
+
+def test_atomic_stream_leaves_no_trace_of_an_error(tmp_path):
+    """Nor is anything under the file's own name before the block has ended."""
+    file = tmp_path / "a.npy"
+    with pytest.raises(InputError, match=r"disk full while writing .*a\.npy"):
+        write_half(file)
+    assert list(tmp_path.iterdir()) == []
+    with atomic_stream(file) as stream:
+        stream.write(b"whole")
+        assert not file.exists()
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [
+        (file.name, b"whole")
+    ]

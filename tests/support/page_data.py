@@ -18,7 +18,7 @@ from g2is_jax.report.page import (
     walk_map,
 )
 from g2is_jax.report.page.blocks import Page
-from g2is_jax.report.page.cost_section import AdapterCost, Stage
+from g2is_jax.report.page.cost_section import AdapterCost, FinishedStage
 from g2is_jax.report.page.finished_walk import Walk
 from g2is_jax.report.page.learning_curves import Curve
 from g2is_jax.selection.core import Core
@@ -109,7 +109,7 @@ def scores(targets=("sums",), methods=METHODS, seeds=3) -> list[dict]:
 
 def page(name: str = "sums", methods=METHODS, walked: bool = True) -> Page:
     """Every section, as far as there is data; `name` stands wherever a user's text may."""
-    stage = Stage(name, name, 2.0, 10**9, 1)
+    stage = FinishedStage(name, name, 2.0, 10**9, 1)
     fine_tunes = [Curve(m, name, 2, [3.0, 2.0, 1.0], [4, 4, 4], [(1, 2.0)]) for m in methods]
     chosen = [
         {"method": m, "target": name, "seed": 0, "rows": [0, 2], "tokens": 9, "seconds": 1.0}

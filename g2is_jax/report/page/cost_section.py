@@ -14,7 +14,7 @@ KINDS = ("warmup", "features", "folded", "hidden", "selection", "finetune", "cur
 
 
 @dataclass(frozen=True)
-class Stage:
+class FinishedStage:
     """Holds the costs of a finished stage; None where its manifest does not say.
 
     folder: its name, by which a stage that several methods share is known.
@@ -34,17 +34,17 @@ class AdapterCost:
     method: str
     rows: int
     tokens: int
-    stages: Sequence[Stage]
+    stages: Sequence[FinishedStage]
 
 
-def read_stage(folder: str, manifest: dict) -> Stage:
+def read_stage(folder: str, manifest: dict) -> FinishedStage:
     """Takes the costs of a stage from its manifest."""
     devices = manifest["counts"].get("devices")
     peak = manifest.get("peak_memory_bytes")
-    return Stage(folder, manifest["name"], manifest["seconds"], peak, devices)
+    return FinishedStage(folder, manifest["name"], manifest["seconds"], peak, devices)
 
 
-def section(adapters: Sequence[AdapterCost], stages: Sequence[Stage]) -> Section:
+def section(adapters: Sequence[AdapterCost], stages: Sequence[FinishedStage]) -> Section:
     """Makes a table by method and one by kind of stage.
 
     adapters: of every method, target and seed. stages: all that the run used.
@@ -87,7 +87,7 @@ def _by_method(adapters: Sequence[AdapterCost]) -> Table:
     return Table(head, lines)
 
 
-def _by_kind(stages: Sequence[Stage]) -> Table:
+def _by_kind(stages: Sequence[FinishedStage]) -> Table:
     head = ["stage", "number", "seconds", "devices", "device-hours", "peak memory (GB)"]
     lines = []
     for kind in _kinds(stages):
@@ -101,17 +101,17 @@ def _by_kind(stages: Sequence[Stage]) -> Table:
     return Table(head, lines)
 
 
-def _kinds(stages: Sequence[Stage]) -> list[str]:
+def _kinds(stages: Sequence[FinishedStage]) -> list[str]:
     """Lists the kinds in the order of the work, others behind them."""
     found = dict.fromkeys(stage.kind for stage in stages)
     return sorted(found, key=lambda kind: KINDS.index(kind) if kind in KINDS else len(KINDS))
 
 
-def _device_hours(stages: Sequence[Stage], shares: int) -> str:
+def _device_hours(stages: Sequence[FinishedStage], shares: int) -> str:
     known = [s.seconds * s.devices / 3600 for s in stages if s.devices is not None]
     return f"{fsum(known) / shares:,.4g}" if len(known) == len(stages) else NOT_RECORDED
 
 
-def _peak(stages: Sequence[Stage]) -> str:
+def _peak(stages: Sequence[FinishedStage]) -> str:
     peaks = [stage.peak_bytes for stage in stages if stage.peak_bytes is not None]
     return f"{max(peaks) / 1e9:,.2f}" if peaks else NOT_RECORDED

@@ -6,20 +6,20 @@ from g2is_jax.selection.budget import Limits, Selection, take_in_order
 
 
 def random_rows(limits: Limits, seed: int) -> Selection:
-    """Rows in uniformly random order."""
+    """Takes rows in uniformly random order."""
     count = len(limits.costs_N)
     order_N = np.random.default_rng(seed).permutation(count)
     return take_in_order(order_N, np.zeros(count), limits, "random")
 
 
 def longest(lengths_N, limits: Limits) -> Selection:
-    """Rows with the longest answers first; equal lengths in order of index."""
+    """Takes the rows with the longest answers first; equal lengths in order of index."""
     lengths_N = np.asarray(lengths_N)
     return take_in_order(np.argsort(-lengths_N, kind="stable"), lengths_N, limits, "longest")
 
 
 def everything(limits: Limits) -> Selection:
-    """The whole pool in file order, whatever the budget and the caps."""
+    """Takes the whole pool in file order, whatever the budget and the caps."""
     total = int(limits.costs_N.sum())
     whole = Limits(limits.costs_N, total, limits.sources_N, cap=total)
     count = len(limits.costs_N)

@@ -9,7 +9,7 @@ FIRST, MOST = 64, 4096  # rows whose gain is computed anew at a time: at first, 
 
 
 def coverage(features_NP, validation_MP, limits: Limits) -> Selection:
-    """Greedy maximum of the sum over validation rows v of sqrt(sum over chosen j of
+    """Maximises greedily the sum over validation rows v of sqrt(sum over chosen j of
     max(0, cos(j, v))): a target row that is served already counts less and less.
 
     Each step takes the row that adds most, equal ones by lower index; exact, because a gain never
@@ -41,7 +41,7 @@ def _pick(row: int, order: int, served_M, covered_M) -> Pick:
 
 
 def _gains(served_BM, covered_M) -> np.ndarray:
-    """The gains of these rows: what each would add to the coverage, [B]."""
+    """The gain of each of these rows, which is what it would add to the coverage, [B]."""
     roots_BM = np.sqrt(served_BM + covered_M[None, :])
     roots_BM -= np.sqrt(covered_M)[None, :]
     return roots_BM.sum(axis=1)

@@ -18,8 +18,9 @@ NOTHING = 1e-7  # share of a row's length that float32 features cannot tell from
 
 
 def gist(features_NP, validation_MP, subtasks_M, rank: int, limits: Limits) -> Selection:
-    """`less` inside the validation gradients' own subspace: largest cosine to any subtask's mean,
-    both projected on the first `rank` right singular vectors of the validation rows, uncentred.
+    """Ranks like `less` inside the validation gradients' own subspace: largest cosine to any
+    subtask's mean, both projected on the first `rank` right singular vectors of the validation
+    rows, uncentred.
 
     Equal rows by lower index. A pick's component is the subtask, as in `less`. The summary says
     how many directions were used (no more than the validation rows span) and the share of their
@@ -29,7 +30,7 @@ def gist(features_NP, validation_MP, subtasks_M, rank: int, limits: Limits) -> S
     lengths (so give validation rows with their norms), cosine, maximum, top of the ranking, and a
     rank that is set by hand for each task (its README: 9, its scripts: 50, its default: 150).
     Differs from the released code: there the subspace is cut out of full gradients, here out of
-    whatever features are given; and a validation set that its subtasks do not divide evenly is
+    whatever features it gets; and a validation set that its subtasks do not divide evenly is
     grouped all the same.
     """
     if rank < 1:

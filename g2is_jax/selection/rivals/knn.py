@@ -14,7 +14,7 @@ from g2is_jax.selection.rivals.similarity import pick_of, similarities, unit_val
 
 
 def knn_uniform(features_NP, validation_MP, limits: Limits) -> Selection:
-    """The budget in equal shares (by largest remainder) for the validation rows: in file order,
+    """Gives the validation rows equal shares of the budget (by largest remainder): in file order,
     each spends its share on the most similar rows that are unused and fit the limits.
 
     A share is up when the total spent reaches the sum of the shares so far, so what a long row

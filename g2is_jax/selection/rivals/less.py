@@ -13,8 +13,8 @@ from g2is_jax.selection.rivals.similarity import (
 
 
 def less(features_NP, validation_MP, subtasks_M, limits: Limits) -> Selection:
-    """Rows with the largest influence on any subtask: cosine, mean inside a subtask, maximum over
-    subtasks, then from the top of that ranking. Equal rows by lower index.
+    """Takes the rows with the largest influence on any subtask: cosine, mean inside a subtask,
+    maximum over subtasks, then from the top of that ranking. Equal rows by lower index.
 
     subtasks_M holds any labels. A pick's component is the winning subtask's place among the
     sorted labels. Several checkpoints: lay their unit features side by side, each times the root of

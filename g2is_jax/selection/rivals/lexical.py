@@ -19,7 +19,7 @@ SMOOTHING = 1e-8  # probability that DSIR adds to every bucket
 
 
 def bm25(pool_texts: Sequence[str], query_texts: Sequence[str], limits: Limits) -> Selection:
-    """Rows with the best lexical match to any query, from the top. Equal scores by lower index.
+    """Takes the rows with the best lexical match to any query; equal scores by lower index.
 
     Give prompts on both sides: an answer's words say how a task was answered, and BM25 would hold
     its length against the prompt. The score of a row is its largest over the queries, as `less`
@@ -88,7 +88,7 @@ def dsir(
 
 
 def log_importance(pool_texts: Sequence[str], target_texts: Sequence[str]) -> np.ndarray:
-    """log p_target(text) - log p_pool(text) of every pool text, [N]; 0 for an empty one."""
+    """The log p_target(text) - log p_pool(text) of every pool text, [N]; 0 for an empty one."""
     target_counts = sum((_counts(_buckets(text)) for text in target_texts), _counts([]))
     if target_counts.sum() == 0:
         raise InputError("dsir: no target text holds a word; nothing can be matched to them")

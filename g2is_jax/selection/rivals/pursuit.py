@@ -16,10 +16,10 @@ SCORE_NOISE = 1e-12  # of a cosine in float64
 
 
 def pursuit(features_NP, validation_MP, limits: Limits) -> Selection:
-    """Greedy: each step takes the row that brings the direction of the chosen rows' sum closest to
-    the mean of the unit validation rows. Equal cosines by lower index.
+    """Chooses greedily: each step takes the row that brings the chosen rows' sum closest in
+    direction to the mean of the unit validation rows. Equal cosines by lower index.
 
-    One read of the features a step, in float32; rows that its rounding cannot tell from the best
+    Each step reads the features once, in float32; rows that its rounding cannot tell from the best
     are compared again in float64. A pick's score is the cosine of the sum with the row in it, its
     component 0 (there is one direction), cos_component its own cosine to the mean.
     """
@@ -80,7 +80,7 @@ def _close_to_best(pool: _Pool, fits_N, along, square, along_N, noise: float) ->
 
 
 def _products(features_NP, own_P) -> np.ndarray:
-    """Products of all pool rows with one row, in float32."""
+    """The products of all pool rows with one row, in float32."""
     products_N = np.empty(len(features_NP), np.float32)
     for start in range(0, len(products_N), similarity.BLOCK):
         block = slice(start, start + similarity.BLOCK)

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from g2is_jax.features.rows import unit_length
+from g2is_jax.features.rows import check_finite, check_width, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Limits, Pick, Selection, take_in_order
 
 BLOCK = 1024  # pool rows that are held in float64 at a time
 
 
-def similarities(features_NP, directions_DP) -> np.ndarray:
-    """Products of the unit pool rows with D directions, [D, N] float32.
+def similarities(features_NP, directions_LP) -> np.ndarray:
+    """The products of the unit pool rows with L directions, [L, N] float32.
 
-    Multiplied in float64 in blocks of rows and rounded once, so that exact duplicates tie.
+    They are computed in float64 in blocks of rows and rounded once, so that exact duplicates tie.
     """
-    similarities_DN = np.empty((len(directions_DP), len(features_NP)), np.float32)
+    similarities_LN = np.empty((len(directions_LP), len(features_NP)), np.float32)
     for block, units_BP in unit_blocks(features_NP):
-        similarities_DN[:, block] = directions_DP @ units_BP.T
-    return similarities_DN
+        similarities_LN[:, block] = directions_LP @ units_BP.T
+    return similarities_LN
 
 
 def unit_blocks(features_NP) -> Iterator[tuple[slice, np.ndarray]]:
@@ -34,23 +34,19 @@ def unit_blocks(features_NP) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(features_NP), BLOCK):
         block = slice(start, min(start + BLOCK, len(features_NP)))
         rows_BP = np.asarray(features_NP[block], np.float64)
-        _check_finite(rows_BP, "pool row", start)
+        check_finite(np.isfinite(rows_BP).all(axis=1), "pool row", start)
         yield block, unit_length(rows_BP)
 
 
 def unit_validation(features_NP, validation_MP, limits: Limits) -> np.ndarray:
     """The validation rows in float64 at length 1, once they are known to fit the pool."""
-    if features_NP.shape[1] != validation_MP.shape[1]:
-        raise InputError(
-            f"pool features are {features_NP.shape[1]} wide, validation features"
-            f" {validation_MP.shape[1]}; extract both with the same projection"
-        )
+    check_width(features_NP.shape[1], validation_MP.shape[1])
     if len(validation_MP) == 0:
         raise InputError("no validation row; influence needs at least one")
     if len(features_NP) != len(limits.costs_N):
         raise ValueError(f"limits of {len(limits.costs_N)} rows, features of {len(features_NP)}")
     rows_MP = np.asarray(validation_MP[:], np.float64)
-    _check_finite(rows_MP, "validation row", 0)
+    check_finite(np.isfinite(rows_MP).all(axis=1), "validation row")
     return unit_length(rows_MP)
 
 
@@ -73,10 +69,3 @@ def pick_of(row: int, own: int, order: int, cosines_MN, reason: str) -> Pick:
     """The pick of a pool row for validation row `own`, which scores its cosine to that one."""
     cosine = float(cosines_MN[own, row])
     return Pick(row, own, order, reason, cosine, None, cosine, None)
-
-
-def _check_finite(rows_BP, name: str, start: int) -> None:
-    finite_B = np.isfinite(rows_BP).all(axis=1)
-    if not finite_B.all():
-        row = start + int(finite_B.argmin())
-        raise InputError(f"{name} {row} has a feature that is not finite; drop the row")

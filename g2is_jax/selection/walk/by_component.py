@@ -90,7 +90,8 @@ def entered(ledger: Ledger, budget: int, choices: list[Choice]) -> Walked:
 
 
 def how_it_ended(ledger: Ledger) -> str:
-    """`filled`; `no valid row`; `rest too small` for any row left; `no row left` under the caps."""
+    """Says how a walk ended: `filled`, `no valid row`, `no row left` under the caps, or `rest too
+    small` for any row left."""
     if ledger.remaining == 0:
         return "filled"
     if ledger.fitting().any():

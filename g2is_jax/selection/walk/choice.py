@@ -137,7 +137,7 @@ def _yields(rules: WalkRules, fits_N, dropped_N, aim_N) -> tuple[jax.Array, jax.
 
 
 def _not_near(pool: WalkPool, state: State) -> jax.Array:
-    """1 where a row is not among the stored neighbours of s*."""
+    """The mask, int32, of rows that are not among the stored neighbours of s*."""
     if pool.neighbours_NE is None:
         return jnp.zeros(state.used_N.shape, jnp.int32)
     near_E = jnp.take(pool.neighbours_NE, state.last[None], axis=0, mode="clip")[0]

@@ -38,7 +38,7 @@ class WalkPool(NamedTuple):
 
 
 class WalkRules(NamedTuple):
-    """WalkConfig as traced numbers (rules.py): a sweep over them compiles nothing anew."""
+    """The fields of WalkConfig as traced numbers (rules.py): a sweep compiles nothing anew."""
 
     delta: jax.Array
     reference: jax.Array  # index into rules.DELTA_REFERENCES
@@ -69,7 +69,7 @@ class Sum(NamedTuple):
 
 
 class State(NamedTuple):
-    """One walk on its way."""
+    """An unfinished walk."""
 
     used_N: jax.Array
     spent_S: jax.Array
@@ -147,7 +147,7 @@ def advance(pool: WalkPool, state: State, row, starts, core, row_N) -> State:
 
 
 def state_after(pool: WalkPool, state: State, row, starts, core, row_N, along, used_N) -> State:
-    """Does as `advance` to a state that may be of other rows than the pool's (front.py).
+    """Advances a state that may be of other rows than the pool's (front.py).
 
     along is <g, sum> of the chosen row, used_N the rows of the state that are used with it.
     """

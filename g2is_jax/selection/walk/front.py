@@ -37,22 +37,22 @@ from g2is_jax.selection.walk.equations import (
     state_after,
 )
 from g2is_jax.selection.walk.together import (
-    Target,
+    Directions,
     Together,
     aims,
     column,
+    directions_of,
     look,
     needs,
     seen_by,
-    target_of,
 )
 
 
 class _Walk(NamedTuple):
-    """The walk on its way, and its next choice."""
+    """An unfinished walk, and its next choice."""
 
     state: State  # over N; its cosines and its sum are without the waiting rows
-    served_D: jax.Array
+    served_C: jax.Array
     trace: WalkTrace
     direction_N: jax.Array
     closest: jax.Array
@@ -70,11 +70,11 @@ class _Front(NamedTuple):
     in_conflict_N: jax.Array  # rows of the pool that break Eq. 5, whatever else is chosen
     pool: WalkPool
     mean_F: jax.Array
-    served_DF: jax.Array
+    served_CF: jax.Array
 
 
 class _Waiting(NamedTuple):
-    """Rows chosen since the last read, and which of them began S' anew."""
+    """Rows chosen since the last read, and which of them started a new S'."""
 
     rows_W: jax.Array
     starts_W: jax.Array
@@ -85,8 +85,8 @@ class _Waiting(NamedTuple):
 def walk_on_front(
     pool: WalkPool,
     rules: WalkRules,
-    core_DP,
-    weights_D,
+    core_CP,
+    weights_C,
     fairness,
     used_N,
     spent_S,
@@ -99,18 +99,18 @@ def walk_on_front(
 
     The pool must have more than front_rows. waiting_rows: the most that one read enters.
     """
-    target = target_of(pool, core_DP, weights_D, fairness)
-    state = empty(used_N, spent_S, budget, target.mean_N)
-    served_D, trace = jnp.zeros_like(weights_D), no_trace(target.mean_N)
-    choice, direction = look(pool, rules, target, state, served_D)
-    walk = _Walk(state, served_D, trace, trace.order_N, choice.closest, choice, direction,
+    directions = directions_of(pool, core_CP, weights_C, fairness)
+    state = empty(used_N, spent_S, budget, directions.mean_N)
+    served_C, trace = jnp.zeros_like(weights_C), no_trace(directions.mean_N)
+    choice, direction = look(pool, rules, directions, state, served_C)
+    walk = _Walk(state, served_C, trace, trace.order_N, choice.closest, choice, direction,
                  jnp.float32(0), jnp.int32(0))  # fmt: skip
 
     def until_the_next_read(walk: _Walk) -> _Walk:
-        front = _gather(pool, rules, target, walk, front_rows)
-        walk, of_front, waiting = _walk_within(pool, rules, target, front, walk, waiting_rows)
+        front = _gather(pool, rules, directions, walk, front_rows)
+        walk, of_front, waiting = _walk_within(pool, rules, directions, front, walk, waiting_rows)
         state = _entered(pool, walk.state, of_front, waiting)
-        choice, direction = look(pool, rules, target, state, walk.served_D)
+        choice, direction = look(pool, rules, directions, state, walk.served_C)
         return walk._replace(
             state=state,
             choice=choice,
@@ -125,10 +125,10 @@ def walk_on_front(
 
 
 def _gather(
-    pool: WalkPool, rules: WalkRules, target: Target, walk: _Walk, front_rows: int
+    pool: WalkPool, rules: WalkRules, directions: Directions, walk: _Walk, front_rows: int
 ) -> _Front:
-    need_D = needs(target, walk.served_D)
-    aim_N = aims(need_D, target.served_DN)
+    need_C = needs(directions, walk.served_C)
+    aim_N = aims(need_C, directions.served_CN)
     aim_N = jnp.where(fitting(pool, walk.state), aim_N, -jnp.inf)
     places_F = jnp.sort(lax.top_k(aim_N, front_rows)[1])
     of_front = WalkPool(
@@ -139,16 +139,18 @@ def _gather(
         None,
     )
     inside_N = jnp.zeros_like(walk.state.used_N).at[places_F].set(True)
-    served_DF = jnp.take(target.served_DN, places_F, axis=1, mode="clip")
+    served_CF = jnp.take(directions.served_CN, places_F, axis=1, mode="clip")
     in_conflict_N = conflict(rules, walk.state.cosines) > 0
     in_conflict_N &= ~walk.choice.starts  # else the choice's S' has none of their conflicts
-    return _Front(places_F, inside_N, in_conflict_N, of_front, target.mean_N[places_F], served_DF)
+    return _Front(
+        places_F, inside_N, in_conflict_N, of_front, directions.mean_N[places_F], served_CF
+    )
 
 
 def _walk_within(
     pool: WalkPool,
     rules: WalkRules,
-    target: Target,
+    directions: Directions,
     front: _Front,
     walk: _Walk,
     waiting_rows: int,
@@ -163,15 +165,17 @@ def _walk_within(
 
     def step(carry):
         walk, of_front, waiting, _ = carry
-        walk, of_front, waiting = _take(pool, target, front, walk, of_front, waiting)
-        need_D = needs(target, walk.served_D)
-        aim_F = aims(need_D, front.served_DF)
+        walk, of_front, waiting = _enter_choice(pool, directions, front, walk, of_front, waiting)
+        need_C = needs(directions, walk.served_C)
+        aim_F = aims(need_C, front.served_CF)
         choice = choose(front.pool, rules, front.mean_F, of_front, aim_F)
-        certain, margin = _is_certain(rules, choice, *_outside(pool, target, front, walk, need_D))
+        certain, margin = _is_certain(
+            rules, choice, *_outside(pool, directions, front, walk, need_C)
+        )
         along = of_front.cosines.along_sum_N[choice.row]
         row = jnp.where(choice.row >= 0, front.places_F[choice.row], -1)
         margin = jnp.minimum(choice.closest, margin)
-        choice, direction = seen_by(pool, target, need_D, choice._replace(row=row))
+        choice, direction = seen_by(pool, directions, need_C, choice._replace(row=row))
         certain &= waiting.number < waiting_rows  # else the whole pool is looked at, and tells
         closest = jnp.where(certain, jnp.minimum(walk.closest, margin), walk.closest)
         walk = walk._replace(choice=choice, direction=direction, along=along, closest=closest)
@@ -182,13 +186,15 @@ def _walk_within(
     )[:3]
 
 
-def _take(pool, target: Target, front: _Front, walk: _Walk, of_front: State, waiting: _Waiting):
+def _enter_choice(
+    pool, directions: Directions, front: _Front, walk: _Walk, of_front: State, waiting: _Waiting
+):
     """Enters the choice into all but the cosines and sums of the whole pool."""
     row, starts = walk.choice.row, walk.choice.starts
     trace = record(walk.trace, of_front.taken, walk.choice)
     row_F = cosines_to_rows(pool.rows, row[None], front.pool.rows)[0]
     used_F = of_front.used_N | (front.places_F == row)
-    mean = target.mean_N[row]
+    mean = directions.mean_N[row]
     of_front = state_after(pool, of_front, row, starts, mean, row_F, walk.along, used_F)
     state = walk.state._replace(
         used_N=walk.state.used_N.at[row].set(True),
@@ -204,15 +210,15 @@ def _take(pool, target: Target, front: _Front, walk: _Walk, of_front: State, wai
         state=state,
         trace=trace,
         direction_N=walk.direction_N.at[row].set(walk.direction),
-        served_D=walk.served_D + column(target, row),
+        served_C=walk.served_C + column(directions, row),
     )
     return walk, of_front, waiting
 
 
-def _outside(pool: WalkPool, target: Target, front: _Front, walk: _Walk, need_D):
+def _outside(pool: WalkPool, directions: Directions, front: _Front, walk: _Walk, need_C):
     """The largest aim of the rows that are not in the front and could be chosen; and of those
     among them that may keep Eq. 5."""
-    aim_N = aims(need_D, target.served_DN)
+    aim_N = aims(need_C, directions.served_CN)
     aim_N = jnp.where(fitting(pool, walk.state) & ~front.inside_N, aim_N, -jnp.inf)
     return aim_N.max(), jnp.where(front.in_conflict_N, -jnp.inf, aim_N).max()
 

@@ -72,7 +72,7 @@ class WalkConfig:
 
 
 def rules_of(config: WalkConfig) -> WalkRules:
-    """The config as numbers."""
+    """The rules of a config as numbers."""
     off = config.max_similarity >= 1
     relax = config.on_exhausted == "relax"
     numbers = (

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from g2is_jax.features.rows import Rows, as_rows
+from g2is_jax.features.rows import Rows, as_rows, check_width
 from g2is_jax.features.unit_rows import over_rows, unit_rows_of
-from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Ledger, Limits, Pick, Selection, largest_remainder, spending
 from g2is_jax.selection.core import Core
 from g2is_jax.selection.walk.by_component import (
@@ -87,11 +86,7 @@ def gradient_walk(
 
 def _check(rows: Rows, core_CP, limits: Limits, neighbours_NE) -> None:
     count, width = rows.shape
-    if core_CP.shape[1] != width:
-        raise InputError(
-            f"pool features are {width} wide, validation features {core_CP.shape[1]};"
-            " extract both with the same projection"
-        )
+    check_width(width, core_CP.shape[1])
     if len(limits.costs_N) != count:
         raise ValueError(f"limits of {len(limits.costs_N)} rows, features of {count}")
     if neighbours_NE is not None and len(neighbours_NE) != count:
@@ -154,7 +149,7 @@ def goes_on_a_front(config: WalkConfig, has_lists: bool, rows: int) -> bool:
 
 
 def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
-    """A direction has no budget beforehand: its `budget` is what was spent for it."""
+    """Walks towards all directions together; the `budget` of each is what was spent for it."""
     ledger = Ledger(limits)
     used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
     arguments = (

@@ -42,7 +42,7 @@ NO_CHOICE = Choice._make([*[np.int32(-1)] * (len(Choice._fields) - 1), np.float3
 
 
 def slots_that_fit(shape: tuple[int, ...], itemsize: int, components: int) -> int:
-    """How many components may walk side by side in a pool of this shape."""
+    """The number of components that may walk side by side in a pool of this shape."""
     rows, width = shape
     memory = max(SLOTS_SHARE * rows * width * itemsize, SMALL_BYTES)
     slot = rows * (SLOT_BYTES if itemsize == 4 else LOW_PRECISION_SLOT_BYTES)
@@ -51,7 +51,7 @@ def slots_that_fit(shape: tuple[int, ...], itemsize: int, components: int) -> in
 
 @dataclass
 class ComponentWalk:
-    """One component's walk on its way. It would go on with `following`.
+    """One component's unfinished walk, which would go on with `following`.
 
     avoids: (row, step): a row of an earlier component that would have decided the choice number
     `step`, the first of which it is kept from.
@@ -239,7 +239,7 @@ class SideBySide:
         self._free_slots.append(walk.slot)
 
     def _step(self) -> None:
-        """Every walk that has decided takes its row, in one product, and looks for the next."""
+        """Enters the rows of all walks that have decided, in one product; looks for the next."""
         moving = [walk for walk in self._walks if not walk.ended]
         rows_L = np.full(len(self._core_LN), -1, np.int32)
         starts_L = np.zeros(rows_L.shape, bool)

@@ -28,7 +28,7 @@ from g2is_jax.selection.walk.equations import (
 NO_SUM = Sum._make([np.int32(0), *np.zeros(2, np.float32), np.zeros(3, np.float32)])
 
 
-def _take(tree, slot):
+def _get(tree, slot):
     return jax.tree.map(lambda of_L: of_L[slot], tree)
 
 
@@ -37,7 +37,7 @@ def _put(tree, slot, new):
 
 
 def _look(pool, rules, core_LN, states: State) -> tuple[jax.Array, jax.Array]:
-    """Each slot's next choice and its sum, in two arrays: each one fetched is a wait."""
+    """Each slot's next choice and its sum, in two arrays: each array that is fetched is a wait."""
     choices = jax.vmap(partial(choose, pool, rules))(core_LN, states)
     whole = (choices.row, choices.reason, choices.top, states.sum.size)
     seen = (choices.score, choices.previous, choices.core, choices.smallest, choices.closest)
@@ -58,7 +58,7 @@ def fetched(seen) -> list[tuple[Choice, Sum]]:
 
 @partial(jax.jit, static_argnames="slots")
 def nothing(pool: WalkPool, slots: int) -> tuple[jax.Array, State]:
-    """core_LN and states with nothing in them."""
+    """The arrays core_LN and states of slots with nothing in them."""
     zeros_N = 0 * pool.rows.inverse_length_N  # on the pool's devices
     core_LN = jnp.stack([zeros_N] * slots)
     used_N, spent_S = zeros_N > 0, jnp.zeros(1, jnp.int32)
@@ -77,7 +77,7 @@ def started(pool, rules, core_LN, states: State, slots_B, directions_BP, used_N,
 
 @partial(jax.jit, donate_argnames="states")
 def without(pool, rules, core_LN, states: State, slot, row):
-    """Leaves a slot's walk one row less to choose from."""
+    """Bars a row from a slot's walk, and looks for its next choice."""
     states = states._replace(used_N=states.used_N.at[slot, row].set(True))
     return states, _look_at(pool, rules, core_LN, states, slot)
 
@@ -86,7 +86,7 @@ def without(pool, rules, core_LN, states: State, slot, row):
 def with_sum(pool, rules, core_LN, states: State, slot, used_N, counters, total: Sum):
     """Puts a slot's walk back to an earlier place; its cosines are those of that place already."""
     remaining, taken, last = counters
-    state = _take(states, slot)._replace(
+    state = _get(states, slot)._replace(
         used_N=used_N, remaining=remaining, taken=taken, last=last, sum=total
     )
     states = _put(states, slot, state)
@@ -100,7 +100,7 @@ def _look_at(pool, rules, core_LN, states: State, slot):
 
 @partial(jax.jit, donate_argnames="states")
 def folded(pool: WalkPool, states: State, slot, rows_R, count, first) -> State:
-    """Adds the cosines of `count` rows to a slot's; `first`: to none instead of what it has."""
+    """Adds the cosines of `count` rows to a slot's; `first` drops what the slot had before."""
     cosines_RN = cosines_to_rows(pool.rows, rows_R)
 
     def enter(place, cosines):
@@ -108,7 +108,7 @@ def folded(pool: WalkPool, states: State, slot, rows_R, count, first) -> State:
 
     none = no_cosines(cosines_RN[0])
     later = lax.fori_loop(0, count, enter, none)
-    state = _take(states, slot)
+    state = _get(states, slot)
     earlier = jax.tree.map(lambda of_N, old_N: jnp.where(first, of_N, old_N), none, state.cosines)
     return _put(states, slot, state._replace(cosines=joined(earlier, later)))
 

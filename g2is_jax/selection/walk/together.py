@@ -46,12 +46,12 @@ class Together(NamedTuple):
     closest: jax.Array
 
 
-class Target(NamedTuple):
-    """The directions, and what the rows are to them."""
+class Directions(NamedTuple):
+    """The directions of a walk, and how the pool's rows lie to them."""
 
-    core_DP: jax.Array
-    weights_D: jax.Array
-    served_DN: jax.Array  # what each row would add to each direction
+    core_CP: jax.Array
+    weights_C: jax.Array
+    served_CN: jax.Array  # what each row would add to each direction
     mean_N: jax.Array  # cosines to the mean
     best: jax.Array  # c
     fairness: jax.Array  # alpha
@@ -59,84 +59,88 @@ class Target(NamedTuple):
 
 @jax.jit
 def walk_together(
-    pool: WalkPool, rules: WalkRules, core_DP, weights_D, fairness, used_N, spent_S, budget
+    pool: WalkPool, rules: WalkRules, core_CP, weights_C, fairness, used_N, spent_S, budget
 ) -> Together:
     """Walks until the budget is spent or no row can be taken.
 
-    core_DP are unit directions, weights_D their shares (0: does not count), fairness is alpha.
+    core_CP are unit directions, weights_C their shares (0: does not count), fairness is alpha.
     """
-    target = target_of(pool, core_DP, weights_D, fairness)
-    state = empty(used_N, spent_S, budget, target.mean_N)
-    trace = no_trace(target.mean_N)
-    served_D = jnp.zeros_like(weights_D)
+    directions = directions_of(pool, core_CP, weights_C, fairness)
+    state = empty(used_N, spent_S, budget, directions.mean_N)
+    trace = no_trace(directions.mean_N)
+    served_C = jnp.zeros_like(weights_C)
 
     def step(carry):
-        state, served_D, trace, direction_N, closest, (choice, direction) = carry
+        state, served_C, trace, direction_N, closest, (choice, direction) = carry
         trace = record(trace, state.taken, choice)
         direction_N = direction_N.at[choice.row].set(direction)
         row_N = cosines_to_rows(pool.rows, choice.row[None])[0]
-        mean = target.mean_N[choice.row]
+        mean = directions.mean_N[choice.row]
         state = advance(pool, state, choice.row, choice.starts, mean, row_N)
-        served_D = served_D + column(target, choice.row)
-        following = look(pool, rules, target, state, served_D)
+        served_C = served_C + column(directions, choice.row)
+        following = look(pool, rules, directions, state, served_C)
         closest = jnp.minimum(closest, following[0].closest)
-        return state, served_D, trace, direction_N, closest, following
+        return state, served_C, trace, direction_N, closest, following
 
-    first = look(pool, rules, target, state, served_D)
-    carry = state, served_D, trace, trace.order_N, first[0].closest, first
+    first = look(pool, rules, directions, state, served_C)
+    carry = state, served_C, trace, trace.order_N, first[0].closest, first
     carry = lax.while_loop(lambda carry: carry[-1][0].row >= 0, step, carry)
     return Together(*carry[2:5])
 
 
-def target_of(pool: WalkPool, core_DP, weights_D, fairness) -> Target:
-    """Computes what the pool's rows are to the directions; reads the features once per COLUMNS."""
-    weights_D = weights_D / weights_D.sum()
-    mean_P = jnp.matmul(weights_D, core_DP, precision=lax.Precision.HIGHEST)
+def directions_of(pool: WalkPool, core_CP, weights_C, fairness) -> Directions:
+    """Computes how the pool's rows lie to the directions; reads the features once per COLUMNS."""
+    weights_C = weights_C / weights_C.sum()
+    mean_P = jnp.matmul(weights_C, core_CP, precision=lax.Precision.HIGHEST)
     length = jnp.linalg.norm(mean_P)
     served, mean_N = [], jnp.zeros_like(pool.rows.inverse_length_N)
-    for start in range(0, len(core_DP), COLUMNS):
+    for start in range(0, len(core_CP), COLUMNS):
         block = slice(start, start + COLUMNS)
-        cosines_BN = cosines_to_directions(pool.rows, core_DP[block])
-        mean_N += jnp.matmul(weights_D[block], cosines_BN, precision=lax.Precision.HIGHEST)
+        cosines_BN = cosines_to_directions(pool.rows, core_CP[block])
+        mean_N += jnp.matmul(weights_C[block], cosines_BN, precision=lax.Precision.HIGHEST)
         served.append(jnp.maximum(cosines_BN, 0))
-    served_DN = jnp.concatenate(served)
+    served_CN = jnp.concatenate(served)
     mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
-    best = jnp.vdot(weights_D, served_DN.max(axis=1))
-    return Target(core_DP, weights_D, served_DN, mean_N, jnp.where(best > 0, best, 1), fairness)
+    best = jnp.vdot(weights_C, served_CN.max(axis=1))
+    return Directions(core_CP, weights_C, served_CN, mean_N, jnp.where(best > 0, best, 1), fairness)
 
 
 def look(
-    pool: WalkPool, rules: WalkRules, target: Target, state: State, served_D
+    pool: WalkPool, rules: WalkRules, directions: Directions, state: State, served_C
 ) -> tuple[Choice, jax.Array]:
     """The next choice from the whole pool, and the direction that gains most by it."""
-    need_D = needs(target, served_D)
-    aim_N = aims(need_D, target.served_DN)
-    choice = choose(pool, rules, target.mean_N, state, aim_N)
-    return seen_by(pool, target, need_D, choice)
+    need_C = needs(directions, served_C)
+    aim_N = aims(need_C, directions.served_CN)
+    choice = choose(pool, rules, directions.mean_N, state, aim_N)
+    return seen_by(pool, directions, need_C, choice)
 
 
-def needs(target: Target, served_D) -> jax.Array:
-    """How much each direction needs, need_d above.
+def needs(directions: Directions, served_C) -> jax.Array:
+    """The need of each direction, need_d above.
 
-    By logarithms, as the power of a large alpha would be 0 for every direction.
+    Computed by logarithms: the power of a large alpha would be 0 for every direction.
     """
-    logs_D = jnp.log(target.weights_D) - target.fairness * jnp.log1p(served_D / target.best)
-    return jax.nn.softmax(logs_D)
+    logs_C = jnp.log(directions.weights_C) - directions.fairness * jnp.log1p(
+        served_C / directions.best
+    )
+    return jax.nn.softmax(logs_C)
 
 
-def aims(need_D, served_DN) -> jax.Array:
+def aims(need_C, served_CN) -> jax.Array:
     """Each row's worth to the walk, aim(j) above."""
-    return jnp.matmul(need_D, served_DN, precision=lax.Precision.HIGHEST)
+    return jnp.matmul(need_C, served_CN, precision=lax.Precision.HIGHEST)
 
 
-def seen_by(pool: WalkPool, target: Target, need_D, choice: Choice) -> tuple[Choice, jax.Array]:
+def seen_by(
+    pool: WalkPool, directions: Directions, need_C, choice: Choice
+) -> tuple[Choice, jax.Array]:
     """The choice with its cosine to the direction that gains most by it, and that direction."""
-    gains_D = need_D * column(target, choice.row)
-    direction = jnp.argmax(gains_D).astype(jnp.int32)
-    core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], target.core_DP[direction])
+    gains_C = need_C * column(directions, choice.row)
+    direction = jnp.argmax(gains_C).astype(jnp.int32)
+    core = jnp.vdot(unit_rows(pool.rows, choice.row[None])[0], directions.core_CP[direction])
     return choice._replace(core=core), direction
 
 
-def column(target: Target, row) -> jax.Array:
+def column(directions: Directions, row) -> jax.Array:
     """The row's gain to each direction. A plain index would gather all rows on each device."""
-    return jnp.take(target.served_DN, row[None], axis=1, mode="clip")[:, 0]
+    return jnp.take(directions.served_CN, row[None], axis=1, mode="clip")[:, 0]
