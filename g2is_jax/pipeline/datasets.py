@@ -1,6 +1,7 @@
 """The rows of a file that can be used, and a target's rows of validation and test."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection
@@ -47,6 +48,15 @@ class Dataset:
         return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of its rows, as the manifest of a stage has them."""
+        return {
+            "rows": len(self.records),
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+        }
+
+    @functools.cached_property
     def tokens_N(self) -> np.ndarray:
         """Supervised tokens of each row."""
         return np.array([int(example.supervised_T.sum()) for example in self.encoded])
@@ -101,12 +111,11 @@ def target_files(
 
     world: makes the built-in world, and returns its folder; called where the pool is that one.
     """
-    built_in = data.pool == BUILT_IN
-    pool = world() / "pool.jsonl" if built_in else epath.Path(data.pool)
-    if built_in and not data.validation and not data.test:
-        validation, test = (
-            [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
-            for part in ("val", "test")
-        )
-        return pool, validation, test
-    return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))
+    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
+    if not data.targets_of_world:
+        return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))
+    validation, test = (
+        [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
+        for part in ("val", "test")
+    )
+    return pool, validation, test

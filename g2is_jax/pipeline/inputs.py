@@ -65,7 +65,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Readers:
     """The readers of a command, each of which keeps what it has read."""
 
     checkpoint: Callable[[CheckpointSettings], Checkpoint]
@@ -74,10 +74,10 @@ class Inputs:
     weights: Callable[[WeightSettings], Leaves]
 
 
-def cached_inputs(stages: Stages) -> Inputs:
+def cached_readers(stages: Stages) -> Readers:
     """Readers that have read nothing; the built-in world becomes one of the stages."""
     checkpoint = functools.cache(read_checkpoint)
-    return Inputs(
+    return Readers(
         checkpoint=checkpoint,
         data=functools.cache(lambda settings: read_data(settings, checkpoint, stages)),
         model=functools.cache(lambda base, lora: describe_model(base, lora, checkpoint)),
