@@ -30,7 +30,7 @@ class Dataset:
     truncated: int
 
     def without(self, rows: Collection[int]) -> "Dataset":
-        """The dataset without these of its rows; a content of its own if there are any."""
+        """The dataset without some of its rows, which is a content of its own if there are any."""
         if not rows:
             return self
         left = [row for row in range(len(self.records)) if row not in rows]
@@ -58,13 +58,13 @@ class Dataset:
 
     @functools.cached_property
     def tokens_N(self) -> np.ndarray:
-        """Supervised tokens of each row."""
+        """The supervised tokens of each row."""
         return np.array([int(example.supervised_T.sum()) for example in self.encoded])
 
 
 @dataclass(frozen=True)
 class Target:
-    """One task: the few examples that describe it, and the rows that measure it."""
+    """A task: the few examples that describe it, and the rows that measure it."""
 
     name: str
     validation: Dataset

@@ -45,7 +45,7 @@ class Checkpoint:
 
     @functools.cached_property
     def digest(self) -> dict[str, str]:
-        """Content hashes of its files, as inputs of the stages that run the model."""
+        """The content hashes of its files, as inputs of the stages that run the model."""
         return {f"model/{f.name}": file_hash(f) for f in checkpoint_files(self.folder)}
 
 
@@ -75,7 +75,7 @@ class Readers:
 
 
 def cached_readers(stages: Stages) -> Readers:
-    """Readers that have read nothing; the built-in world becomes one of the stages."""
+    """The readers, which have read nothing; the built-in world becomes one of the stages."""
     checkpoint = functools.cache(read_checkpoint)
     return Readers(
         checkpoint=checkpoint,
@@ -86,7 +86,7 @@ def cached_readers(stages: Stages) -> Readers:
 
 
 def read_checkpoint(settings: CheckpointSettings) -> Checkpoint:
-    """Find the checkpoint's folder, downloading it where it is a hub id."""
+    """The checkpoint, downloaded where it is a hub id."""
     built_in = settings.name == BUILT_IN
     folder = BASE_FOLDER if built_in else resolve_checkpoint(settings.name, settings.revision)
     return Checkpoint(folder)
@@ -97,7 +97,7 @@ def read_data(
     checkpoint: Callable[[CheckpointSettings], Checkpoint],
     stages: Stages,
 ) -> Data:
-    """Read pool and targets; InputError names what is wrong with a file."""
+    """The pool and the targets, read; InputError names what is wrong with a file."""
     folder = checkpoint(settings.checkpoint).folder
     _check_length(folder, settings.max_length)
     chat = ChatFormat(load_tokenizer(folder), settings.chat_template)

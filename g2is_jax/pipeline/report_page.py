@@ -167,7 +167,7 @@ def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves
 
 
 def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Validation losses of the stages named curve-*, by fine-tune and by validation rows."""
+    """The validation losses of the stages named curve-*, by fine-tune and by validation rows."""
     found = {}
     for file in (workdir / "stages").glob("curve-*/curve.json"):
         if file.parent.suffix == ".part":  # not finished

@@ -32,7 +32,7 @@ class Chosen:
 def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
     """The selection of each method, target and seed, also copied to `selections/`.
 
-    What they are made of is printed, and written to `report/composition.md`.
+    Their composition is printed, and written to `report/composition.md`.
     """
     job = open_checked_job(config, workdir)
     chosen = [stage(job, *case) for case in cases(job, choosers(job.settings.selection.methods))]
@@ -44,13 +44,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
 
 
 def write_compositions(job: Job) -> str:
-    """Write what the finished selections are made of to `report/`; returns the Markdown."""
+    """Write the composition of the finished selections to `report/`; returns the Markdown."""
     sources = [record.source for record in job.data.pool.records]
     return write_composition(entries(job), sources, job.stages.workdir / "report")
 
 
 def entries(job: Job) -> list[dict]:
-    """Rows and costs of each selection, as `composition` takes them."""
+    """The rows and costs of each selection, as `composition` takes them."""
     return [
         {"method": method, "target": target.name, "seed": seed}
         | {"rows": chosen.rows, "tokens": chosen.tokens, "seconds": chosen.seconds}
