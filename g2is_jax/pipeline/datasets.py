@@ -109,7 +109,7 @@ def target_files(
 ) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
     """The pool's file, and those of validation and of test, one of each for each target.
 
-    world: makes the built-in world, and returns its folder; called where the pool is that one.
+    world: makes the built-in world, and returns its folder; called where it is the pool.
     """
     pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
     if not data.targets_of_world:

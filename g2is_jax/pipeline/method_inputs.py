@@ -26,7 +26,7 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     datasets = {"features": job.data.pool, "validation": target.validation}
     needs = METHODS[method].needs
     if needs == HIDDEN:
-        return {name: hidden_stage.stage(job, of) for name, of in datasets.items()}
+        return {name: hidden_stage.stage(job, dataset) for name, dataset in datasets.items()}
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():

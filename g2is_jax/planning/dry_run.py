@@ -83,8 +83,10 @@ def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, str]:
             )
         else:
             rows = _measured(files, config, settings, chat)
-            of = {name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")}
-            means = ", ".join(f"{counts.tokens:,.0f} ({name})" for name, counts in of.items())
+            parts = {
+                name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")
+            }
+            means = ", ".join(f"{counts.tokens:,.0f} ({name})" for name, counts in parts.items())
             tokens = f"mean tokens as measured: {means}"
     return Plan(config, settings, model, rows, devices), tokens
 

@@ -50,7 +50,7 @@ def row_plan(config: ConfigDict) -> Plan:
 
 
 def replace_table(page: str, table: str) -> str:
-    """Returns a page with this table in the place of its only one."""
+    """Returns a page with this table in place of the one that it has."""
     return re.sub(r"(^\|.*\n)+", lambda _: table + "\n", page, flags=re.MULTILINE)
 
 

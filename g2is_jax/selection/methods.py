@@ -199,7 +199,7 @@ def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
 def reads(method: str, field: str) -> bool:
     """True if the field of the config can change what the method chooses."""
     section = field.partition(".")[0]
-    owners = [name for name, of in METHODS.items() if section in of.sections]
+    owners = [name for name in METHODS if section in METHODS[name].sections]
     if owners:
         return method in owners
     if section in OF_FEATURES:
