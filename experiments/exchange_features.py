@@ -11,7 +11,7 @@ import functools
 from absl import flags
 from etils import epath
 
-from experiments.launch import run_or_tell
+from experiments.launch import run_or_explain
 from g2is_jax.features.exchange import export_features, import_features
 from g2is_jax.features.rows import DTYPES
 from g2is_jax.features.store import SETTINGS, StoreConfig
@@ -44,7 +44,7 @@ def main() -> None:
         config = StoreConfig(dtype.value, rows.value)
         print(run(epath.Path(source.value), epath.Path(destination.value), config))
 
-    run_or_tell(exchange, functools.partial(parse_flags, USAGE))
+    run_or_explain(exchange, functools.partial(parse_flags, USAGE))
 
 
 if __name__ == "__main__":

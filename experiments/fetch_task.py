@@ -8,7 +8,7 @@ import functools
 from absl import flags
 from etils import epath
 
-from experiments.launch import run_or_tell
+from experiments.launch import run_or_explain
 from g2is_jax.evaluation.tasks.hub_tasks import PARTS, fetch_task, load_from_hub
 from g2is_jax.pipeline.command_line import parse_flags
 
@@ -24,7 +24,7 @@ def main() -> None:
     def fetch(_) -> None:
         print(fetch_task(str(task.value), epath.Path(destination.value), load_from_hub))
 
-    run_or_tell(fetch, functools.partial(parse_flags, USAGE))
+    run_or_explain(fetch, functools.partial(parse_flags, USAGE))
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def launch(
                 stack.enter_context(jax.profiler.trace(profile.value))
             run(config_flag.value, place)
 
-    run_or_tell(main, parse_config)
+    run_or_explain(main, parse_config)
 
 
-def run_or_tell(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
+def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     """Call absl's `run`; a user's mistake ends in one line and status 2, a lost store in 75."""
     try:
         app.run(main, flags_parser=parse)

@@ -9,7 +9,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from experiments.launch import run_or_tell
+from experiments.launch import run_or_explain
 from g2is_jax.model.build import DTYPES
 from g2is_jax.model.merge import merge_folders
 from g2is_jax.pipeline.command_line import parse_flags
@@ -31,7 +31,7 @@ def main() -> None:
         place, target = epath.Path(adapter.value), epath.Path(output.value)
         print(merge_folders(str(checkpoint.value), place, target, str(dtype.value)))
 
-    run_or_tell(merge, functools.partial(parse_flags, USAGE))
+    run_or_explain(merge, functools.partial(parse_flags, USAGE))
 
 
 if __name__ == "__main__":

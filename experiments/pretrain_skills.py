@@ -2,7 +2,7 @@
 
     python -m experiments.pretrain_skills --config=configs/skills_base.py --workdir=runs/skills_base
 
-A run that was killed goes on from the newest checkpoint when the same command is given again.
+A run that was killed goes on from the newest checkpoint when the same command is run again.
 """
 
 from experiments.launch import launch

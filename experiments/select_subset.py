@@ -25,19 +25,19 @@ def main() -> None:
 
     def choose(config: ConfigDict, workdir: epath.Path) -> None:
         files = {"train_features": train, "validation_features": validation, "pool": pool}
-        given = {name: epath.Path(flag.value) for name, flag in files.items() if flag.value}
-        if not given:
+        named = {name: epath.Path(flag.value) for name, flag in files.items() if flag.value}
+        if not named:
             from g2is_jax.pipeline import selection_stage  # late: own features need no model
 
             selection_stage.run(config, workdir)
             return
-        missing = [name for name in ("train_features", "validation_features") if name not in given]
+        missing = [name for name in ("train_features", "validation_features") if name not in named]
         if missing:
             raise InputError(
                 f"--{missing[0]} is missing; own features need --train_features and "
                 "--validation_features, and --pool is read with them alone"
             )
-        own_features.run(config, workdir, **given)
+        own_features.run(config, workdir, **named)
 
     launch(choose)
 

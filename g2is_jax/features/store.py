@@ -6,6 +6,7 @@ chunk-*       the chunks, as `store_chunk` has them
 Chunks hold rows in the order of the work; a reader puts them into the order of their numbers.
 """
 
+import hashlib
 import json
 import threading
 import time
@@ -243,6 +244,14 @@ def open_store(folder: epath.Path) -> Store:
         positions=tuple(np.split(places, ends[:-1])),
         **{f"{name}_N": joined[name][order] for name in OF_EACH_ROW},
     )
+
+
+def store_digest(folder: epath.Path) -> str:
+    """The content hash of a finished store: that of its layout and of its chunks' own hashes."""
+    digest = hashlib.sha256()
+    for file in (folder / SETTINGS, *sorted(folder.glob("chunk-*.done"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _read_settings(folder: epath.Path) -> dict:

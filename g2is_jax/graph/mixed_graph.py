@@ -27,6 +27,7 @@ from g2is_jax.selection.rivals.similarity import similarities
 ROW, CORE = "row", "core"
 MOST_GRAPHML_EDGES = 2_000_000  # about 250 bytes each
 MOST_ADJACENCY_BYTES = 2 * 2**30
+ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")  # files of one form
 BYTES_A_PAIR = 8  # an int32 index and a float32 cosine
 # XML 1.0 has no way to write these, not even escaped; a viewer would refuse the whole file.
 NOT_IN_XML = dict.fromkeys(
@@ -196,9 +197,8 @@ def write_adjacency(features_NP, folder: epath.Path) -> None:
             f"the sorted adjacency of {rows:,} rows would be {size / 2**30:,.1f} GiB, more than "
             f"{MOST_ADJACENCY_BYTES / 2**30:g}; read the stored neighbours of graph.npz"
         )
-    indices, cosines = neighbours(features_NP, rows - 1)
-    _write_npy(folder / "adjacency_indices.npy", indices)
-    _write_npy(folder / "adjacency_similarities.npy", cosines)
+    for name, array_NE in zip(ADJACENCY, neighbours(features_NP, rows - 1), strict=True):
+        _write_npy(folder / name, array_NE)
 
 
 def _write_npy(file: epath.Path, array: np.ndarray) -> None:

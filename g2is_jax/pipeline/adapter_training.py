@@ -59,7 +59,7 @@ def pool_shapes(pool: Dataset, config: FitConfig, devices: int, packed: bool) ->
 
 
 def fit_identity(config: FitConfig) -> dict:
-    """Training settings that decide the result; the microbatch does not."""
+    """The training settings that decide the result; the microbatch does not."""
     fields = dataclasses.asdict(config)
     names = ("epochs", "batch_size", "optimizer", *(("packing",) if config.packing else ()))
     return {name: fields[name] for name in names}

@@ -52,8 +52,10 @@ def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -
 
 
 def _written_config(argv: Sequence[str]) -> ConfigDict | None:
-    """The config that the command names (file, or file:argument), without its overrides; None if
-    it names none."""
+    """The config that the command names (file, or file:argument), without its overrides.
+
+    None if it names none.
+    """
     named = re.search("(?:^|\n)--?config[=\n]([^:\n]+)(?::(.*))?", "\n".join(argv[1:]))
     if named is None:
         return None

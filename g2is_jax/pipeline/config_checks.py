@@ -35,7 +35,7 @@ ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
 
 
 def check_values(config: ConfigDict) -> None:
-    """Fields that no room's settings check."""
+    """Check the fields that no room's own settings check."""
     fields = config_fields(config)
     for field, known in CHOICES.items():
         if fields[field] not in known:
@@ -91,6 +91,7 @@ def check_files(config: ConfigDict) -> None:
 
 
 def _check_target_names(validation: tuple[str, ...]) -> None:
+    """Check that every target has a name that a folder can have, and that no other has."""
     names = [target_name(epath.Path(file)) for file in validation]
     for file, name in zip(validation, names, strict=True):
         if name in ("", ".", ".."):

@@ -9,6 +9,7 @@ from g2is_jax.evaluation.evaluate import answer_losses
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline import finetune_stage, selection_stage
+from g2is_jax.pipeline.cases import cases, label
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.finetune_stage import Tuned
 from g2is_jax.pipeline.job import Job, open_checked_job
@@ -23,20 +24,20 @@ from g2is_jax.selection.methods import choosers
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The curve of each method, target and seed; returns the stages' folders."""
     job = open_checked_job(config, workdir)
-    return [
-        stage(job, finetune_stage.stage(job, chosen, label, seed), target, f"{label} seed {seed}")
-        for seed in job.settings.seeds
-        for method in choosers(job.settings.selection.methods)
-        for target in job.data.targets
-        for label in (f"{method} {target.name}",)
-        for chosen in (selection_stage.stage(job, method, target, seed),)
-    ]
+    folders = []
+    for method, target, seed in cases(job, choosers(job.settings.selection.methods)):
+        name = label(method, target, seed)
+        chosen = selection_stage.stage(job, method, target, seed)
+        tuned = finetune_stage.stage(job, chosen, name, seed)
+        folders.append(stage(job, tuned, target, name))
+    return folders
 
 
-def stage(job: Job, tuned: epath.Path, target: Target, label: str) -> epath.Path:
-    """Measure; `curve.json` lists epoch and validation loss, from the untrained base (0) on.
+def stage(job: Job, tuned: epath.Path, target: Target, name: str) -> epath.Path:
+    """The curve of a fine-tune.
 
-    The loss is the mean over rows of each row's own mean, in nats.
+    `curve.json` lists epoch and validation loss, from the untrained base (0) on: the mean over rows
+    of each row's own mean, in nats.
     """
 
     def build(folder: epath.Path) -> dict:
@@ -52,7 +53,7 @@ def stage(job: Job, tuned: epath.Path, target: Target, label: str) -> epath.Path
 
     inputs = {"validation": target.validation.digest, "adapter": stage_hash(tuned)}
     inputs |= job.checkpoint.digest
-    return job.stages.run(Stage("curve", job.model_identity, inputs), label, build, shared=True)
+    return job.stages.run(Stage("curve", job.model_identity, inputs), name, build, shared=True)
 
 
 def _adapter(job: Job, tuned: epath.Path, epoch: int) -> Leaves:
@@ -72,12 +73,12 @@ def best_epoch(curve: list[dict]) -> int:
     return min(curve[1:], key=lambda point: point["validation_loss"])["epoch"]
 
 
-def adapter_to_evaluate(job: Job, tuned: epath.Path, target: Target, label: str) -> Tuned:
+def adapter_to_evaluate(job: Job, tuned: epath.Path, target: Target, name: str) -> Tuned:
     """The fine-tune's last adapter, or its best; makes the curve where that is asked for."""
     best = job.settings.evaluation.adapter == "best"
     if not best and not job.settings.evaluation.curves:
         return Tuned(tuned)
-    folder = stage(job, tuned, target, label)
+    folder = stage(job, tuned, target, name)
     epoch = best_epoch(json.loads((folder / "curve.json").read_text()))
     of_last = epoch == job.settings.finetune.fit.epochs
     return Tuned(tuned, finetune_stage.of_epoch(epoch)) if best and not of_last else Tuned(tuned)

@@ -1,6 +1,7 @@
 """The rows of a file that can be used, and a target's rows of validation and test."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection
@@ -29,7 +30,7 @@ class Dataset:
     truncated: int
 
     def without(self, rows: Collection[int]) -> "Dataset":
-        """The dataset without these of its rows; a content of its own if there are any."""
+        """The dataset without some of its rows, which is a content of its own if there are any."""
         if not rows:
             return self
         left = [row for row in range(len(self.records)) if row not in rows]
@@ -47,14 +48,23 @@ class Dataset:
         return file_stem(self.path)
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of its rows, as the manifest of a stage has them."""
+        return {
+            "rows": len(self.records),
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+        }
+
+    @functools.cached_property
     def tokens_N(self) -> np.ndarray:
-        """Supervised tokens of each row."""
+        """The supervised tokens of each row."""
         return np.array([int(example.supervised_T.sum()) for example in self.encoded])
 
 
 @dataclass(frozen=True)
 class Target:
-    """One task: the few examples that describe it, and the rows that measure it."""
+    """A task: the few examples that describe it, and the rows that measure it."""
 
     name: str
     validation: Dataset
@@ -99,14 +109,13 @@ def target_files(
 ) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
     """The pool's file, and those of validation and of test, one of each for each target.
 
-    world: makes the built-in world, and returns its folder; called where the pool is that one.
+    world: makes the built-in world, and returns its folder; called where it is the pool.
     """
-    built_in = data.pool == BUILT_IN
-    pool = world() / "pool.jsonl" if built_in else epath.Path(data.pool)
-    if built_in and not data.validation and not data.test:
-        validation, test = (
-            [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
-            for part in ("val", "test")
-        )
-        return pool, validation, test
-    return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))
+    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
+    if not data.targets_of_world:
+        return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))
+    validation, test = (
+        [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
+        for part in ("val", "test")
+    )
+    return pool, validation, test

@@ -15,8 +15,8 @@ from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 
 
-def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Path:
-    """Measure an adapter, or the base.
+def stage(job: Job, tuned: Tuned | None, target: Target, name: str) -> epath.Path:
+    """The metrics of an adapter, or of the base.
 
     `metrics.json` holds the means over the rows, `rows.jsonl` each row's loss, reply and scores.
     """
@@ -38,7 +38,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
             write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if metrics.get(SHOTS_DROPPED):
             print(
-                f"evaluate {label}: {metrics[SHOTS_DROPPED]} worked rows left away, as prompts "
+                f"evaluate {name}: {metrics[SHOTS_DROPPED]} worked rows left out, as prompts "
                 "would not fit model.max_length",
                 flush=True,
             )
@@ -52,7 +52,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, label: str) -> epath.Pa
     inputs = {"test": target.test_digest, **job.checkpoint.digest, **adapter_hash(tuned)}
     if task.shots:
         inputs["shots"] = file_hash(job.shots_files[target.name])
-    return job.stages.run(Stage("evaluate", identity, inputs), label, build, shared=True)
+    return job.stages.run(Stage("evaluate", identity, inputs), name, build, shared=True)
 
 
 def per_row(folder: epath.Path) -> dict[str, list[float | None]]:

@@ -21,13 +21,13 @@ from g2is_jax.features.gradients import (
 from g2is_jax.features.store import StoreWriter
 from g2is_jax.pipeline import folded_stage, hidden_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
-from g2is_jax.pipeline.hidden_stage import feature_counts
 from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.pipeline.store_diagnostics import write_diagnostics
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory, shared_mesh
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.runs.stages import Stage
-from g2is_jax.selection.methods import FEATURES, METHODS, needing
+from g2is_jax.selection.methods import FEATURES, needing, pool_kind, pool_kinds
 from g2is_jax.training.optimizer import Moments
 
 
@@ -47,22 +47,23 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
 def kind_of(job: Job, dataset: Dataset, method: str) -> str:
     """The kind of features that a method takes of a file's rows."""
-    kind = METHODS[method].kind
-    if dataset is not job.data.pool or kind is None:
+    if dataset is not job.data.pool:
         return job.settings.features.validation_kind
-    return kind(job.settings.selection.kinds)
+    return pool_kind(method, job.settings.selection.kinds)
 
 
 def kinds_of(job: Job, dataset: Dataset) -> list[str]:
     """All kinds that the methods of a job take of a file's rows, in order."""
+    if dataset is not job.data.pool:
+        return [job.settings.features.validation_kind]
     methods = needing(job.settings.selection.methods, FEATURES) or ["g2is"]
-    return sorted({kind_of(job, dataset, method) for method in methods})
+    return pool_kinds(methods, job.settings.selection.kinds)
 
 
 def stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.Path]:
     """The stages of one feature row for each usable row of a file: one a checkpoint, oldest first.
 
-    Folded where that is asked.
+    They are folded where the config asks for that.
     """
     passes = pass_stages(job, dataset, kind, seed)
     if not job.settings.features.folds:
@@ -94,13 +95,10 @@ def _pass_stages(
         wait_for_all(f"{', '.join(stores)} features of {dataset.name}")
         if not is_first():
             return {labels[kind]: {} for kind in stores}
-        return {
-            labels[kind]: feature_counts(
-                dataset, folder, _momentum(kind, checkpoint.moments), _direction(job, kind).b1
-            )
-            | work
-            for kind, folder in stores.items()
-        }
+        for kind, folder in stores.items():
+            momentum = _momentum(kind, checkpoint.moments)
+            write_diagnostics(folder, dataset, momentum, _direction(job, kind).b1)
+        return {labels[kind]: dataset.counts | work for kind in stores}
 
     warm_up = warmup_stage.stage(job, seed)
     inputs = {"rows": dataset.digest, "warmup": stage_hash(warm_up), **job.checkpoint.digest}
@@ -179,7 +177,7 @@ def _pass(
 
 
 def _measured(dataset: Dataset, function, inputs, devices: int) -> int:
-    """Tokens a device has room for, by what the compiler says of the longest rows."""
+    """The tokens that a device has room for, by what the compiler says of the longest rows."""
     width_T = -(-int(row_lengths(dataset.encoded).max()) // 8) * 8
 
     def memory_of(rows: int, width_T: int) -> int:

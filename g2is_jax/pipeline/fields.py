@@ -36,7 +36,7 @@ def owned(kind: Callable[..., Owned], section, name: str) -> Owned:
 
 
 def part_of(kind: type[Owned], section: ConfigDict, name: str) -> Owned:
-    """`owned`, of a section that has fields for others too."""
+    """The frozen settings that a room owns, from a section that has fields for others too."""
     fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every settings class is one
     return owned(kind, {field: section[field] for field in fields}, name)
 
@@ -47,7 +47,7 @@ def parts(text: str) -> tuple[str, ...]:
 
 
 def listed(text: str, field: str) -> tuple[str, ...]:
-    """The parts of such a field, of which there is at least one and none twice."""
+    """The parts of a field that must name at least one, and none twice."""
     named = parts(text)
     if not named:
         raise InputError(f"{field} is empty; give at least one, separated by commas")

@@ -10,10 +10,12 @@ from g2is_jax.model.lora import Leaves
 from g2is_jax.model.merge import write_merged
 from g2is_jax.pipeline import selection_stage
 from g2is_jax.pipeline.adapter_training import ADAPTER, fit_identity, train
+from g2is_jax.pipeline.cases import cases, label
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.stages import Stage
+from g2is_jax.selection.methods import choosers
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The fine-tune of each method, target and seed; returns the stages' folders."""
     job = open_checked_job(config, workdir)
     return [
-        stage(
-            job, selection_stage.stage(job, method, target, seed), f"{method} {target.name}", seed
-        )
-        for seed in job.settings.seeds
-        for method in job.settings.selection.methods
-        if method != "none"
-        for target in job.data.targets
+        stage(job, selection_stage.stage(job, *case), label(*case), case[-1])
+        for case in cases(job, choosers(job.settings.selection.methods))
     ]
 
 
-def stage(job: Job, chosen: selection_stage.Chosen, label: str, seed: int) -> epath.Path:
+def stage(job: Job, chosen: selection_stage.Chosen, name: str, seed: int) -> epath.Path:
     """Train on the chosen rows, and write the last adapter in PEFT's files under `adapter/`.
 
-    Where asked for, that of each epoch under `epochs/`, and base and adapter in one under
+    Where asked for, that of each epoch is under `epochs/`, and base and adapter in one under
     `merged/`.
     """
     settings = job.settings.finetune
@@ -63,12 +60,11 @@ def stage(job: Job, chosen: selection_stage.Chosen, label: str, seed: int) -> ep
     if not settings.keep_epochs:
         identity["keep_epochs"] = False
     inputs = {"selection": stage_hash(chosen.folder), **job.checkpoint.digest}
-    label = f"{label} seed {seed}"
-    return job.stages.run(Stage("finetune", identity, inputs), label, build, shared=True)
+    return job.stages.run(Stage("finetune", identity, inputs), name, build, shared=True)
 
 
 def of_epoch(epoch: int) -> str:
-    """Folder, within the stage, of the adapter after so many epochs."""
+    """The folder, within the stage, of the adapter after so many epochs."""
     return f"epochs/{epoch}"
 
 

@@ -1,10 +1,4 @@
-"""The mixed gradient graph of each walk, to look at: npz, GraphML, sorted adjacency, statistics.
-
-    python -m experiments.export_graph --config=configs/tiny.py --workdir=runs/demo
-
-Reads the features that the selection reads, and makes those that are not there yet. The graph has
-`graph.neighbours` edges a row, whether the walk stores them or not.
-"""
+"""Writes the mixed graph of each walk of a job into `graphs/`, from the walk's own features."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,6 +8,7 @@ from ml_collections import ConfigDict
 
 from g2is_jax.graph import statistics
 from g2is_jax.graph.mixed_graph import (
+    ADJACENCY,
     Nodes,
     TooLarge,
     mixed_graph,
@@ -22,41 +17,45 @@ from g2is_jax.graph.mixed_graph import (
     write_npz,
 )
 from g2is_jax.pipeline import method_inputs
+from g2is_jax.pipeline.cases import cases, label, shown_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.report import graph_page
 from g2is_jax.report.figures import plot_explained, plot_similarities
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.methods import core_of
+from g2is_jax.selection.methods import SECTIONS, core_of, walking
 
+SHOWN = "graphs"  # folder of a work folder
 GRAPHML = ("graph.graphml",)
-ADJACENCY = ("adjacency_indices.npy", "adjacency_similarities.npy")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
-    """One folder for each walk among the methods, each target and seed, under `graphs/`."""
+    """The graph of each walk among the methods, for each target and seed; returns the folders.
+
+    Features that are not there yet are made first, by all processes of a run.
+    """
     job = open_job(config, workdir)
-    walks = [
-        method
-        for method in job.settings.selection.methods
-        if method in job.settings.selection.walks
-    ]
+    walks = walking(job.settings.selection.methods)
     if not walks:
-        known = ", ".join(job.settings.selection.walks)
+        known = ", ".join(SECTIONS)
         raise InputError(f"run.methods names none that walks a graph; add one of {known}")
     job.check()
-    return [
-        export(job, method, target, seed)
-        for seed in job.settings.seeds
-        for method in walks
-        for target in job.data.targets
-    ]
+    walked = cases(job, walks)
+    for case in walked:
+        method_inputs.stages(job, *case)
+    if is_first():
+        with alone():
+            for case in walked:
+                export(job, *case)
+    wait_for_all("graphs written")
+    return [shown_at(job, SHOWN, *case) for case in walked]
 
 
-def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
-    """Write all of one graph, and say where; returns `graphs/METHOD-SEED[/TARGET]/`."""
+def export(job: Job, method: str, target: Target, seed: int) -> None:
+    """Write all of one graph to `graphs/METHOD-SEED[/TARGET]/`, and print that."""
     pool = method_inputs.rows_of(job, job.data.pool, method, seed)
     core = directions(job, method, target, seed)
     records = job.data.pool.records
@@ -64,7 +63,8 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
     E = min(job.settings.selection.walks[method].graph.neighbours, len(records) - 1)
     graph = mixed_graph(pool, core.core_CP, E, nodes)
-    folder = place(job, method, target, seed)
+    folder = shown_at(job, SHOWN, method, target, seed)
+    make_folder(folder)
     write_npz(graph, folder / "graph.npz")
     left_out = [
         *_unless_too_large(folder, GRAPHML, lambda: write_graphml(graph, folder / GRAPHML[0])),
@@ -82,8 +82,7 @@ def export(job: Job, method: str, target: Target, seed: int) -> epath.Path:
     plot_explained(core, folder / "explained_variance.png")
     histograms = summary["pairs"]["histogram"], summary["stored"]["histogram"]
     plot_similarities(*histograms, folder / "similarities.png")
-    print(f"graph {method} {target.name} seed {seed}: {folder}", flush=True)
-    return folder
+    print(f"graph {label(method, target, seed)}: {folder}", flush=True)
 
 
 def directions(job: Job, method: str, target: Target, seed: int) -> Core:
@@ -92,18 +91,13 @@ def directions(job: Job, method: str, target: Target, seed: int) -> Core:
     return core_of(job.settings.selection.walks[method].knowledge, found)
 
 
-def place(job: Job, method: str, target: Target, seed: int) -> epath.Path:
-    """Make the folder of a graph, which has one for each target only where there are several."""
-    folder = job.stages.workdir / "graphs" / f"{method}-{seed}"
-    folder = folder / target.name if len(job.data.targets) > 1 else folder
-    make_folder(folder)
-    return folder
-
-
 def _unless_too_large(
     folder: epath.Path, names: Sequence[str], write: Callable[[], None]
 ) -> list[str]:
-    """Nothing, or why some files were left out, which is printed: the others are worth having."""
+    """Write some files, unless they are too large: then returns the reason, which is printed.
+
+    The other files are worth having.
+    """
     try:
         write()
     except TooLarge as error:

@@ -11,7 +11,7 @@ from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
 
 
-def stage(job: Job, tuned: Tuned | None, label: str) -> epath.Path:
+def stage(job: Job, tuned: Tuned | None, name: str) -> epath.Path:
     """Run the harness's tasks; `results.json` holds its report.
 
     No target is part of it: an adapter that serves several is measured once.
@@ -38,4 +38,4 @@ def stage(job: Job, tuned: Tuned | None, label: str) -> epath.Path:
     asked = dataclasses.asdict(config) | {"tasks": sorted(config.tasks)}
     identity = {**asked, "include": config.digest(), "lm_eval": VERSION, **job.model_identity}
     inputs = job.checkpoint.digest | adapter_hash(tuned)
-    return job.stages.run(Stage("harness", identity, inputs), label, build)
+    return job.stages.run(Stage("harness", identity, inputs), name, build)

@@ -1,18 +1,14 @@
 """Hidden states of the base: the representation that RDS+ compares."""
 
-import dataclasses
-import json
-
 from etils import epath
 
-from g2is_jax.features.diagnostics import diagnose, lines
 from g2is_jax.features.hidden_states import extract_hidden
-from g2is_jax.features.store import StoreWriter, open_store
+from g2is_jax.features.store import StoreWriter
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.job import Job
+from g2is_jax.pipeline.store_diagnostics import write_diagnostics
 from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.runs.stages import Stage
-from g2is_jax.runs.storage import write_atomic
 
 
 def stage(job: Job, dataset: Dataset) -> epath.Path:
@@ -24,23 +20,12 @@ def stage(job: Job, dataset: Dataset) -> epath.Path:
         with StoreWriter(folder, rows, job.settings.features.store) as writer:
             work = extract_hidden(job.model, job.weights, dataset.encoded, tokens, writer)
         wait_for_all(f"hidden states of {dataset.name}")
-        return feature_counts(dataset, folder, None, 0.0) | work if is_first() else {}
+        if not is_first():
+            return {}
+        write_diagnostics(folder, dataset, momentum=None, b1=0.0)
+        return dataset.counts | work
 
     model = {key: value for key, value in job.model_identity.items() if key != "lora"}
     identity = {"rows_dtype": job.settings.features.store.dtype, **model}
     inputs = {"rows": dataset.digest, **job.checkpoint.digest}
     return job.stages.run(Stage("hidden", identity, inputs), dataset.name, build, shared=True)
-
-
-def feature_counts(dataset: Dataset, folder: epath.Path, momentum: float | None, b1: float) -> dict:
-    """Counts for the manifest of a store; its diagnostics are written beside it.
-
-    momentum: |m|, where the kind has a momentum term.
-    """
-    ids = [record.id for record in dataset.records]
-    sources = [record.source for record in dataset.records]
-    found = diagnose(open_store(folder), ids, sources, momentum, b1)
-    written = json.dumps(dataclasses.asdict(found), indent=2) + "\n"
-    write_atomic(folder / "diagnostics.json", written)
-    print(lines(found), flush=True)
-    return {"rows": len(ids), "dropped": dataset.dropped, "truncated": dataset.truncated}

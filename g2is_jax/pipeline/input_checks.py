@@ -1,4 +1,4 @@
-"""What the model and the selectors ask of the rows, checked before any long work."""
+"""Checks of the rows against the model and the methods, before any long work."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from g2is_jax.selection.methods import SECTIONS, WalkSettings
 
 
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
-    """Every token has one of the embedding's rows: a lookup beyond it would not fail by itself."""
+    """Check that every token has a row of the embedding: a lookup beyond it would not fail."""
     for dataset in files:
         largest = max(int(example.tokens_T.max()) for example in dataset.encoded)
         if largest >= rows:
@@ -24,7 +24,7 @@ def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path
 
 
 def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequence[Target]) -> None:
-    """The features can be folded as often as is asked, and each walk finds enough rows."""
+    """Check that features can be folded as often as asked, and that each walk finds enough rows."""
     width = features_width(settings.features.projection, model.adapter_shapes)
     if width % 2**settings.features.folds:
         raise InputError(

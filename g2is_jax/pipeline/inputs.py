@@ -45,7 +45,7 @@ class Checkpoint:
 
     @functools.cached_property
     def digest(self) -> dict[str, str]:
-        """Content hashes of its files, as inputs of the stages that run the model."""
+        """The content hashes of its files, as inputs of the stages that run the model."""
         return {f"model/{f.name}": file_hash(f) for f in checkpoint_files(self.folder)}
 
 
@@ -65,7 +65,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Readers:
     """The readers of a command, each of which keeps what it has read."""
 
     checkpoint: Callable[[CheckpointSettings], Checkpoint]
@@ -74,10 +74,10 @@ class Inputs:
     weights: Callable[[WeightSettings], Leaves]
 
 
-def cached_inputs(stages: Stages) -> Inputs:
-    """Readers that have read nothing; the built-in world becomes one of the stages."""
+def cached_readers(stages: Stages) -> Readers:
+    """The readers, which have read nothing; the built-in world becomes one of the stages."""
     checkpoint = functools.cache(read_checkpoint)
-    return Inputs(
+    return Readers(
         checkpoint=checkpoint,
         data=functools.cache(lambda settings: read_data(settings, checkpoint, stages)),
         model=functools.cache(lambda base, lora: describe_model(base, lora, checkpoint)),
@@ -86,7 +86,7 @@ def cached_inputs(stages: Stages) -> Inputs:
 
 
 def read_checkpoint(settings: CheckpointSettings) -> Checkpoint:
-    """Find the checkpoint's folder, downloading it where it is a hub id."""
+    """The checkpoint, downloaded where it is a hub id."""
     built_in = settings.name == BUILT_IN
     folder = BASE_FOLDER if built_in else resolve_checkpoint(settings.name, settings.revision)
     return Checkpoint(folder)
@@ -97,7 +97,7 @@ def read_data(
     checkpoint: Callable[[CheckpointSettings], Checkpoint],
     stages: Stages,
 ) -> Data:
-    """Read pool and targets; InputError names what is wrong with a file."""
+    """The pool and the targets, read; InputError names what is wrong with a file."""
     folder = checkpoint(settings.checkpoint).folder
     _check_length(folder, settings.max_length)
     chat = ChatFormat(load_tokenizer(folder), settings.chat_template)

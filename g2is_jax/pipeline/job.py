@@ -13,7 +13,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
-from g2is_jax.pipeline.inputs import Checkpoint, Data, Inputs, cached_inputs
+from g2is_jax.pipeline.inputs import Checkpoint, Data, Readers, cached_readers
 from g2is_jax.pipeline.job_stages import Stages, has_stages
 from g2is_jax.pipeline.settings import Settings, read_settings
 from g2is_jax.runs.processes import is_first, wait_for_all
@@ -40,7 +40,7 @@ class Job:
 
     config: ConfigDict
     settings: Settings
-    inputs: Inputs
+    readers: Readers
     stages: Stages
 
     def variant(self, overrides: dict) -> "Job":
@@ -50,27 +50,27 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        return Job(config, read_settings(config), self.inputs, self.stages.for_variant())
+        return Job(config, read_settings(config), self.readers, self.stages.for_variant())
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The base model's files."""
-        return self.inputs.checkpoint(self.settings.base.checkpoint)
+        return self.readers.checkpoint(self.settings.base.checkpoint)
 
     @property
     def data(self) -> Data:
         """Pool and targets."""
-        return self.inputs.data(self.settings.data)
+        return self.readers.data(self.settings.data)
 
     @property
     def model(self) -> Model:
         """The decoder with its adapter, without weights."""
-        return self.inputs.model(self.settings.base, self.settings.lora)
+        return self.readers.model(self.settings.base, self.settings.lora)
 
     @property
     def weights(self) -> Leaves:
         """The base's weights, whatever adapter the model has."""
-        return self.inputs.weights(self.settings.base.weights)
+        return self.readers.weights(self.settings.base.weights)
 
     @functools.cached_property
     def limits(self) -> Limits:
@@ -157,7 +157,7 @@ def open_job(config: ConfigDict, workdir: epath.Path, builds: bool = True) -> Jo
         claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
     wait_for_all("work folder claimed")
     stages = Stages(workdir, builds)
-    return Job(config, settings, cached_inputs(stages), stages)
+    return Job(config, settings, cached_readers(stages), stages)
 
 
 def open_checked_job(config: ConfigDict, workdir: epath.Path) -> Job:

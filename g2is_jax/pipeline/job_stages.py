@@ -49,7 +49,7 @@ class Stages:
     ) -> dict[str, epath.Path]:
         """The finished folders of stages, by label; `build` fills all that are not finished.
 
-        It is given their folders, by label, and returns the counts of each for its manifest.
+        It takes their folders, by label, and returns the counts of each for its manifest.
         """
         built: list[str] = []
 

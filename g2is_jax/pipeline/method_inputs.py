@@ -26,7 +26,7 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     datasets = {"features": job.data.pool, "validation": target.validation}
     needs = METHODS[method].needs
     if needs == HIDDEN:
-        return {name: hidden_stage.stage(job, of) for name, of in datasets.items()}
+        return {name: hidden_stage.stage(job, dataset) for name, dataset in datasets.items()}
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
@@ -38,7 +38,7 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
 
 
 def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
-    """Stages behind those above: the passes that folded features come from."""
+    """The stages behind those of `stages`: the passes that folded features come from."""
     if METHODS[method].needs != FEATURES or not job.settings.features.folds:
         return []
     return [
@@ -67,7 +67,7 @@ def _text_inputs(job: Job) -> dict[str, str]:
 
 
 def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
-    """Reads the inputs of a method; pool rows that are not finite may not be chosen."""
+    """The inputs of a method, read; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
     tokens_N = job.data.pool.tokens_N
     bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, shared_mesh())
@@ -132,7 +132,7 @@ _validation_rows = functools.lru_cache(maxsize=8)(_read)
 
 
 def prompt(record: Record) -> str:
-    """All that comes before the last reply."""
+    """The messages of a row before its last reply."""
     last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
     return "\n".join(message.content for message in record.messages[:last])
 

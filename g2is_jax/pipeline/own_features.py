@@ -2,11 +2,10 @@
 its selections.
 
 Pool rows (N, P) and validation rows (M, P) are .npy, .safetensors or .pt files, or stores. Rows
-that lie in a file of instructions are written out as well when that file is given.
+that lie in a file of instructions are written out as well where that file is named.
 """
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from ml_collections import ConfigDict
 
 from g2is_jax.data.files import Record, read_records
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
+from g2is_jax.features.store import store_digest
+from g2is_jax.pipeline.job_stages import has_stages
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
@@ -37,8 +38,8 @@ ONLY_SEED = 0  # methods that look at features alone draw nothing
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The matrices, and the records of the pool's rows where its file was given."""
+class OwnFeatures:
+    """The matrices, and the records of the pool's rows where its file was named."""
 
     pool: OwnMatrix
     validation: OwnMatrix
@@ -72,13 +73,15 @@ def run(
     """
     choosing = read_selection(config)
     _check_methods(choosing.methods)
-    inputs = _read(train_features, validation_features, pool)
-    allowed = _limits(choosing, inputs, pool)
-    digests = {"train_features": _digest(train_features)}
-    digests |= {"validation_features": _digest(validation_features)}
+    own = _read(train_features, validation_features, pool)
+    allowed = _limits(choosing, own, pool)
+    matrices = {"train_features": train_features, "validation_features": validation_features}
+    digests = {
+        name: store_digest(source) if source.is_dir() else file_hash(source)
+        for name, source in matrices.items()
+    }
     digests |= {"pool": file_hash(pool)} if pool else {}
-    started = any((workdir / "stages").glob("*"))
-    replace = config.run.replace or not started
+    replace = config.run.replace or not has_stages(workdir)
     claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
     several = len(choosing.methods) > 1
     _clear(workdir, set(METHODS) - set(choosing.methods) if several else set(METHODS))
@@ -86,7 +89,7 @@ def run(
         _clear(workdir, {""})
     places = []
     for method in choosing.methods:
-        build = functools.partial(_choose, method, choosing, inputs, allowed)
+        build = functools.partial(_choose, method, choosing, own, allowed)
         settings = identity(method, choosing, ONLY_SEED)
         folder = run_stage(workdir, "selection", settings, digests, build)
         places.append(workdir / method if several else workdir)
@@ -96,28 +99,28 @@ def run(
 
 
 def _clear(workdir: epath.Path, methods: set[str]) -> None:
-    """Removes what an earlier command showed of these methods."""
+    """Remove what an earlier command showed of these methods."""
     for method, name in itertools.product(methods, (WHY, LINES)):
         (workdir / method / name).unlink(missing_ok=True)
 
 
 def _choose(
-    method: str, choosing: SelectionSettings, inputs: Inputs, allowed: Limits, folder: epath.Path
+    method: str, choosing: SelectionSettings, own: OwnFeatures, allowed: Limits, folder: epath.Path
 ) -> dict:
     """Write the selection of one method."""
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
-    selection = choose(_method_inputs(choosing, inputs, allowed))
-    write_why(folder, selection, inputs.known)
-    if inputs.records is not None:
-        write_lines(folder, selection, inputs.records)
+    selection = choose(_method_inputs(choosing, own, allowed))
+    write_why(folder, selection, own.known)
+    if own.records is not None:
+        write_lines(folder, selection, own.records)
     return {"rows": len(selection.picks), **selection.summary}
 
 
-def _method_inputs(choosing: SelectionSettings, inputs: Inputs, allowed: Limits) -> MethodInputs:
+def _method_inputs(choosing: SelectionSettings, own: OwnFeatures, allowed: Limits) -> MethodInputs:
     """The matrices as a method takes them; validation rows are of one subtask, as nothing says
     otherwise."""
-    pool, validation = inputs.pool.rows, inputs.validation.rows
+    pool, validation = own.pool.rows, own.validation.rows
     validation = validation.take(validation.finite_N)
     return MethodInputs(
         settings=choosing,
@@ -144,8 +147,8 @@ def _check_methods(methods: Sequence[str]) -> None:
 
 def _read(
     train_features: epath.Path, validation_features: epath.Path, pool: epath.Path | None
-) -> Inputs:
-    """The inputs, once their shapes and counts are known to agree."""
+) -> OwnFeatures:
+    """The matrices and records, once their shapes and counts are known to agree."""
     train, validation = read_own(train_features), read_own(validation_features)
     if train.rows.shape[1] != validation.rows.shape[1]:
         raise InputError(
@@ -156,7 +159,7 @@ def _read(
     if not validation.rows.finite_N.any():
         raise InputError(f"{validation_features}: no row is finite; make the features again")
     records = _records(train, pool) if pool else None
-    return Inputs(train, validation, records)
+    return OwnFeatures(train, validation, records)
 
 
 def _records(train: OwnMatrix, pool: epath.Path) -> list[Record]:
@@ -178,31 +181,21 @@ def _records(train: OwnMatrix, pool: epath.Path) -> list[Record]:
     return [records[row] for row in numbers_N.tolist()]
 
 
-def _limits(choosing: SelectionSettings, inputs: Inputs, pool: epath.Path | None) -> Limits:
+def _limits(choosing: SelectionSettings, own: OwnFeatures, pool: epath.Path | None) -> Limits:
     """The budget and caps, where what they count is known."""
-    budget, rows = choosing.budget, len(inputs.pool.rows)
+    budget, rows = choosing.budget, len(own.pool.rows)
     if budget.source_cap < 1 and pool is None:
         raise InputError(
             f"selection.source_cap = {budget.source_cap}: the sources are not known; give the "
             "pool's file by --pool, or set selection.source_cap to 1"
         )
-    tokens_N = inputs.pool.tokens_N
+    tokens_N = own.pool.tokens_N
     if budget.unit == "tokens" and (tokens_N is None or (tokens_N < 1).any()):
         raise InputError(
-            f"selection.unit = tokens: {inputs.pool.source} does not say how many supervised "
+            f"selection.unit = tokens: {own.pool.source} does not say how many supervised "
             "tokens each row has; give a store, or a .safetensors file with `tokens`, or set "
             "selection.unit to rows or fraction"
         )
     known_N = np.ones(rows, int) if tokens_N is None else tokens_N
-    sources = [""] * rows if inputs.records is None else [r.source for r in inputs.records]
+    sources = [""] * rows if own.records is None else [r.source for r in own.records]
     return limits(budget, known_N, sources)
-
-
-def _digest(source: epath.Path) -> str:
-    """Content hash of a file, or of a store: that of its layout and of its chunks' hashes."""
-    if not source.is_dir():
-        return file_hash(source)
-    digest = hashlib.sha256()
-    for file in (source / "store.json", *sorted(source.glob("chunk-*.done"))):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -1,10 +1,4 @@
-"""The page of a finished run, `report/report.html`, and the same in Markdown, `report/report.md`.
-
-    python -m experiments.report --config=configs/tiny.py --workdir=runs/demo
-
-Reads what run_all left in the work folder and computes nothing that takes long; an unfinished stage
-is an error.
-"""
+"""Gathers the sections of the report page from the finished stages of a job, and writes it."""
 
 import json
 from collections import Counter
@@ -22,6 +16,7 @@ from g2is_jax.pipeline import (
     scoring,
     selection_stage,
 )
+from g2is_jax.pipeline.cases import cases, label, shown_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_files import WHY, read_why
@@ -45,28 +40,33 @@ from g2is_jax.report.page.reasons import shortened
 from g2is_jax.report.published import published
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash
+from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.methods import core_of
+from g2is_jax.selection.methods import choosers, core_of, walking
 
+REPORT, HTML = "report", "report.html"  # folder of a work folder, and a file there
 SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map
 MOST_SOURCES = 12  # named in the first section
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
-    """Write the page and say where it is."""
+    """Write the page of a finished run and print its path; an unfinished stage is an error."""
     if not (workdir / "stages").exists():
         raise InputError(
             f"{workdir}: no run is here; run experiments.run_all with this --workdir first"
         )
     job = open_job(config, workdir, builds=False)
-    file = write(job, scoring.score_all(job))
-    print(f"report: {file}")
-    return file
+    scores = scoring.score_all(job)
+    if is_first():
+        with alone():
+            print(f"report: {write(job, scores)}")
+    wait_for_all("page written")
+    return workdir / REPORT / HTML
 
 
 def write(job: Job, scores: list[dict]) -> epath.Path:
-    """Write both files from the finished stages of a job; returns the HTML's path."""
+    """Write the page, as HTML and as Markdown; returns the HTML's path."""
     walks = list(_walks(job))
     chosen = composition(
         selection_stage.entries(job), [record.source for record in job.data.pool.records]
@@ -88,15 +88,15 @@ def write(job: Job, scores: list[dict]) -> epath.Path:
     ]
     names = ", ".join(target.name for target in job.data.targets)
     page = Page(f"Selection for {names}", [section for section in sections if section])
-    folder = job.stages.workdir / "report"
+    folder = job.stages.workdir / REPORT
     make_folder(folder)
-    write_atomic(folder / "report.html", html(page))
+    write_atomic(folder / HTML, html(page))
     write_atomic(folder / "report.md", markdown(page))
-    return folder / "report.html"
+    return folder / HTML
 
 
 def _published(job: Job) -> dict[str, Mapping[str, float]]:
-    """By target, what others published for the same setting."""
+    """The figures that others published for the same setting, by target."""
     config = job.config
     share = config.selection.budget if config.selection.unit == "fraction" else None
     return {
@@ -147,9 +147,9 @@ def _all_of(values: list[dict]) -> str:
 def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves.Curve]]:
     """The cost of each fine-tune, with all stages behind it, and its learning curve."""
     measured = validation_curves(job.stages.workdir)
-    for method, target, seed in selection_stage.each(job):
+    for method, target, seed in cases(job, choosers(job.settings.selection.methods)):
         chosen = selection_stage.stage(job, method, target, seed)
-        tuned = finetune_stage.stage(job, chosen, f"{method} {target.name}", seed)
+        tuned = finetune_stage.stage(job, chosen, label(method, target, seed), seed)
         behind = [
             *method_inputs.stages(job, method, target, seed).values(),
             *method_inputs.sources(job, method, target, seed),
@@ -167,7 +167,7 @@ def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves
 
 
 def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Validation losses of the stages named curve-*, by fine-tune and by validation rows."""
+    """The validation losses of the stages named curve-*, by fine-tune and by validation rows."""
     found = {}
     for file in (workdir / "stages").glob("curve-*/curve.json"):
         if file.parent.suffix == ".part":  # not finished
@@ -180,20 +180,16 @@ def validation_curves(workdir: epath.Path) -> dict[tuple[str, str], list[tuple[i
 
 def _walks(job: Job) -> Iterator[Walk]:
     """The walk of g2is, or of another method if g2is is not there, at the first seed."""
-    walking = [
-        method
-        for method in job.settings.selection.methods
-        if method in job.settings.selection.walks
-    ]
-    if not walking:
+    walks = walking(job.settings.selection.methods)
+    if not walks:
         return
-    method = SUBJECT if SUBJECT in walking else walking[0]
+    method = SUBJECT if SUBJECT in walks else walks[0]
     for target in job.data.targets:
         yield _walk(job, method, target, job.settings.seeds[0])
 
 
 def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
-    """Read a finished walk, the rows it chose, and some of those it chose from."""
+    """A finished walk, with the rows it chose and some of those it chose from."""
     settings = job.settings.selection.walks[method]
     found = method_inputs.gather(job, method, target, seed)
     pool, validation = found.rows()
@@ -204,7 +200,7 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
     count = len(job.data.pool.records)
     sample_S = np.sort(draws.choice(count, min(count, SAMPLE_ROWS), replace=False))
     sample_SP = unit_length(pool[sample_S])
-    place = selection_stage.shown_at(job, method, target, seed)
+    place = shown_at(job, selection_stage.SHOWN, method, target, seed)
     return Walk(
         method,
         target.name,

@@ -13,6 +13,7 @@ from g2is_jax.pipeline import (
     harness_stage,
     selection_stage,
 )
+from g2is_jax.pipeline.cases import cases, label
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.runs.manifest import read_manifest
@@ -31,31 +32,26 @@ def score_all(job: Job) -> list[dict]:
         from g2is_jax.evaluation.harness import check_tasks  # late: the harness is an extra
 
         check_tasks(job.settings.evaluation.harness)
-    return [
-        score(job, method, target, seed)
-        for seed in job.settings.seeds
-        for method in job.settings.selection.methods
-        for target in job.data.targets
-    ]
+    return [score(job, *case) for case in cases(job, job.settings.selection.methods)]
 
 
 def score(job: Job, method: str, target: Target, seed: int) -> dict:
     """The metrics of a method, with the rows, supervised tokens and seconds that it took."""
     cost = {"rows": 0, "tokens": 0, "seconds": 0.0}
-    label = f"{method} {target.name} seed {seed}"
+    name = label(method, target, seed)
     tuned = None
     if METHODS[method].choose is not None:
         chosen = selection_stage.stage(job, method, target, seed)
-        folder = finetune_stage.stage(job, chosen, f"{method} {target.name}", seed)
-        tuned = curve_stage.adapter_to_evaluate(job, folder, target, label)
+        folder = finetune_stage.stage(job, chosen, name, seed)
+        tuned = curve_stage.adapter_to_evaluate(job, folder, target, name)
         seconds = chosen.seconds + read_manifest(folder)["seconds"]
         cost = {"rows": len(chosen.rows), "tokens": chosen.tokens, "seconds": seconds}
-    measured = evaluate_stage.stage(job, tuned, target, label)
+    measured = evaluate_stage.stage(job, tuned, target, name)
     metrics = json.loads((measured / "metrics.json").read_text())
     score = {"method": method, "target": target.name, "seed": seed, "metrics": metrics, **cost}
     score["per_row"] = evaluate_stage.per_row(measured)
     if job.settings.evaluation.harness.tasks:
-        folder = harness_stage.stage(job, tuned, label)
+        folder = harness_stage.stage(job, tuned, name)
         more, falling = read_metrics(json.loads((folder / "results.json").read_text()))
         score |= {"metrics": metrics | more, "less_is_better": falling}
     return score

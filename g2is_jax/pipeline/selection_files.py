@@ -13,7 +13,7 @@ WHY, LINES = "selection.jsonl", "selected.jsonl"
 
 
 def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], dict]) -> None:
-    """An object a chosen row, in order: what is known of it, then how it was chosen.
+    """Write an object for each chosen row, in order: its known fields, then how it was chosen.
 
     `row` counts the rows of the pool's file from 0; `position` counts the rows to choose from.
     """
@@ -26,13 +26,13 @@ def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], d
 
 
 def write_lines(folder: epath.Path, selection: Selection, records: Sequence[Record]) -> None:
-    """The chosen ones of these rows, each as it stands in the pool's file."""
+    """Write the chosen rows, each as it stands in the pool's file."""
     rows = [records[pick.row].line + "\n" for pick in selection.picks]
     write_atomic(folder / LINES, "".join(rows))
 
 
 def read_why(folder: epath.Path) -> list[dict]:
-    """Read the objects that `write_why` wrote."""
+    """The objects that `write_why` wrote."""
     return [json.loads(line) for line in (folder / WHY).read_text().splitlines()]
 
 

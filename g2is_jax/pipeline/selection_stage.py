@@ -6,14 +6,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.pipeline import method_inputs
+from g2is_jax.pipeline.cases import cases, label, shown_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
 from g2is_jax.report.composition import write_composition
 from g2is_jax.runs.manifest import read_manifest
-from g2is_jax.runs.processes import alone, is_first
+from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.stages import Stage
 from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
+
+SHOWN = "selections"  # folder of the copies for people
 
 
 @dataclass(frozen=True)
@@ -29,38 +32,29 @@ class Chosen:
 def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
     """The selection of each method, target and seed, also copied to `selections/`.
 
-    What they are made of is printed, and written to `report/composition.md`.
+    Their composition is printed, and written to `report/composition.md`.
     """
     job = open_checked_job(config, workdir)
-    chosen = [stage(job, *which) for which in each(job)]
+    chosen = [stage(job, *case) for case in cases(job, choosers(job.settings.selection.methods))]
     if is_first():
         with alone():
             print("\n" + write_compositions(job))
+    wait_for_all("composition written")
     return chosen
 
 
-def each(job: Job) -> list[tuple[str, Target, int]]:
-    """Every selection of a job: its method, target and seed."""
-    return [
-        (method, target, seed)
-        for seed in job.settings.seeds
-        for method in choosers(job.settings.selection.methods)
-        for target in job.data.targets
-    ]
-
-
 def write_compositions(job: Job) -> str:
-    """Write what the finished selections are made of to `report/`; returns the Markdown."""
+    """Write the composition of the finished selections to `report/`; returns the Markdown."""
     sources = [record.source for record in job.data.pool.records]
     return write_composition(entries(job), sources, job.stages.workdir / "report")
 
 
 def entries(job: Job) -> list[dict]:
-    """Rows and costs of each selection, as `composition` takes them."""
+    """The rows and costs of each selection, as `composition` takes them."""
     return [
         {"method": method, "target": target.name, "seed": seed}
         | {"rows": chosen.rows, "tokens": chosen.tokens, "seconds": chosen.seconds}
-        for method, target, seed in each(job)
+        for method, target, seed in cases(job, choosers(job.settings.selection.methods))
         for chosen in (stage(job, method, target, seed),)
     ]
 
@@ -81,28 +75,18 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     if "warmup" in folders:
         settings["checkpoints"] = job.settings.features.checkpoints
     inputs = method_inputs.inputs(job, method, target, folders)
-    label = _label(method, target, seed)
-    folder = job.stages.run(Stage("selection", settings, inputs), label, build)
+    of_all = METHODS[method].needs == NOTHING  # it looks at no target
+    name = f"{method} seed {seed}" if of_all else label(method, target, seed)
+    folder = job.stages.run(Stage("selection", settings, inputs), name, build)
     if job.stages.builds and job.stages.shows and is_first():
-        show(folder, shown_at(job, method, target, seed))
+        show(folder, shown_at(job, SHOWN, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]
     needed = [*folders.values(), *method_inputs.sources(job, method, target, seed), folder]
     seconds = sum(read_manifest(stage_folder)["seconds"] for stage_folder in needed)
     return Chosen(folder, rows, int(job.data.pool.tokens_N[rows].sum()), seconds)
 
 
-def shown_at(job: Job, method: str, target: Target, seed: int) -> epath.Path:
-    """The folder where people look for a selection."""
-    place = job.stages.workdir / "selections" / f"{method}-{seed}"
-    return place / target.name if len(job.data.targets) > 1 else place
-
-
 def _known(job: Job, row: int) -> dict:
-    record = job.data.pool.records[row]
-    tokens = int(job.data.pool.encoded[row].supervised_T.sum())
+    """The fields that identify a pool row beside the reasons for it."""
+    record, tokens = job.data.pool.records[row], int(job.data.pool.tokens_N[row])
     return {"row": record.row, "id": record.id, "source": record.source, "tokens": tokens}
-
-
-def _label(method: str, target: Target, seed: int) -> str:
-    name = method if METHODS[method].needs == NOTHING else f"{method} {target.name}"
-    return f"{name} seed {seed}"

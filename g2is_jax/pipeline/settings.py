@@ -49,6 +49,16 @@ class DataSettings:
     overlap: str
     world: WorldConfig
 
+    @property
+    def targets_of_world(self) -> bool:
+        """True where no files are named for targets, which are then those of the built-in world."""
+        return not self.test
+
+    @property
+    def targets(self) -> int:
+        """The number of targets."""
+        return len(self.world.targets if self.targets_of_world else self.test)
+
 
 @dataclass(frozen=True)
 class WeightSettings:
@@ -151,8 +161,9 @@ def check_settings(config: ConfigDict) -> Settings:
     check_values(config)
     checkpoint = CheckpointSettings(config.model.checkpoint, config.model.revision)
     lora = {**config.lora, "targets": listed(config.lora.targets, "lora.targets")}
+    data = _data(config, checkpoint)
     return Settings(
-        data=_data(config, checkpoint),
+        data=data,
         base=BaseSettings(checkpoint, part_of(ModelConfig, config.model, "model")),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
@@ -161,7 +172,7 @@ def check_settings(config: ConfigDict) -> Settings:
         finetune=FinetuneSettings(
             _fit(config.finetune, "finetune"), config.finetune.keep_epochs, config.finetune.merge
         ),
-        evaluation=_evaluation(config),
+        evaluation=_evaluation(config, data.targets),
         seeds=_seeds(config.run.seeds),
     )
 
@@ -183,7 +194,7 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
 def _features(config: ConfigDict) -> FeatureSettings:
     return FeatureSettings(
         validation_kind=config.grads.validation_kind,
-        checkpoints=config.grads.checkpoints or config.warmup.epochs,
+        checkpoints=_checkpoints(config),
         hidden_states=config.grads.hidden_states,
         batch_tokens=config.grads.batch_tokens,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
@@ -193,9 +204,15 @@ def _features(config: ConfigDict) -> FeatureSettings:
     )
 
 
-def _evaluation(config: ConfigDict) -> EvaluationSettings:
-    tasks = _for_each_target(config, config.evaluate.tasks, "evaluate.tasks")
-    shots_files = _for_each_target(config, config.evaluate.shots_files, "evaluate.shots_files")
+def _checkpoints(config: ConfigDict) -> int:
+    """The number of the warm-up's checkpoints that features are made at; 0 asks for all."""
+    return config.grads.checkpoints or config.warmup.epochs
+
+
+def _evaluation(config: ConfigDict, targets: int) -> EvaluationSettings:
+    section = config.evaluate
+    tasks = _for_each_target(section.tasks, "evaluate.tasks", targets)
+    shots_files = _for_each_target(section.shots_files, "evaluate.shots_files", targets)
     return EvaluationSettings(
         evaluate=part_of(EvaluateConfig, config.evaluate, "evaluate"),
         tasks=tuple(map(named_task, tasks)),
@@ -216,7 +233,7 @@ def _fit(section: ConfigDict, name: str) -> FitConfig:
 def _warmup(config: ConfigDict) -> WarmupSettings:
     """The warm-up, which keeps the checkpoints that the features come from."""
     fit = _fit(config.warmup, "warmup")
-    asked = config.grads.checkpoints or fit.epochs
+    asked = _checkpoints(config)
     if asked > fit.epochs:
         raise InputError(
             f"grads.checkpoints = {asked}, but the warm-up writes one after each of its "
@@ -249,10 +266,9 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, seeds))
 
 
-def _for_each_target(config: ConfigDict, text: str, field: str) -> list[str]:
+def _for_each_target(text: str, field: str, targets: int) -> list[str]:
     """The parts of a field that has one by commas for each target, or one for all of them."""
     named = [part.strip() for part in text.split(",")]
-    targets = len(parts(config.data.test)) or len(listed(config.world.targets, "world.targets"))
     if len(named) not in (1, targets):
         raise InputError(
             f"{field} = {text!r} names {len(named)} for {targets} targets; give one for each, in "

@@ -15,8 +15,10 @@ from g2is_jax.runs.storage import make_folder, write_atomic
 
 @dataclass(frozen=True)
 class Shared:
-    """A pool row (its number among the usable ones, and its id), and what it shares with which row
-    of a target's file: its whole prompt, or a run of words."""
+    """A pool row that shares its whole prompt, or a run of words, with a row of a target's file.
+
+    row: its number among the usable rows of the pool.
+    """
 
     row: int
     id: str
@@ -27,7 +29,7 @@ class Shared:
 
 
 def find(pool: Dataset, targets: Sequence[Target]) -> list[Shared]:
-    """One for each such row; test rows are looked at before validation rows."""
+    """The pool rows that share words with a target's, whose test rows are looked at first."""
     files = [(target.test, target.test_records) for target in targets]
     files += [(target.validation.path, target.validation.records) for target in targets]
     there = [(path.name, record) for path, records in files for record in records]
@@ -45,7 +47,7 @@ def find(pool: Dataset, targets: Sequence[Target]) -> list[Shared]:
 
 
 def summary(shared: Sequence[Shared], rows: int, removed: bool) -> str:
-    """One line on the rows that are shared."""
+    """A line on the rows that are shared."""
     if not shared:
         return f"overlap: no pool row has a prompt or {RUN} words in a row of the targets' files"
     files = Counter(row.file for row in shared)
@@ -57,6 +59,6 @@ def summary(shared: Sequence[Shared], rows: int, removed: bool) -> str:
 
 
 def write(shared: Sequence[Shared], file: epath.Path) -> None:
-    """All of them as JSON."""
+    """Write the shared rows as JSON."""
     make_folder(file.parent)
     write_atomic(file, json.dumps([dataclasses.asdict(row) for row in shared], indent=2) + "\n")

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 from g2is_jax.pipeline import scoring, selection_stage
 from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.pipeline.job_stages import REUSED, RUN
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.report.sweep_table import write_sweep
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.selection.methods import AFTER_CHOOSING, choosers, reads
 
 Sweeps = Mapping[str, dict[str, tuple] | list[dict]]  # name -> a grid, or its settings
@@ -25,9 +27,9 @@ def run(
 ) -> dict:
     """Select with every setting of the sweep, write `sweeps/NAME/` and print its table.
 
-    Returns what table.json holds.
+    Returns the contents of table.json; without the table in a process that is not the first.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     settings = expand(sweeps, sweep)
     _check_fields(sweep, settings, config)
     methods = _methods(read_selection(config).methods, settings, finetune)
@@ -46,13 +48,15 @@ def run(
         )
     summary = {
         "sweep": sweep,
-        "seconds": round(time.monotonic() - began, 3),
+        "seconds": round(time.monotonic() - started, 3),
         "settings": reported,
     }
     sources = [record.source for record in job.data.pool.records]
     folder = workdir / "sweeps" / sweep
-    summary, table = write_sweep(summary, entries, sources, folder)
-    print(f"\n{table}\nsweep: {folder}")
+    if is_first():
+        summary, table = write_sweep(summary, entries, sources, folder)
+        print(f"\n{table}\nsweep: {folder}")
+    wait_for_all("sweep written")
     return summary
 
 
@@ -88,7 +92,7 @@ def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> N
 
 
 def _methods(named: Sequence[str], settings: Sequence[dict], finetune: bool) -> list[str]:
-    """Those of run.methods whose selection or score the sweep can change."""
+    """The methods of run.methods whose selection or score the sweep can change."""
     fields = sorted({field for overrides in settings for field in overrides})
     of_tuning = [field for field in fields if field.partition(".")[0] in AFTER_CHOOSING]
     if finetune and (of_tuning or any(field.startswith("lora.") for field in fields)):
@@ -153,8 +157,8 @@ def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:
 
 
 def _stages(variant: Job) -> dict[str, dict[str, int]]:
-    """How many stages of each name one setting has made, and how many were there already."""
+    """The numbers of stages, by name, that one setting has made, and that were there already."""
     return {
         how: dict(Counter(name for name, did in variant.stages.used.values() if did == how))
-        for how in ("run", "reused")
+        for how in (RUN, REUSED)
     }

@@ -1,8 +1,11 @@
-"""Shapes of the paper's base models, as the hub's `config.json` of each has them.
+"""The shapes of the paper's base models, as the hub's `config.json` of each has them.
 
 With them a run can be estimated before the weights are there (experiments/estimate.py). A run
 itself reads the checkpoint's own file.
 """
+
+from g2is_jax.model.config import DecoderConfig
+from g2is_jax.model.families import decoder_config
 
 _MISTRAL_7B: dict = {
     "model_type": "mistral",
@@ -54,3 +57,8 @@ BASE_MODELS: dict[str, dict] = {
     "mistralai/Mistral-7B-v0.3": _MISTRAL_7B
     | {"vocab_size": 32768, "rope_theta": 1000000.0, "sliding_window": None},
 }
+
+
+def known_decoder(checkpoint: str) -> DecoderConfig:
+    """Returns the shapes of one of BASE_MODELS."""
+    return decoder_config(BASE_MODELS[checkpoint], f"planning/base_models.py: {checkpoint}")

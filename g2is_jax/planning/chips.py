@@ -54,6 +54,7 @@ class Work:
         )
 
     def times(self, count: float) -> "Work":
+        """Returns as much work so many times."""
         return Work(count * self.operations, count * self.exact, count * self.traffic)
 
     def seconds(self, chip: Chip, activations: str) -> float:

@@ -39,7 +39,7 @@ def seconds(plan: Plan, cost: StageCost, chip: Chip, utilisation: float = UTILIS
 def _by_stage(
     plan: Plan, costs: Sequence[StageCost], chip: Chip, utilisation: float
 ) -> tuple[list[str], bool]:
-    """A line for each stage and one for their sum, and whether all of them fit."""
+    """Returns a line for each stage and one for their sum, and whether all of them fit."""
     lines = ["| stage | TFLOP | hours | GB a device | fits |", "| --- | --- | --- | --- | --- |"]
     total, all_fit = 0.0, True
     for cost in costs:
@@ -57,7 +57,8 @@ def _by_stage(
 
 
 def _by_chip(plan: Plan, costs: Sequence[StageCost], utilisation: float) -> tuple[list[str], bool]:
-    """A line for each chip: hours of all stages, and the largest one's memory."""
+    """Returns a line for each chip (hours of all stages, memory of the largest), and whether all of
+    them have room for the run."""
     lines = ["| chip | hours | GB a device | fits |", "| --- | --- | --- | --- |"]
     needed = max(sum(cost.memory.values()) for cost in costs)
     for name, chip in CHIPS.items():

@@ -20,12 +20,12 @@ from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import make_eval_set
 from g2is_jax.model.build import build_model
 from g2is_jax.model.config import DecoderConfig
-from g2is_jax.model.families import decoder_config, read_config
+from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import downloaded
 from g2is_jax.pipeline.datasets import target_files
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import Settings, read_settings
-from g2is_jax.planning.base_models import BASE_MODELS
+from g2is_jax.planning.base_models import BASE_MODELS, known_decoder
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table
 from g2is_jax.planning.plan import Plan, RunRows
@@ -44,7 +44,7 @@ def instead(config: ConfigDict, asked: bool, chip: str | None, devices: int | No
         print(run(config, chip or ALL, devices))
     for flag, value in (("chip", chip), ("devices", devices)):
         if value is not None and not asked:
-            raise InputError(f"--{flag} is read with --dry_run alone; add that, or leave it away")
+            raise InputError(f"--{flag} is read with --dry_run alone; add that, or leave it out")
     return asked
 
 
@@ -83,8 +83,10 @@ def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, str]:
             )
         else:
             rows = _measured(files, config, settings, chat)
-            of = {name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")}
-            means = ", ".join(f"{counts.tokens:,.0f} ({name})" for name, counts in of.items())
+            parts = {
+                name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")
+            }
+            means = ", ".join(f"{counts.tokens:,.0f} ({name})" for name, counts in parts.items())
             tokens = f"mean tokens as measured: {means}"
     return Plan(config, settings, model, rows, devices), tokens
 
@@ -99,7 +101,7 @@ def decoder(checkpoint: str, place: epath.Path | None = None) -> DecoderConfig:
             f"model.checkpoint = {checkpoint!r} is neither a folder nor one of "
             f"{', '.join(BASE_MODELS)}; a folder with its config.json alone is enough"
         )
-    return decoder_config(BASE_MODELS[checkpoint], f"planning/base_models.py: {checkpoint}")
+    return known_decoder(checkpoint)
 
 
 def _folder(checkpoint: str, revision: str) -> epath.Path | None:
@@ -121,7 +123,7 @@ class Files:
 
 
 def _counted(files: Files, max_length: int) -> RunRows:
-    """The rows of all files, each as long as it may be."""
+    """Returns the rows of all files, each as long as it may be."""
 
     def rows(paths: Sequence[epath.Path]) -> RowCounts:
         return RowCounts(sum(len(read_records(path)) for path in paths), max_length, max_length)
@@ -131,7 +133,7 @@ def _counted(files: Files, max_length: int) -> RunRows:
 
 
 def _measured(files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat) -> RunRows:
-    """The rows of all files, as long as a sample of each file's is."""
+    """Returns the rows of all files, as long as a sample of each file's is."""
     length = config.model.max_length
     pool, _ = _measured_rows([files.pool], chat, length)
     validation, _ = _measured_rows(files.validations, chat, length)
@@ -144,7 +146,7 @@ def _measured(files: Files, config: ConfigDict, settings: Settings, chat: ChatFo
 def _measured_rows(
     paths: Sequence[epath.Path], chat: ChatFormat, length: int
 ) -> tuple[RowCounts, int]:
-    """The usable rows of some files, and the most supervised tokens of a row."""
+    """Returns the usable rows of some files, and the most supervised tokens of a row."""
     count, tokens, supervised = 0, [], []
     for path in paths:
         records = read_records(path)
@@ -163,7 +165,7 @@ def _measured_rows(
 
 
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
-    """Tokens of the prompt of each test row in a sample, worked rows included."""
+    """Returns the tokens of the prompt of each test row in a sample, worked rows included."""
     found: list[int] = []
     targets = zip(
         files.tests,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from g2is_jax.model.build import Model
-from g2is_jax.pipeline.fields import parts
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.planning.model_costs import base_bytes, kept_bytes, size
 from g2is_jax.planning.token_counts import Layout, RowCounts
@@ -16,8 +15,10 @@ FLOAT32 = 4  # bytes of a value of the adapter, its moments and its gradients
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows of the pool and, of all targets together, of validation and test; a row's mean tokens,
-    without padding."""
+    """The rows of the pool, those of validation and test of all targets, and a row's mean tokens.
+
+    Padding is not counted.
+    """
 
     pool_rows: int
     validation_rows: int
@@ -30,7 +31,7 @@ class Sizes:
                 raise InputError(f"--{name}={value}; it must be at least 1")
 
     def rows(self) -> "RunRows":
-        """Returns rows that are all of the mean length, and supervised from end to end."""
+        """The rows, all of the mean length and supervised from end to end."""
         pool, validation, test = (
             RowCounts(count, self.mean_tokens, self.mean_tokens)
             for count in (self.pool_rows, self.validation_rows, self.test_rows)
@@ -64,11 +65,24 @@ class Plan:
 
     @property
     def seeds(self) -> int:
+        """The number of seeds."""
         return len(self.settings.seeds)
 
     @property
     def targets(self) -> int:
-        return len(parts(self.config.data.validation)) or len(self.settings.data.world.targets)
+        """The number of targets."""
+        return self.settings.data.targets
+
+    @property
+    def batch_tokens(self) -> int:
+        """The tokens of a batch of the feature passes; InputError where a run would measure it."""
+        tokens = self.settings.features.batch_tokens
+        if not tokens:
+            raise InputError(
+                "grads.batch_tokens = 0 is what memory allows, which only a run can measure; give "
+                "a number for an estimate, for instance --config.grads.batch_tokens=16384"
+            )
+        return tokens
 
     @property
     def chosen(self) -> float:
@@ -80,20 +94,21 @@ class Plan:
 
     @property
     def held(self) -> dict[str, float]:
-        """Bytes on each device that every stage with a model takes."""
+        """The bytes on each device that every stage with a model takes."""
         base = base_bytes(self.model, self.devices)
         return {"base": base, "adapter": FLOAT32 * size(self.model.adapter_shapes)}
 
     @property
     def reply_tokens(self) -> int:
-        """Tokens of the longest reply."""
+        """The tokens of the longest reply."""
         most = self.settings.evaluation.evaluate.new_tokens
         return most if self.rows.reply is None else min(most, self.rows.reply)
 
     @property
     def max_length(self) -> int:
-        return self.config.model.max_length
+        """The tokens that a row has at most."""
+        return self.settings.data.max_length
 
     def kept(self, layout: Layout) -> float:
-        """Bytes of the activations of the largest batch."""
+        """The bytes of the activations of the largest batch."""
         return kept_bytes(self.model, layout.largest, layout.longest)

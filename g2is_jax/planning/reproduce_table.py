@@ -1,13 +1,13 @@
 """The table of docs/reproduce.md: for each of the paper's rows the command, figure and hours."""
 
+import re
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from g2is_jax.model.build import build_model
-from g2is_jax.model.families import decoder_config
 from g2is_jax.pipeline.settings import check_settings
-from g2is_jax.planning.base_models import BASE_MODELS
+from g2is_jax.planning.base_models import known_decoder
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import GB, seconds
 from g2is_jax.planning.plan import Plan, Sizes
@@ -43,11 +43,15 @@ def reproduce_table(configs: Mapping[str, ConfigDict]) -> str:
 
 def row_plan(config: ConfigDict) -> Plan:
     """Returns the plan of one of the paper's rows, on one chip and a pool of assumed size."""
-    settings, checkpoint = check_settings(config), config.model.checkpoint
-    shapes = decoder_config(BASE_MODELS[checkpoint], f"planning/base_models.py: {checkpoint}")
+    settings, shapes = check_settings(config), known_decoder(config.model.checkpoint)
     sizes = Sizes(POOL_ROWS, *TARGET_ROWS[config.evaluate.tasks], MEAN_TOKENS)
     model = build_model(shapes, settings.lora, settings.base.model)
     return Plan(config, settings, model, sizes.rows(), DEVICES)
+
+
+def replace_table(page: str, table: str) -> str:
+    """Returns a page with this table in place of the one that it has."""
+    return re.sub(r"(^\|.*\n)+", lambda _: table + "\n", page, flags=re.MULTILINE)
 
 
 def _line(argument: str, config: ConfigDict) -> tuple[str, ...]:

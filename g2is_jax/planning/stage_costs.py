@@ -5,7 +5,6 @@ and g2is_paper. Not counted: compiling, reading the files, optimiser steps and s
 selectors, and what devices send each other. Padding is counted where the rows' lengths are known.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from g2is_jax.planning.model_costs import (
 )
 from g2is_jax.planning.plan import FLOAT32, Plan
 from g2is_jax.planning.token_counts import Layout, RowCounts, one_pass, training
-from g2is_jax.selection.methods import FEATURES, METHODS, NOTHING, SECTIONS, WalkSettings, needing
+from g2is_jax.selection.methods import METHODS, NOTHING, WalkSettings, pool_kinds, walking
 from g2is_jax.selection.walk.select import WAITING, goes_on_a_front
 from g2is_jax.training.fit import FitConfig
 
@@ -43,29 +42,22 @@ class StageCost:
 
     @property
     def operations(self) -> float:
+        """The operations of all its work, whatever their precision."""
         return sum(work.operations + work.exact for work in self.work.values())
 
 
 def stage_costs(plan: Plan) -> list[StageCost]:
     """The costs in the order of a run; stages that no method asks for are left out."""
-    methods = needing(plan.settings.selection.methods, FEATURES)
-    costs = []
-    if methods:
+    selection, costs = plan.settings.selection, []
+    if kinds := pool_kinds(selection.methods, selection.kinds):
         costs = [
             _warmup(plan),
-            _gradients(plan, "pool gradients", plan.rows.pool, len(_pool_kinds(plan, methods))),
+            _gradients(plan, "pool gradients", plan.rows.pool, len(kinds)),
             _gradients(plan, "validation gradients", plan.rows.validation, 1),
         ]
-    if any(method in SECTIONS for method in methods):
+    if walking(selection.methods):
         costs.append(_walk(plan))
     return [*costs, _finetune(plan), _evaluate(plan)]
-
-
-def _pool_kinds(plan: Plan, methods: Sequence[str]) -> set[str]:
-    """The kinds of features of the pool's rows that the methods take."""
-    of_validation, kinds = plan.config.grads.validation_kind, plan.settings.selection.kinds
-    readers = [METHODS[method].kind for method in methods]
-    return {of_validation if read is None else read(kinds) for read in readers}
 
 
 def _warmup(plan: Plan) -> StageCost:
@@ -74,7 +66,7 @@ def _warmup(plan: Plan) -> StageCost:
 
 
 def _finetune(plan: Plan) -> StageCost:
-    """The cost of the last trainings; a method that looks at no target has one for all of them."""
+    """The cost of the fine-tunes; a method that looks at no target has one for all of them."""
     runs = {plan.chosen: 0, float(plan.rows.pool.count): 0}
     for method in plan.settings.selection.methods:
         if METHODS[method].choose is not None:
@@ -84,7 +76,7 @@ def _finetune(plan: Plan) -> StageCost:
 
 
 def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> StageCost:
-    """The cost of some trainings; runs: rows of the pool -> trainings on so many."""
+    """The cost of some trainings; runs: rows of the pool -> trainings on so many rows."""
     adapter, pool = plan.held["adapter"], plan.rows.pool
     layouts = {
         count: training(pool, count, fit, plan.max_length, plan.devices)
@@ -105,7 +97,7 @@ def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> 
 
 
 def _gradient_work(plan: Plan, layout: Layout, rows: RowCounts) -> Work:
-    """Forward and back through the model, for all batches of the layout."""
+    """The work of forward and backward passes through the model, for all batches of the layout."""
     width = rows.tokens if rows.lengths_S is None else layout.width
     supervised = rows.share * min(rows.tokens / layout.width, 1.0)  # padding is not
     return Work(layout.cells * gradient_operations(plan.model, width, supervised))
@@ -114,7 +106,7 @@ def _gradient_work(plan: Plan, layout: Layout, rows: RowCounts) -> Work:
 def _gradients(plan: Plan, name: str, rows: RowCounts, kinds: int) -> StageCost:
     """The cost of each example's gradient; a pass a checkpoint serves all kinds of features."""
     projection, shapes = plan.settings.features.projection, plan.model.adapter_shapes
-    width, batch_tokens = features_width(projection, shapes), plan.config.grads.batch_tokens
+    width, batch_tokens = features_width(projection, shapes), plan.batch_tokens
     layout = one_pass(rows, batch_tokens, plan.max_length, plan.devices)
     batch_rows = max(batch_tokens // rows.tokens, 1)
     if rows.lengths_S is not None:
@@ -131,7 +123,7 @@ def _gradients(plan: Plan, name: str, rows: RowCounts, kinds: int) -> StageCost:
 
 
 def _projection_work(projection: ProjectionConfig, values: int, batch_rows: float) -> Work:
-    """The projection of one gradient of so many values, in a batch of so many rows."""
+    """The work of projecting one gradient of so many values, in a batch of so many rows."""
     traffic = 2.0 * FLOAT32 * values  # the gradient, written and read
     if projection.kind == "rademacher":  # the signs are made anew for each batch
         exact = 2.0 * values * projection.width
@@ -150,10 +142,9 @@ def _walk(plan: Plan) -> StageCost:
     rows = plan.rows.pool.count
     itemsize = DTYPES[dtype].itemsize
     features = float(rows * width * itemsize)
-    walks = [name for name in plan.settings.selection.methods if name in SECTIONS]
     selections = plan.targets * plan.seeds
     work = Work(0.0)
-    for name in walks:
+    for name in walking(plan.settings.selection.methods):
         of_pick = _walk_work(plan.settings.selection.walks[name], rows, width, itemsize)
         work += of_pick.times(plan.chosen * selections)
     served = FLOAT32 * rows * plan.rows.validation.count / plan.targets
@@ -162,7 +153,7 @@ def _walk(plan: Plan) -> StageCost:
 
 
 def _walk_work(settings: WalkSettings, rows: int, width: int, itemsize: int) -> Work:
-    """The cosines of one chosen row to all rows."""
+    """The work of the cosines of one chosen row to all rows."""
     has_front = goes_on_a_front(settings.walk, settings.graph.kind == "knn", rows)
     read = rows * width * itemsize / (WAITING if has_front else 1)
     return Work(0.0, 2.0 * rows * width, read)
@@ -205,8 +196,10 @@ def _evaluate(plan: Plan) -> StageCost:
 
 
 def _decoding_work(model: Model, batch_rows: float, room: float) -> Work:
-    """A token of a row among so many: a step reads the base once for the whole batch, and the
-    whole cache of each row."""
+    """The work of one token of a row among so many.
+
+    A step reads the base once for the whole batch, and the whole cache of each row.
+    """
     operations = forward_operations(model, room) + head_operations(model)
     traffic = base_bytes(model, 1) / batch_rows + room * cache_bytes(model)
     return Work(operations, 0.0, traffic)

@@ -1,7 +1,7 @@
-"""How many tokens go through the model for some rows, padding included, and in how many batches.
+"""The tokens that go through the model for some rows, padding included, and their batches.
 
-Estimated by the rules that the run itself lays its batches out with, where the rows' lengths are
-known from a sample of them.
+They are estimated by the rules that the run itself lays its batches out with, where the rows'
+lengths are known from a sample.
 """
 
 import math
@@ -18,7 +18,7 @@ MOST_LAID_OUT = 20_000  # rows; more are a multiple of these
 
 @dataclass(frozen=True)
 class RowCounts:
-    """How many rows there are of a kind, and a row's mean tokens, in all and supervised ones.
+    """The number of rows of a kind, and a row's mean tokens, in all and supervised ones.
 
     lengths_S: tokens of each row of a sample; None where no row was read: then all are of the mean
     length, without padding.
@@ -35,7 +35,7 @@ class RowCounts:
         return self.supervised / self.tokens
 
     def drawn(self, count: float) -> np.ndarray:
-        """Lengths of so many rows, drawn from the sample."""
+        """The lengths of so many rows, drawn from the sample."""
         assert self.lengths_S is not None
         size = max(round(count), 1)
         draws = np.random.default_rng(0)
@@ -58,12 +58,12 @@ class Layout:
 
     @property
     def width(self) -> float:
-        """Mean tokens of a row, padding included."""
+        """The mean tokens of a row, padding included."""
         return self.cells / self.places
 
 
 def one_pass(rows: RowCounts, batch_tokens: int, max_length: int, devices: int = 1) -> Layout:
-    """Every row once, as feature passes and evaluation go over them."""
+    """The layout of every row once, as feature passes and evaluation go over them."""
     if rows.lengths_S is None:
         return _unpadded(rows, rows.count, batch_tokens, max_length)
     lengths = rows.drawn(min(rows.count, MOST_LAID_OUT))
@@ -82,7 +82,7 @@ def one_pass(rows: RowCounts, batch_tokens: int, max_length: int, devices: int =
 def training(
     pool: RowCounts, count: float, fit: FitConfig, max_length: int, devices: int
 ) -> Layout:
-    """All epochs of a training on so many rows of the pool."""
+    """The layout of all epochs of a training on so many rows of the pool."""
     tokens = fit.microbatch_tokens * devices
     if pool.lengths_S is None:
         return _unpadded(pool, fit.epochs * count, fit.microbatch_tokens, max_length)

@@ -199,7 +199,7 @@ def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
 def reads(method: str, field: str) -> bool:
     """True if the field of the config can change what the method chooses."""
     section = field.partition(".")[0]
-    owners = [name for name, of in METHODS.items() if section in of.sections]
+    owners = [name for name in METHODS if section in METHODS[name].sections]
     if owners:
         return method in owners
     if section in OF_FEATURES:
@@ -207,9 +207,26 @@ def reads(method: str, field: str) -> bool:
     return section not in AFTER_CHOOSING
 
 
+def pool_kind(method: str, kinds: FeatureKinds) -> str:
+    """The kind of the pool's features that a method takes, which must need features."""
+    kind = METHODS[method].kind
+    assert kind is not None, f"{method} needs no features"
+    return kind(kinds)
+
+
+def pool_kinds(methods: Sequence[str], kinds: FeatureKinds) -> list[str]:
+    """The kinds that all methods with features among these take of the pool, in order."""
+    return sorted({pool_kind(method, kinds) for method in needing(methods, FEATURES)})
+
+
 def choosers(methods: Sequence[str]) -> list[str]:
     """The methods that choose rows."""
     return [method for method in methods if METHODS[method].choose is not None]
+
+
+def walking(methods: Sequence[str]) -> list[str]:
+    """The methods that walk a graph."""
+    return [method for method in methods if method in SECTIONS]
 
 
 def needing(methods: Sequence[str], needs: str) -> list[str]:

@@ -120,7 +120,7 @@ def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
 
     monkeypatch.setattr(launch.app, "run", refuse)
     with pytest.raises(SystemExit) as ended:
-        launch.run_or_tell(print, parse=list)
+        launch.run_or_explain(print, parse=list)
     assert ended.value.code == 2
     assert capsys.readouterr().err == 'error: row "a\\x1b[2J\\n\\u202eé漢" is odd\n'
 
@@ -131,6 +131,6 @@ def test_a_lost_store_asks_for_the_same_command_again(capsys, monkeypatch):
 
     monkeypatch.setattr(launch.app, "run", lose)
     with pytest.raises(SystemExit) as ended:
-        launch.run_or_tell(print, parse=list)
+        launch.run_or_explain(print, parse=list)
     assert ended.value.code == 75
     assert capsys.readouterr().err == "error: gs://bucket: the store cannot be reached\n"

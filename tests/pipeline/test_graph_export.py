@@ -97,6 +97,15 @@ def test_what_is_too_large_is_left_out_and_told(exported, graph_config, monkeypa
         assert "adjacency of 40 rows" in reason
 
 
+def test_the_first_process_alone_writes_graphs(exported, graph_config, monkeypatch):
+    workdir, folders = exported
+    files = [Path(folder) / "graph.npz" for folder in folders]
+    before = [file.stat().st_mtime_ns for file in files]
+    monkeypatch.setattr(graph_export, "is_first", lambda: False)
+    assert graph_export.run(graph_config, epath.Path(workdir)) == folders
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
 def test_a_job_without_a_walk_has_no_graph(graph_config, tmp_path):
     config = changed(graph_config, run__methods="random,less")
     with pytest.raises(InputError, match=r"run\.methods.*g2is_paper"):

@@ -130,6 +130,14 @@ def test_page(every_config, finished):
     assert stamps(workdir) == before
 
 
+def test_the_first_process_alone_writes_the_page(every_config, finished, monkeypatch):
+    file = finished[0] / "report" / "report.html"
+    before = file.stat().st_mtime_ns
+    monkeypatch.setattr(report_page, "is_first", lambda: False)
+    assert report_page.run(every_config, epath.Path(finished[0])) == file
+    assert file.stat().st_mtime_ns == before
+
+
 def test_page_of_an_unfinished_run(every_config, finished, tmp_path):
     workdir, _ = finished
     before = stages(workdir)

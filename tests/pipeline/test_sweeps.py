@@ -282,3 +282,15 @@ def test_every_sweep_of_the_configs_is_valid(name, ablated):
 
 def test_the_grid_of_the_paper():
     assert len(sweeps.expand(SWEEPS, "paper_grid")) == 48
+
+
+def test_the_first_process_alone_writes_the_table(swept, ablated, monkeypatch):
+    workdir, table = swept
+    file = workdir / "sweeps" / "grid" / "table.json"
+    before = file.stat().st_mtime_ns
+    monkeypatch.setattr(sweeps, "is_first", lambda: False)
+    found = sweeps.run(ablated, epath.Path(workdir), SWEEPS, "grid")
+    assert [of["setting"] for of in found["settings"]] == [
+        of["setting"] for of in table["settings"]
+    ]
+    assert file.stat().st_mtime_ns == before

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from configs import default
-from experiments.estimate import run
 from g2is_jax.model.build import build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.chips import CHIPS, Work
 from g2is_jax.planning.cost_table import seconds
+from g2is_jax.planning.estimate import run
 from g2is_jax.planning.plan import Plan, Sizes
 from g2is_jax.planning.stage_costs import StageCost, stage_costs
 from g2is_jax.runs.errors import InputError
@@ -229,6 +229,16 @@ def test_rows_that_are_not_given_are_counted_in_the_files(folder):
     ):
         with pytest.raises(InputError, match=rf"{message}.*; give --pool_rows"):
             run(changed(config, data__pool=pool), "h100", 1, 0.4, dict.fromkeys(GIVEN))
+
+
+def test_batches_of_what_memory_allows_have_no_estimate(folder):
+    """Only the methods that take features ask for them."""
+    fields = {"model__checkpoint": str(folder), "grads__batch_tokens": 0}
+    config = changed(default.get_config(), **fields)
+    with pytest.raises(InputError, match=r"grads\.batch_tokens = 0 .* give a number") as raised:
+        run(config, "h100", 1, 0.4, GIVEN)
+    assert "\n" not in str(raised.value)
+    assert "| all |" in run(changed(config, run__methods="none,random"), "h100", 1, 0.4, GIVEN)
 
 
 def test_a_model_of_unknown_shapes_is_refused():

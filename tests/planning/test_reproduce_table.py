@@ -1,25 +1,17 @@
 """The paper's rows in docs/reproduce.md: generated, of what fits, and by commands that work."""
 
-import itertools
 import re
 
 import pytest
 
 from configs import reproduce
+from experiments.reproduce_table import CONFIGS
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.model_costs import size
-from g2is_jax.planning.reproduce_table import CHIP, reproduce_table, row_plan
+from g2is_jax.planning.reproduce_table import CHIP, replace_table, reproduce_table, row_plan
 from g2is_jax.planning.stage_costs import stage_costs
 from tests.support.small import ROOT
 
-# Each model and target on the pool of the published figures, and the rows that a note has of CoT.
-ROWS = [(*row, "infinity") for row in itertools.product(reproduce.MODELS, reproduce.TARGETS)]
-ROWS += [("llama31_8b", target, "cot") for target in reproduce.TARGETS]
-CONFIGS = {
-    argument: reproduce.get_config(argument)
-    for model, target, pool in ROWS
-    for argument in [f"model={model},target={target},pool={pool}"]
-}
 PARAMETERS = {  # of the base, and of an adapter of rank 128
     "llama31_8b": (8_030_261_248, 109_051_904),
     "gemma_7b": (8_537_680_896, 102_760_448),
@@ -35,7 +27,14 @@ def table() -> str:
 def test_the_page_has_the_table_that_is_generated(table):
     page = (ROOT / "docs" / "reproduce.md").read_text()
     found = "\n".join(line for line in page.splitlines() if line.startswith("| "))
-    assert found == table, f"put this table into docs/reproduce.md:\n{table}"
+    message = "run python -m experiments.reproduce_table --page=docs/reproduce.md"
+    assert found == table, f"{message} for this table:\n{table}"
+
+
+def test_a_table_takes_the_place_of_the_pages_own():
+    page = "# Rows\n\nText | with a bar.\n\n{}\n\nMore text.\n"
+    old, new = "| a |\n| --- |\n| 1 |", "| b |\n| --- |\n| \\1 |\n| 3 |"
+    assert replace_table(page.format(old), new) == page.format(new)
 
 
 def test_commands_of_the_table_are_of_its_rows(table):

@@ -1,0 +1,52 @@
+"""The cost of a run, estimated from a config and numbers of rows, where no file need be there."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.data.files import read_records
+from g2is_jax.model.build import build_model
+from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.settings import check_settings
+from g2is_jax.planning.cost_table import cost_table
+from g2is_jax.planning.dry_run import decoder
+from g2is_jax.planning.plan import Plan, Sizes
+from g2is_jax.runs.errors import InputError
+
+
+def run(
+    config: ConfigDict, chip: str, devices: int, utilisation: float, sizes: dict[str, int | None]
+) -> str:
+    """Returns the table of a chip's stages, or a line for each chip.
+
+    sizes: fields of `Sizes`, None for those to be read from the config and its files.
+    """
+    settings = check_settings(config)
+    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
+    found = _sizes(config, sizes)
+    plan = Plan(config, settings, model, found.rows(), devices)
+    tokens = f"{found.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
+    return cost_table(plan, chip, utilisation, tokens)
+
+
+def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
+    """Returns the sizes with a value, and the rest from the config and its files."""
+    files = {
+        "pool_rows": config.data.pool,
+        "validation_rows": config.data.validation,
+        "test_rows": config.data.test,
+    }
+    found = {"mean_tokens": config.model.max_length}
+    for field, named in files.items():
+        if sizes[field] is None:
+            found[field] = _rows(named, field)
+    return Sizes(**found | {field: value for field, value in sizes.items() if value is not None})
+
+
+def _rows(named: str, field: str) -> int:
+    """Returns the number of rows in the files that a field of the config names."""
+    files = [] if named == BUILT_IN else list(map(epath.Path, parts(named)))
+    missing = [file for file in files if not file.exists()]
+    if missing or not files:
+        what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"
+        raise InputError(f"{what}; give --{field}")
+    return sum(len(read_records(file)) for file in files)
