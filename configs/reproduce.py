@@ -3,7 +3,7 @@
     python -m experiments.run_all --workdir=runs/llama31_8b_gsm8k \\
         --config=configs/reproduce.py:model=llama31_8b,target=gsm8k,pool=infinity
 
-Each key may be left away; these are the defaults. docs/reproduce.md has the command, the published
+Each key may be left out; these are the defaults. docs/reproduce.md has the command, the published
 figure and the estimated hours of every model and target, and where each value comes from.
 
 The pool's file is yours to put there, in the project's row format. The target's are

@@ -24,7 +24,7 @@ def adapted():
 
 
 def prompt_of(question: str, shots: int) -> str:
-    """A five-shot prompt as it is to be, its first worked rows left away."""
+    """A five-shot prompt as it is to be, its first worked rows left out."""
     asked = [row for row in WORKED if row.messages[0].content != question][:5][5 - shots :]
     worked = [f"u:{row.messages[0].content}\nAnswer:\na:{row.answer}\n" for row in asked]
     return "".join(worked) + f"u:{question}\nAnswer:\na:"
@@ -76,7 +76,7 @@ def loop_loss(adapted, encoded) -> float:
 
 
 def test_shots_that_do_not_fit(adapted):
-    """Whole ones are left away, the same for all letters of a row."""
+    """Whole ones are left out, the same for all letters of a row."""
     room = len(prompt_of("x", 2)) + len("A\n")
     found, dropped = letter_likelihoods(
         *adapted, Characters(), exam_of("ABCDABC"), room, batch_tokens=10_000

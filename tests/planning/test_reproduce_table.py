@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import reproduce
-from experiments.reproduce_table import CONFIGS
+from docs.reproduce_table import CONFIGS
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.model_costs import size
 from g2is_jax.planning.reproduce_table import CHIP, replace_table, reproduce_table, row_plan
@@ -27,7 +27,7 @@ def table() -> str:
 def test_the_page_has_the_table_that_is_generated(table):
     page = (ROOT / "docs" / "reproduce.md").read_text()
     found = "\n".join(line for line in page.splitlines() if line.startswith("| "))
-    message = "run python -m experiments.reproduce_table --page=docs/reproduce.md"
+    message = "run python -m docs.reproduce_table --page=docs/reproduce.md"
     assert found == table, f"{message} for this table:\n{table}"
 
 

@@ -1,6 +1,6 @@
 """Writes the table of docs/reproduce.md anew: command, published figure and hours of each row.
 
-python -m experiments.reproduce_table --page=docs/reproduce.md
+python -m docs.reproduce_table --page=docs/reproduce.md
 """
 
 import functools
