@@ -32,13 +32,6 @@ PLANS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Batches that shrink. The fake features of a row are its length and its first token.
 
 LENGTHS = (3, 5, 2, 7, 1, 4, 6)

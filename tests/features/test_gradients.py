@@ -44,14 +44,6 @@ SKETCH = ProjectionConfig("sketch", 41, repetitions=2)
 SEED = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is nearly all the time here; without its optimisations it takes two thirds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def moments():
     """First and second moments, flattened."""
     found = random_moments(random_model()[0])
