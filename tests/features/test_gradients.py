@@ -192,8 +192,8 @@ def test_the_first_token_is_never_predicted():
     for example in marked:
         example.supervised_T[0] = True
     first, second = (feature_rows(("sgd", "adam"), rows) for rows in (plain, marked))
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for features, same in zip(first, second, strict=True):
+        np.testing.assert_array_equal(features, same)
 
 
 # Execution changes nothing.
