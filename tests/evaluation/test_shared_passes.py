@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
                 {shard.data.shape[0] for shard in cache.addressable_shards}
             ),
         }
-    (folder / "told.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
