@@ -43,10 +43,15 @@ def quick_compilation():
 
 
 @pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory):
+def _programs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(_programs):
     """Jobs of one session share their compiled programs, those of other processes included."""
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(_programs),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
