@@ -1,11 +1,11 @@
 """Every field of the config is read by something, and every config has the same fields."""
 
-import ast
+import dataclasses
 import os
+import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import default
 from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.settings import check_settings, read_settings
+from tests.support.read_fields import fields_read
 from tests.support.small import ROOT
 
 OTHERS = {"skills_base", "sweeps"}  # of other scripts, with fields of their own
@@ -21,6 +22,30 @@ CONFIGS = sorted(
     for file in (ROOT / "configs").glob("*.py")
     if not file.stem.startswith("_") and file.stem not in OTHERS
 )
+CHOICES = {  # the end of a field's name -> values that it may have
+    "anchors": ("rows", "components"),
+    "keep": ("variance", "ratio"),
+    "sign": ("svd", "mean"),
+    "delta_reference": ("current", "best"),
+    "on_exhausted": ("stop", "relax"),
+    "order": ("components", "together"),
+    "graph.kind": ("exact", "knn"),
+    "projection.kind": ("rademacher", "sketch"),
+    "kind": ("rms", "sign"),
+    "selection.unit": ("fraction", "rows"),
+    "schedule": ("linear", "cosine"),
+    "dtype": ("bfloat16", "float32"),
+    "activations": ("bfloat16", "float32"),
+    "attention": ("xla", "cudnn"),
+    "chat_template": ("auto", "tulu"),
+    "overlap": ("report", "remove"),
+    "evaluate.adapter": ("last", "best"),
+    "evaluate.tasks": ("answer", "gsm8k"),
+    "harness_include": ("", str(ROOT)),
+    "run.methods": ("g2is", "less"),
+    "run.seeds": ("0", "1"),
+    "world.targets": ("sorting_letters", "lookup_arithmetic"),
+}
 SOURCES = [*(ROOT / "experiments").glob("*.py"), *(ROOT / "g2is_jax").rglob("*.py")]
 
 
@@ -28,30 +53,78 @@ def load(name: str) -> ConfigDict:
     return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
 
 
-def names_in(files: list[Path]) -> set[str]:
-    """Attributes that are read and fields of dataclasses, by their bare names."""
-    names = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                names.add(node.attr)
-    return names
+def another(field: str, value):
+    """Returns another value of a field that is valid too."""
+    for end, values in CHOICES.items():
+        if field.endswith(end):
+            return values[values[0] == value]
+    if isinstance(value, bool):
+        return not value
+    return value / 2 + 0.01 if isinstance(value, float) else value + type(value)(1)
 
 
-def unread(config: ConfigDict, names: set[str]) -> list[str]:
-    return [field for field in config_fields(config) if field.rpartition(".")[2] not in names]
+def without_effect(config: ConfigDict) -> list[str]:
+    """Returns the fields that change no settings."""
+    config.selection.budget = 1.0  # the only number that is valid in each unit
+    found, settings = [], check_settings(config)
+    for field, value in config_fields(config).items():
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: another(field, value)})
+        if check_settings(changed) == settings:
+            found.append(field)
+    return found
 
 
-def test_every_field_is_read_by_something():
-    names = names_in(SOURCES)
-    assert unread(default.get_config(), names) == []
+def fields_in(settings) -> set[tuple[str, str]]:
+    """Returns (class, field) of settings and of all that they hold."""
+    if isinstance(settings, tuple):
+        return set().union(*map(fields_in, settings))
+    if isinstance(settings, dict):
+        return fields_in(tuple(settings.values()))
+    if not dataclasses.is_dataclass(settings):
+        return set()
+    own = {(type(settings).__name__, field) for field in vars(settings)}
+    return own | fields_in(tuple(vars(settings).values()))
 
 
-def test_an_unread_field_would_be_found():
+def test_every_field_comes_into_the_settings():
+    """Beside those that are read from the config itself, under their full names."""
+    texts = "".join(file.read_text() for file in SOURCES)
+    found = without_effect(default.get_config())
+    assert [field for field in found if f"config.{field}" not in texts] == []
+    assert found == ["run.replace"]
+
+
+def test_a_field_that_comes_into_no_settings_would_be_found():
     config = default.get_config()
     with config.unlocked():
-        config.walk.dleta = 0.5
-    assert unread(config, names_in(SOURCES)) == ["walk.dleta"]
+        config.grads.seed = 5  # others have a field of that name
+    assert without_effect(config) == ["grads.seed", "run.replace"]
+
+
+def test_every_field_of_the_settings_is_read_by_something():
+    expected = fields_in(check_settings(default.get_config()))
+    assert len(expected) > 90
+    assert expected - fields_read(file.read_text() for file in SOURCES) == set()
+
+
+def test_a_field_that_nothing_reads_would_be_found():
+    """Also where other settings have one of that name."""
+    texts = {file: file.read_text() for file in SOURCES}
+    for name, read in (
+        ("skills/world.py", r"config\.seed"),
+        ("selection/methods.py", r"kinds\.paper"),
+        ("pipeline/finetune_stage.py", r"settings\.merge"),
+    ):
+        file = ROOT / "g2is_jax" / name
+        texts[file], count = re.subn(read, "0", texts[file])
+        assert count > 0, name
+    unread = fields_in(check_settings(default.get_config())) - fields_read(texts.values())
+    assert unread == {
+        ("WorldConfig", "seed"),
+        ("FeatureKinds", "paper"),
+        ("FinetuneSettings", "merge"),
+    }
 
 
 def test_sections_are_read_as_wholes_or_field_by_field():

@@ -67,7 +67,7 @@ def test_accuracy_equals_the_loop(adapted, expected):
 
 
 def loop_loss(adapted, encoded) -> float:
-    """Of the zero-shot row, whatever the task shows."""
+    """Returns the loss of the zero-shot row, whatever the task shows."""
     length = len(encoded.tokens_T)
     logits_TV = logits(*adapted, np.pad(encoded.tokens_T, (0, LONGEST - length))).astype(np.float64)
     losses_T = np.log(np.exp(logits_TV[: length - 1]).sum(axis=1))

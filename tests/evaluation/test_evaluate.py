@@ -60,7 +60,7 @@ def replies_to(model, adapter, base, chat, records, max_length, config) -> list[
 
 
 def loop_loss(model, adapter, base, example: Encoded) -> float:
-    """In float64, one row and one token at a time."""
+    """Returns the loss in float64, one row and one token at a time."""
     logits_TV = np.asarray(model.logits(adapter, base, example.tokens_T), np.float64)
     losses = []
     for place in range(1, len(example.tokens_T)):
@@ -132,7 +132,7 @@ def test_reply_continues_a_story(stories):
 
 
 def test_replies_stop_at_the_chat_formats_strings(stories, records):
-    """As where an end-of-turn mark is plain text to the tokenizer."""
+    """An end-of-turn mark may be plain text to the tokenizer."""
     model, adapter, base, chat = stories
     arguments = (records[:5], MAX_LENGTH, EvaluateConfig(10_000, 40))
     free = replies_to(model, adapter, base, chat, *arguments)

@@ -86,6 +86,6 @@ def test_strict_and_flexible(reply, answer, counted):
     ],
 )
 def test_number(reply, answer, right):
-    """Of rows of one's own: the number that is stated, else the last one."""
+    """Rows of one's own are scored by the number that is stated, else the last one."""
     metric = METRICS["number"]
     assert metric.score(metric.read(reply), answer) == right

@@ -199,7 +199,7 @@ def test_replies_are_those_of_one_by_one(made, replies, batch_tokens):
 
 
 def test_sampled_replies_depend_on_their_prompts_alone(made, replies):
-    """Of the two equal prompts each has a reply of its own."""
+    """Each of the two equal prompts has a reply of its own."""
     asked = replying(do_sample=True, temperature=1.5, top_p=0.9)
     asked.insert(3, asked.pop())  # the second of the equal ones
     found = made(batch_tokens=1).generate_until(asked)
@@ -275,7 +275,7 @@ def test_prompts_in_the_chat_template(made, chat, template):
 
 
 def test_replies_in_a_chat_end_with_the_turn(made, chat, replies):
-    """Where no single token stands for that; plain prompts know no turns."""
+    """The turn's end may be several tokens; plain prompts know no turns."""
     marked = copy.copy(chat)
     marked.stop_strings = lambda: (replies[0][2:4],)
     chatting, plain = (made(marked, chats=c).generate_until(replying()) for c in (True, False))

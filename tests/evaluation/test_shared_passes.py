@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
                 {shard.data.shape[0] for shard in cache.addressable_shards}
             ),
         }
-    (folder / "told.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_each_device_with_the_whole_base_has_rows_of_its_own(results):
 
 
 def test_a_shared_base_stays_where_it_is(results):
-    """What is gathered has rows, tokens and values: it is no weight."""
+    """The gathered arrays have rows, tokens and values: none is a weight."""
     assert results["shared base"]["gathered"]
     assert set(results["shared base"]["gathered"]) == {3}
 

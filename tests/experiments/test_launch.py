@@ -80,20 +80,22 @@ def outcomes(tmp_path_factory) -> dict[str, dict]:
         argvs[name] = [flag.replace("SLIP", f"{folder}/SLIP.py") for flag in flags]
         argvs[name] = [flag.replace("TYPE", f"{folder}/TYPE.py") for flag in argvs[name]]
         argvs[name] = [flag.replace("=w", f"={folder / name}") for flag in argvs[name]]
-    told = fork_each([{"argv": argv} for argv in argvs.values()], folder)
-    outcomes = dict(zip(argvs, told, strict=True))
+    ended = fork_each([{"argv": argv} for argv in argvs.values()], folder)
+    outcomes = dict(zip(argvs, ended, strict=True))
     for name in argvs:
         outcomes[name]["stages"] = stages(folder / name)
     return outcomes
 
 
-@pytest.mark.parametrize(("name", "told"), [(n, t) for n, (_, t) in {**MISTAKES, **WHOLE}.items()])
-def test_mistake_is_one_line_and_status_2(outcomes, name, told):
+@pytest.mark.parametrize(
+    ("name", "reported"), [(n, t) for n, (_, t) in {**MISTAKES, **WHOLE}.items()]
+)
+def test_mistake_is_one_line_and_status_2(outcomes, name, reported):
     outcome = outcomes[name]
     assert outcome["status"] == 2, outcome
     assert outcome["stderr"].count("\n") == 1
     assert outcome["stderr"].startswith("error: ")
-    assert told in outcome["stderr"]
+    assert reported in outcome["stderr"]
     assert not [stage for stage in outcome["stages"] if not stage.startswith("world-")]
 
 

@@ -6,11 +6,6 @@ from etils import epath
 from g2is_jax.features.rows import DTYPES
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick(quick_compilation):
-    """Compiles every program of this room in half the time."""
-
-
 @pytest.fixture
 def folder(tmp_path) -> epath.Path:
     return epath.Path(tmp_path) / "store"

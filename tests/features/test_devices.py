@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     encoded = random_examples([5 + 7 * i % 12 for i in range(40)])
     batch = pad_batch(encoded, range(40), 40, 16)
     projection = ProjectionConfig("sketch", 64, 2)
-    told, arrays = {}, {}
+    results, arrays = {}, {}
     for name, (devices, remat, shard_base) in RUNS.items():
         mesh = data_mesh()
         if devices < mesh.size:
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
         compiled = lowered.compile()
         found = compiled(inputs, batch.tokens_BT, batch.supervised_BT)
         arrays[name] = found.features_KBP
-        told[name] = {
+        results[name] = {
             "devices": len(found.features_KBP.sharding.device_set),
             "norms": np.asarray(found.gradient_norms_B).tolist(),
             "tokens": np.asarray(found.tokens_B).tolist(),
@@ -75,16 +75,16 @@ def main(folder: Path) -> None:
             },
         }
     np.savez(folder / "features.npz", **arrays)
-    (folder / "told.json").write_text(json.dumps(told))
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[dict, dict]:
     """The output of `main` for each run, and its features (K, B, P)."""
     folder = tmp_path_factory.mktemp("devices")
-    told = run_on_eight_devices(__file__, folder)
+    results = run_on_eight_devices(__file__, folder)
     with np.load(folder / "features.npz") as features:
-        return told, dict(features)
+        return results, dict(features)
 
 
 def unit(rows) -> np.ndarray:
@@ -95,13 +95,13 @@ def unit(rows) -> np.ndarray:
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "one"])
 def test_features_are_those_of_one_device(runs, name):
     """Their lengths agree as well: a gradient summed over the devices would be longer."""
-    told, features = runs
-    assert [told[run]["devices"] for run in ("one", name)] == [1, RUNS[name][0]]
+    results, features = runs
+    assert [results[run]["devices"] for run in ("one", name)] == [1, RUNS[name][0]]
     np.testing.assert_allclose(unit(features[name]), unit(features["one"]), rtol=0, atol=1e-6)
     lengths = [np.linalg.norm(features[run], axis=2) for run in ("one", name)]
     np.testing.assert_allclose(lengths[1], lengths[0], rtol=1e-5)
-    np.testing.assert_allclose(told[name]["norms"], told["one"]["norms"], rtol=1e-5)
-    assert told[name]["tokens"] == told["one"]["tokens"]
+    np.testing.assert_allclose(results[name]["norms"], results["one"]["norms"], rtol=1e-5)
+    assert results[name]["tokens"] == results["one"]["tokens"]
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "one"])
@@ -135,19 +135,19 @@ def test_selections_are_those_of_one_device(runs, name):
 
 @pytest.mark.parametrize("name", ["two", "eight"])
 def test_devices_do_not_talk_where_each_holds_the_base(runs, name):
-    told, _ = runs
-    assert told[name]["collectives"] == dict.fromkeys(COLLECTIVES, 0)
-    assert {share for shares in told[name]["held"].values() for share in shares} == {1.0}
+    results, _ = runs
+    assert results[name]["collectives"] == dict.fromkeys(COLLECTIVES, 0)
+    assert {share for shares in results[name]["held"].values() for share in shares} == {1.0}
 
 
 @pytest.mark.parametrize("name", ["shared", "shared remat"])
 def test_each_device_holds_a_share_of_the_base(runs, name):
-    told, _ = runs
-    linear = {path for path in told[name]["held"] if path.endswith("_proj.weight")}
+    results, _ = runs
+    linear = {path for path in results[name]["held"] if path.endswith("_proj.weight")}
     assert len(linear) == 14
-    for path, shares in told[name]["held"].items():
+    for path, shares in results[name]["held"].items():
         assert shares == [1 / 8 if path in linear else 1.0], path
-    collectives = told[name]["collectives"]
+    collectives = results[name]["collectives"]
     assert collectives.pop("all-gather") >= len(linear)
     assert set(collectives.values()) == {0}
 
@@ -155,9 +155,9 @@ def test_each_device_holds_a_share_of_the_base(runs, name):
 def test_gathered_weights_are_not_kept_for_the_backward_pass(runs):
     """They are gathered once more: of 14 weights all but q, k and v of the first layer, below
     which there is no adapter. (As written: XLA may join the two where it does not mind memory.)"""
-    told, _ = runs
-    assert told["shared"]["gathers written"] == 14 + 11
-    assert told["shared remat"]["gathers written"] >= 14 + 11
+    results, _ = runs
+    assert results["shared"]["gathers written"] == 14 + 11
+    assert results["shared remat"]["gathers written"] >= 14 + 11
 
 
 if __name__ == "__main__":

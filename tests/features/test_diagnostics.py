@@ -261,7 +261,7 @@ def test_labels_of_other_rows_are_refused(tmp_path):
             diagnose(store, *wrong, None, B1)
 
 
-# What is written and told.
+# What is written and printed.
 
 
 def test_plain_json(tmp_path):
@@ -277,21 +277,21 @@ def test_lines(tmp_path):
     features_NP[3] = 0
     features_NP[[4, 7]] = np.nan
     d = said_of(stored(tmp_path, features_NP))
-    told = lines(d).split("\n")
+    printed = lines(d).split("\n")
     assert d.negative_share == 0
-    assert told[0] == "features: mean cosine 1, 0 % of 190 pairs conflict"
+    assert printed[0] == "features: mean cosine 1, 0 % of 190 pairs conflict"
     median, predicted = d.momentum.share.median, d.momentum.predicted_cosine
-    assert told[1] == (
+    assert printed[1] == (
         f"|m|/|g| median {median:.2g}, alone a mean cosine of {predicted:.2g}: "
         "the momentum term hides conflicts (kind rms has none)"
     )
     by_median = sorted(d.norms_by_source, key=lambda source: d.norms_by_source[source].median)
-    assert told[2].startswith(f"|g| median {d.gradient_norms.median:.3g}, 90 % from ")
-    assert f"; median of {by_median[0]} " in told[2]
-    assert f", of {by_median[2]} " in told[2]
-    assert told[3] == "not finite: 2 rows (row-4, row-7); zero: 1 row (row-3)"
-    assert len(told) == 4
-    assert max(map(len, told)) < 110
+    assert printed[2].startswith(f"|g| median {d.gradient_norms.median:.3g}, 90 % from ")
+    assert f"; median of {by_median[0]} " in printed[2]
+    assert f", of {by_median[2]} " in printed[2]
+    assert printed[3] == "not finite: 2 rows (row-4, row-7); zero: 1 row (row-3)"
+    assert len(printed) == 4
+    assert max(map(len, printed)) < 110
 
 
 @pytest.mark.parametrize(("share", "hidden"), [(0.0, True), (0.0099, True), (0.01, False)])

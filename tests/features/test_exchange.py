@@ -208,7 +208,7 @@ def test_a_norm_that_is_not_finite_is_counted(place):
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "reported"),
     [
         (np.zeros((0, 3), np.float32), r"its shape is \(0, 3\); expected \(rows, values\)"),
         (np.zeros((3, 0), np.float32), r"its shape is \(3, 0\)"),
@@ -217,9 +217,9 @@ def test_a_norm_that_is_not_finite_is_counted(place):
         (np.ones((2, 3), bool), "of dtype bool; save it as float32"),
     ],
 )
-def test_a_file_that_is_no_matrix_of_numbers(place, suffix, array, told):
+def test_a_file_that_is_no_matrix_of_numbers(place, suffix, array, reported):
     source = save(place / f"rows{suffix}", array)
-    with pytest.raises(InputError, match=rf"rows\{suffix}: {told}"):
+    with pytest.raises(InputError, match=rf"rows\{suffix}: {reported}"):
         import_features(source, place / "store", CONFIG)
     assert not (place / "store").exists()
 
@@ -284,7 +284,7 @@ def test_a_file_cut_short(place, suffix):
 
 
 @pytest.mark.parametrize(
-    ("known", "told"),
+    ("known", "reported"),
     [
         ({"tokens": np.ones(10)}, r"tokens is of shape \(10,\); expected \(11,\)"),
         ({"norms": np.ones((11, 1))}, r"norms is of shape \(11, 1\)"),
@@ -292,9 +292,9 @@ def test_a_file_cut_short(place, suffix):
         ({"rows": np.arange(11.0)}, "rows must be whole numbers that differ"),
     ],
 )
-def test_values_that_do_not_fit_the_rows(place, known, told):
+def test_values_that_do_not_fit_the_rows(place, known, reported):
     source = save(place / "rows.safetensors", matrix(), **known)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         import_features(source, place / "store", CONFIG)
 
 
@@ -358,8 +358,8 @@ def test_a_full_disk_leaves_nothing_behind(place, monkeypatch):
 
 def test_script_goes_both_ways(place):
     source = save(place / "rows.npy", matrix())
-    told = exchange_features.run(source, place / "store", CONFIG)
-    assert told == f"{place / 'store'}: 11 rows of 29, 0 of them not finite"
+    summary = exchange_features.run(source, place / "store", CONFIG)
+    assert summary == f"{place / 'store'}: 11 rows of 29, 0 of them not finite"
     exchange_features.run(place / "store", place / "out.npy", CONFIG)
     np.testing.assert_array_equal(np.load(place / "out.npy"), open_store(place / "store").read()[:])
     with pytest.raises(InputError, match=r"no store\.json here; --source must be a store or a"):

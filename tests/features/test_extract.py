@@ -32,13 +32,6 @@ PLANS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Batches that shrink. The fake features of a row are its length and its first token.
 
 LENGTHS = (3, 5, 2, 7, 1, 4, 6)
@@ -251,15 +244,15 @@ def test_resumed_work_computes_only_what_is_missing(tmp_path, monkeypatch, write
         return lay_out(encoded, plan)
 
     monkeypatch.setattr(extraction, "lay_out", counting)
-    told = write_stores(tmp_path / "whole")
+    summary = write_stores(tmp_path / "whole")
     whole = computed.copy()
     assert sorted(whole) == list(range(8))
-    assert told["rows_of_pass"] == 8
+    assert summary["rows_of_pass"] == 8
     with pytest.raises(KeyboardInterrupt):
         write_stores(tmp_path / "killed", writer=writer)
     computed.clear()
-    told = write_stores(tmp_path / "killed")
-    assert 0 < len(computed) == told["rows_of_pass"] < 8
+    summary = write_stores(tmp_path / "killed")
+    assert 0 < len(computed) == summary["rows_of_pass"] < 8
     assert computed == whole[-len(computed) :]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
@@ -267,8 +260,8 @@ def test_resumed_work_computes_only_what_is_missing(tmp_path, monkeypatch, write
 @pytest.mark.parametrize("processes", [2, 5])
 def test_shares_of_processes_make_up_the_whole(tmp_path, planned, processes):
     """Two of the five processes have no chunk to compute."""
-    told = write_stores(tmp_path / "whole")
-    assert told["rows_of_pass"] == 8
+    summary = write_stores(tmp_path / "whole")
+    assert summary["rows_of_pass"] == 8
     shares = [
         write_stores(tmp_path / "shared", share=(index, processes))["rows_of_pass"]
         for index in range(processes)
@@ -278,12 +271,12 @@ def test_shares_of_processes_make_up_the_whole(tmp_path, planned, processes):
 
 
 def test_what_the_work_came_to(tmp_path, planned):
-    told = write_stores(tmp_path)
+    summary = write_stores(tmp_path)
     real = sum(len(example.tokens_T) for example in random_examples())
     laid_out = sum(plan.size_B * plan.width_T for plan in PLANS)
-    assert told["padding"] == pytest.approx(1 - real / laid_out, abs=1e-4)
-    assert (told["rows_of_pass"], told["shapes"]) == (8, 2)
-    assert told["seconds_of_pass"] >= told["seconds_waiting_for_disk"] >= 0
+    assert summary["padding"] == pytest.approx(1 - real / laid_out, abs=1e-4)
+    assert (summary["rows_of_pass"], summary["shapes"]) == (8, 2)
+    assert summary["seconds_of_pass"] >= summary["seconds_waiting_for_disk"] >= 0
 
 
 def test_chunks_hold_whole_batches_of_at_least_the_asked_rows(tmp_path, planned):

@@ -44,14 +44,6 @@ SKETCH = ProjectionConfig("sketch", 41, repetitions=2)
 SEED = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is nearly all the time here; without its optimisations it takes two thirds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def moments():
     """First and second moments, flattened."""
     found = random_moments(random_model()[0])
@@ -200,8 +192,8 @@ def test_the_first_token_is_never_predicted():
     for example in marked:
         example.supervised_T[0] = True
     first, second = (feature_rows(("sgd", "adam"), rows) for rows in (plain, marked))
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for features, same in zip(first, second, strict=True):
+        np.testing.assert_array_equal(features, same)
 
 
 # Execution changes nothing.

@@ -125,7 +125,7 @@ def test_a_folder_without_a_store_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
@@ -135,11 +135,13 @@ def test_a_folder_without_a_store_is_refused(folder):
         ('{"dtype": "int4", "rows": 9, "chunks": ["0"], "width": 3}', "9 rows of int4 in 1"),
     ],
 )
-def test_a_damaged_store_json_is_named(folder, content, told):
+def test_a_damaged_store_json_is_named(folder, content, reported):
     write(folder)
     whole = contents(folder)
     (folder / "store.json").write_text(content)
-    with pytest.raises(InputError, match=rf"store\.json: not that of a .*{told}.*; delete .*store"):
+    with pytest.raises(
+        InputError, match=rf"store\.json: not that of a .*{reported}.*; delete .*store"
+    ):
         open_store(folder)
     assert write(folder) == []
     assert contents(folder) == whole

@@ -87,13 +87,13 @@ def run(folder, dtype, last):
     with os.fdopen(read) as stream:
         return status, [int(index) for index in stream.read().split()]
 
-root, told = sys.argv[1], []
+root, outcomes = sys.argv[1], []
 for number, dtype in enumerate(("float32", "bfloat16", "int8")):
     run(f"{root}/{dtype}-0", dtype, 0)
     for last in range(1 + number, 13, 3):
         folder = f"{root}/{dtype}-{last}"
-        told.append([dtype, last, *run(folder, dtype, last), *run(folder, dtype, 0)])
-print(json.dumps(told))
+        outcomes.append([dtype, last, *run(folder, dtype, last), *run(folder, dtype, 0)])
+print(json.dumps(outcomes))
 """
 
 
@@ -102,9 +102,11 @@ def test_a_killed_process_resumes_to_the_same_bytes(folder):
     command = [sys.executable, "-c", JOB_KILLED_AT_EVERY_WRITE, str(folder)]
     place = Path(__file__).parents[2]
     folder.mkdir()
-    told = json.loads(subprocess.run(command, cwd=place, stdout=subprocess.PIPE, check=True).stdout)
-    assert len(told) == 12
-    for dtype, last, status, computed, status_of_rerun, redone in told:
+    outcomes = json.loads(
+        subprocess.run(command, cwd=place, stdout=subprocess.PIPE, check=True).stdout
+    )
+    assert len(outcomes) == 12
+    for dtype, last, status, computed, status_of_rerun, redone in outcomes:
         assert (status, status_of_rerun) == (signal.SIGKILL, 0)
         assert set(computed) | set(redone) == {0, 1, 2, 3, 4}
         assert len(set(computed) & set(redone)) <= 2  # the chunk in hand, the one being written

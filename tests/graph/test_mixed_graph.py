@@ -130,12 +130,12 @@ def test_graphml_holds_the_graph(tmp_path):
     assert keys["weight"] == "double"
     (top,) = root.iter(f"{SPACE}graph")
     assert top.get("edgedefault") == "directed"
-    told = [data(node, keys) for node in root.iter(f"{SPACE}node")]
+    written = [data(node, keys) for node in root.iter(f"{SPACE}node")]
     names = [name.replace("\0", "�").replace("\x1b", "�") for name in nodes.ids_N]
-    assert [node["name"] for node in told] == [*names, "core 0", "core 1", "core 2"]
-    assert [node["kind"] for node in told] == ["row"] * 23 + ["core"] * 3
-    assert [node.get("source") for node in told] == [*nodes.sources_N, None, None, None]
-    assert [float(node["explained"]) for node in told[23:]] == nodes.weights_C.tolist()
+    assert [node["name"] for node in written] == [*names, "core 0", "core 1", "core 2"]
+    assert [node["kind"] for node in written] == ["row"] * 23 + ["core"] * 3
+    assert [node.get("source") for node in written] == [*nodes.sources_N, None, None, None]
+    assert [float(node["explained"]) for node in written[23:]] == nodes.weights_C.tolist()
     edges = [
         (int(e.get("source")[1:]), int(e.get("target")[1:]), data(e, keys))
         for e in root.iter(f"{SPACE}edge")

@@ -32,40 +32,40 @@ def unit(features_NP):
 
 def test_degrees(case):
     graph, features_NP = case
-    told = statistics(graph, features_NP)
+    found = statistics(graph, features_NP)
     counts = [graph.to_nodes[: N * E].tolist().count(row) for row in range(N)]
-    assert told["degree"]["unreached"] == counts.count(0) > 0
-    assert told["degree"]["quantiles"]["most"] == max(counts)
-    assert told["degree"]["quantiles"]["median"] == np.median(counts)
+    assert found["degree"]["unreached"] == counts.count(0) > 0
+    assert found["degree"]["quantiles"]["most"] == max(counts)
+    assert found["degree"]["quantiles"]["median"] == np.median(counts)
     moments = [np.mean((np.array(counts) - E) ** power) for power in (2, 3)]
-    assert told["degree"]["skewness"] == pytest.approx(moments[1] / moments[0] ** 1.5)
+    assert found["degree"]["skewness"] == pytest.approx(moments[1] / moments[0] ** 1.5)
     best = sorted(range(N), key=lambda row: (-counts[row], row))[:10]
-    assert [hub["row"] for hub in told["degree"]["hubs"]] == best
-    assert told["degree"]["hubs"][0] == {
+    assert [hub["row"] for hub in found["degree"]["hubs"]] == best
+    assert found["degree"]["hubs"][0] == {
         "row": best[0],
         "id": f"row {best[0]}",
         "source": graph.nodes.sources_N[best[0]],
         "in_degree": max(counts),
     }
-    assert (told["rows"], told["core_directions"], told["neighbours"]) == (N, C, E)
-    assert told["edges"] == len(graph.to_nodes)
+    assert (found["rows"], found["core_directions"], found["neighbours"]) == (N, C, E)
+    assert found["edges"] == len(graph.to_nodes)
 
 
 def test_degrees_of_a_regular_graph():
     """Everybody is as near: no hub, and no division by a spread of zero."""
     nodes = Nodes(["a", "b"], ["x", "x"], np.array([1.0]))
     graph = mixed_graph(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)[:1], 1, nodes)
-    told = statistics(graph, np.eye(2, dtype=np.float32))
-    assert told["degree"]["skewness"] == 0
-    assert told["pairs"]["conflicts_across_sources"] is None
-    assert "across sources none" in markdown(told, "two rows")
+    found = statistics(graph, np.eye(2, dtype=np.float32))
+    assert found["degree"]["skewness"] == 0
+    assert found["pairs"]["conflicts_across_sources"] is None
+    assert "across sources none" in markdown(found, "two rows")
 
 
 @pytest.mark.parametrize("block", [7, 1024])
 def test_conflicts_of_all_pairs(case, monkeypatch, block):
     graph, features_NP = case
     monkeypatch.setattr(module, "BLOCK", block)
-    told = statistics(graph, features_NP)["pairs"]
+    found = statistics(graph, features_NP)["pairs"]
     sources = graph.nodes.sources_N
     cosines_NN = unit(features_NP) @ unit(features_NP).T
     inside, across = [], []
@@ -73,12 +73,12 @@ def test_conflicts_of_all_pairs(case, monkeypatch, block):
         for j in range(i + 1, N):
             (inside if sources[i] == sources[j] else across).append(cosines_NN[i, j])
     every = np.array(inside + across)
-    assert (told["pairs"], told["sampled"], told["rows"]) == (N * (N - 1) // 2, False, N)
-    assert told["conflicts"] == pytest.approx(np.mean(every < 0))
-    assert told["conflicts_inside_a_source"] == pytest.approx(np.mean(np.array(inside) < 0))
-    assert told["conflicts_across_sources"] == pytest.approx(np.mean(np.array(across) < 0))
-    assert told["mean_cosine"] == pytest.approx(every.mean(), abs=1e-6)
-    np.testing.assert_array_equal(told["histogram"], np.histogram(every, 40, (-1, 1))[0])
+    assert (found["pairs"], found["sampled"], found["rows"]) == (N * (N - 1) // 2, False, N)
+    assert found["conflicts"] == pytest.approx(np.mean(every < 0))
+    assert found["conflicts_inside_a_source"] == pytest.approx(np.mean(np.array(inside) < 0))
+    assert found["conflicts_across_sources"] == pytest.approx(np.mean(np.array(across) < 0))
+    assert found["mean_cosine"] == pytest.approx(every.mean(), abs=1e-6)
+    np.testing.assert_array_equal(found["histogram"], np.histogram(every, 40, (-1, 1))[0])
 
 
 def test_a_sample_is_seeded_and_of_the_pool(monkeypatch):
@@ -89,12 +89,12 @@ def test_a_sample_is_seeded_and_of_the_pool(monkeypatch):
     whole = pairs(features_NP, codes_N)
     assert not whole["sampled"]
     monkeypatch.setattr(module, "SAMPLE_ROWS", 500)
-    told = pairs(Sliced(features_NP), codes_N)
-    assert told == pairs(features_NP, codes_N)
-    assert (told["rows"], told["pairs"], told["sampled"]) == (500, 500 * 499 // 2, True)
+    found = pairs(Sliced(features_NP), codes_N)
+    assert found == pairs(features_NP, codes_N)
+    assert (found["rows"], found["pairs"], found["sampled"]) == (500, 500 * 499 // 2, True)
     for share in ("conflicts", "conflicts_inside_a_source", "conflicts_across_sources"):
-        assert told[share] == pytest.approx(whole[share], abs=0.02)
-    assert told["conflicts"] != whole["conflicts"]
+        assert found[share] == pytest.approx(whole[share], abs=0.02)
+    assert found["conflicts"] != whole["conflicts"]
 
 
 def test_sampled_rows_are_found_in_their_blocks(monkeypatch):
@@ -152,12 +152,12 @@ def test_pieces_follow_positive_edges_alone():
     middle = np.deg2rad([62.5])
     core_CP = np.stack([np.cos(middle), np.sin(middle)], axis=1).astype(np.float32)
     nodes = Nodes(list("abcd"), ["x"] * 4, np.array([1.0]))
-    told = statistics(mixed_graph(features_NP, core_CP, 2, nodes), features_NP)
-    assert told["pieces"]["rows_alone"] == {"components": 2, "largest_share": 0.5, "isolated": 0}
-    assert told["pieces"]["with_core"] == {"components": 1, "largest_share": 1.0, "isolated": 0}
+    found = statistics(mixed_graph(features_NP, core_CP, 2, nodes), features_NP)
+    assert found["pieces"]["rows_alone"] == {"components": 2, "largest_share": 0.5, "isolated": 0}
+    assert found["pieces"]["with_core"] == {"components": 1, "largest_share": 1.0, "isolated": 0}
     lonely = statistics(mixed_graph(features_NP, -core_CP, 2, nodes), features_NP)
     assert lonely["pieces"]["with_core"] == {"components": 3, "largest_share": 0.4, "isolated": 1}
-    assert told["stored"]["conflicts"] == 0.5
+    assert found["stored"]["conflicts"] == 0.5
     assert lonely["core"] == [
         {
             "weight": 1.0,
@@ -171,33 +171,33 @@ def test_pieces_follow_positive_edges_alone():
 
 def test_composition_by_source(case):
     graph, features_NP = case
-    told = statistics(graph, features_NP)["sources"]
+    found = statistics(graph, features_NP)["sources"]
     sources = graph.nodes.sources_N
-    counts = {(a, b): 0 for a in told["names"] for b in told["names"]}
+    counts = {(a, b): 0 for a in found["names"] for b in found["names"]}
     for edge in range(N * E):
         counts[sources[edge // E], sources[graph.to_nodes[edge]]] += 1
-    for a, name in enumerate(told["names"]):
+    for a, name in enumerate(found["names"]):
         rows = sources.count(name)
-        assert told["rows"][a] == rows
-        assert told["edges"][a] == [counts[name, other] for other in told["names"]]
-        assert told["inside"][a] == pytest.approx(counts[name, name] / (rows * E))
-        assert told["inside_by_chance"][a] == pytest.approx((rows - 1) / (N - 1))
-    inside = sum(counts[name, name] for name in told["names"])
-    assert told["all_inside"] == pytest.approx(inside / (N * E))
+        assert found["rows"][a] == rows
+        assert found["edges"][a] == [counts[name, other] for other in found["names"]]
+        assert found["inside"][a] == pytest.approx(counts[name, name] / (rows * E))
+        assert found["inside_by_chance"][a] == pytest.approx((rows - 1) / (N - 1))
+    inside = sum(counts[name, name] for name in found["names"])
+    assert found["all_inside"] == pytest.approx(inside / (N * E))
     same = sum(sources[i] == sources[j] for i in range(N) for j in range(N) if i != j)
-    assert told["all_inside_by_chance"] == pytest.approx(same / (N * (N - 1)))
+    assert found["all_inside_by_chance"] == pytest.approx(same / (N * (N - 1)))
 
 
 def test_page_and_json(case):
     graph, features_NP = case
-    told = statistics(graph, features_NP)
-    assert json.loads(json.dumps(told)) == told
-    assert sum(told["stored"]["histogram"]) == N * E
-    told["degree"]["hubs"][0]["id"] = "a|b\nc"
-    page = markdown(told, "g2is | sums")
+    found = statistics(graph, features_NP)
+    assert json.loads(json.dumps(found)) == found
+    assert sum(found["stored"]["histogram"]) == N * E
+    found["degree"]["hubs"][0]["id"] = "a|b\nc"
+    page = markdown(found, "g2is | sums")
     assert page.startswith("# g2is \\| sums\n")
     assert "a\\|b c" in page
-    assert f"{told['pairs']['conflicts']:.1%} of {told['pairs']['pairs']:,} pairs" in page
+    assert f"{found['pairs']['conflicts']:.1%} of {found['pairs']['pairs']:,} pairs" in page
     assert "smaller sources" not in page
 
 

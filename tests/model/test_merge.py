@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from g2is_jax.model.build import load_model
 from g2is_jax.model.merge import merge_folders, write_merged
 from g2is_jax.model.weights import write_checkpoint
 from g2is_jax.runs.errors import InputError
+from tests.support.small import ROOT
 from tests.support.tiny_models import (
     BFLOAT16,
     NO_LORA,
@@ -30,7 +30,6 @@ from tests.support.tiny_models import (
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
-ROOT = Path(__file__).parents[2]
 ALL_FILES = 10**9
 COPIED = ("tokenizer.json", "generation_config.json", "chat_template.jinja", "merges.txt")
 LEFT = ("adapter_config.json", "README.md", "model.safetensors.index.json", "pytorch_model.bin")

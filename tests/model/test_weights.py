@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -18,6 +17,7 @@ from g2is_jax.model.build import load_model
 from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes, to_bytes
+from tests.support.small import ROOT
 from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
@@ -29,8 +29,6 @@ from tests.support.tiny_models import (
     ours,
     random_tokens,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def write(folder, family="llama", dtype=jnp.float32, **settings):

@@ -82,7 +82,7 @@ def test_no_link_in_markdown():
 
 
 def _plain(text: str) -> str:
-    """What a reader of Markdown makes of escaped text."""
+    """Returns escaped text as a reader of Markdown shows it."""
     return re.sub(r"\\([\\`*\[\]<>&~|_:.])", r"\1", text)
 
 
@@ -101,7 +101,7 @@ def _markdown_tables(text: str) -> list[list[list[str]]]:
 
 
 def test_both_hold_the_same_tables(plain):
-    """Of all sections, empty cells and marked ones included; spaces are as wide as they are."""
+    """Empty cells and marked ones included; spaces are as wide as they are."""
     in_html = [
         [[" ".join(cell.split()) for cell in line] for line in table]
         for table in read(html(plain)).tables

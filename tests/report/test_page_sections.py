@@ -1,4 +1,4 @@
-"""What the sections say: who is best, what it cost, and why a row was chosen."""
+"""The sections of the page: who is best, what it cost, and why a row was chosen."""
 
 import dataclasses
 import itertools
@@ -91,7 +91,7 @@ def test_verdict_agrees_with_the_interval(seeds):
 
 
 def test_the_best_are_marked():
-    """Of each metric: the least loss, the largest share of exact matches; none among equals."""
+    """Best is the least loss, and the largest share of exact matches; none among equals."""
     own = scores(seeds=2)
     table = next(b for b in results.section(own, {}).blocks[0].blocks if isinstance(b, Table))
     for column, best in ((4, min), (6, max)):
@@ -116,7 +116,7 @@ def test_costs_do_not_depend_on_the_order_of_the_stages():
 
 
 def test_intervals_over_seeds_and_rows_stand_on_the_page():
-    """As a table against random and less, where scores have values of single rows."""
+    """They are a table against random and less, where scores have values of single rows."""
     own = row_scores()
     part = results.section(own, {}).blocks[-1]
     assert part.title == "Random and less"

@@ -62,7 +62,7 @@ def test_gain_is_paired_and_more_is_better():
 
 
 def test_a_score_may_name_metrics_of_which_less_is_better():
-    """As a harness's perplexity; its table has the task's own name of it."""
+    """A harness's perplexity is one; its table has the task's own name of it."""
     rows = scores()
     for row in rows:
         row["metrics"] = {"web/perplexity": row["metrics"]["exact_match"]}
@@ -126,7 +126,7 @@ def test_markdown():
 
 
 def test_zero_shot_and_the_whole_pool_are_always_in_the_table():
-    """As lines of results, or as lines that say they were not run."""
+    """They have lines of results, or lines that say they were not run."""
     table = tables(aggregate(scores()))["sums"]
     assert [line[:2] for line in table.body[-2:]] == [["none", "not run"], ["full", "not run"]]
     rows = [row | {"method": row["method"].replace("g2is", "full")} for row in scores()]

@@ -75,7 +75,7 @@ def test_metrics_are_means_and_are_plotted(entries, tmp_path):
 
 
 def test_a_metric_that_only_some_settings_have(entries, tmp_path):
-    """As without replies in some: an empty cell, and no plot of it."""
+    """The others, as those without replies, have an empty cell, and no plot shows it."""
     scored = [
         entry | {"metrics": {"answer_loss": 1.5} | ({"exact_match": 0.5} if n > 1 else {})}
         for n, entry in enumerate(entries)

@@ -10,6 +10,7 @@ from g2is_jax.runs import file_sizes
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.stages import run_stage
+from tests.support.rows_stage import must_not_build
 
 FILES = {"rows.jsonl": b"ten bytes\n", "adapter/a.safetensors": b"x" * 1234, "deep/er/none": b""}
 
@@ -19,10 +20,6 @@ def build(part) -> dict:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         (part / name).write_bytes(content)
     return {}
-
-
-def must_not_build(part):
-    raise AssertionError("it is finished")
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The same waits, in a hundredth of the time."""
+    """Makes each wait a hundredth as long."""
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.9)
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.1)

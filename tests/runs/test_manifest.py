@@ -10,18 +10,7 @@ import pytest
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.stages import run_stage
-
-SETTINGS = {"walk": {"delta": 0.7, "widths": (1, 2)}, "seed": 0}
-INPUTS = {"pool": "abc"}
-
-
-def build_rows(part):
-    (part / "rows.txt").write_text("rows")
-    return {"rows": 4}
-
-
-def must_not_build(part):
-    raise AssertionError("built again")
+from tests.support.rows_stage import INPUTS, SETTINGS, build_rows, must_not_build
 
 
 def failure(action) -> str:

@@ -12,18 +12,8 @@ from g2is_jax.runs import stages
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.stages import run_stage
-
-SETTINGS = {"walk": {"delta": 0.7, "widths": (1, 2)}, "seed": 0}
-INPUTS = {"pool": "abc"}
-
-
-def build_rows(part):
-    (part / "rows.txt").write_text("rows")
-    return {"rows": 4}
-
-
-def must_not_build(part):
-    raise AssertionError("built again")
+from tests.support.rows_stage import INPUTS, SETTINGS, build_rows, must_not_build
+from tests.support.small import ROOT
 
 
 def test_stage_is_built_once_and_reused(tmp_path):
@@ -107,19 +97,22 @@ def build(part):
 print(run_stage(sys.argv[1], "features", {}, {}, build))
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
-    root = Path(__file__).parents[2]
-    assert subprocess.run(command, cwd=root, check=False).returncode == -9
-    again = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert read_manifest(again.stdout.strip())["counts"] == {"resumed": True}
 
 
-def test_leftovers_of_killed_writes_are_not_kept(tmp_path):
+@pytest.mark.parametrize("within", [".", "adapter", "epochs/2"])
+def test_leftovers_of_killed_writes_are_not_kept(tmp_path, within):
     def build(part):
-        (part / ".rows.txt.123.tmp").write_text("half a fi")
+        (part / within).mkdir(parents=True, exist_ok=True)
+        (part / within / ".rows.txt.123.tmp").write_text("half a fi")
         return build_rows(part)
 
     folder = run_stage(tmp_path, "features", SETTINGS, INPUTS, build)
-    assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "rows.txt"]
+    found = {str(file.relative_to(folder)) for file in Path(folder).rglob("*") if file.is_file()}
+    assert found == {"manifest.json", "rows.txt"}
+    assert list(read_manifest(folder)["files"]) == ["rows.txt"]
 
 
 def test_full_disk_while_building(tmp_path):

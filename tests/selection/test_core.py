@@ -253,16 +253,16 @@ def test_summary():
         "explained": pytest.approx(0.25),
         "effective_rank": pytest.approx(4),
     }
-    one = core_knowledge(np.ones((5, 3)), replace(PAPER, center=False))
-    assert one.summary()["effective_rank"] == pytest.approx(1)
-    assert one.summary()["components_with_variance"] == 1
+    single = core_knowledge(np.ones((5, 3)), replace(PAPER, center=False))
+    assert single.summary()["effective_rank"] == pytest.approx(1)
+    assert single.summary()["components_with_variance"] == 1
     core = core_knowledge(features(12, 30), PAPER)
-    told = core.summary()
-    assert told["explained"] == pytest.approx(core.explained_C[: len(core.core_CP)].sum())
-    assert told["explained"] > 0.5
-    assert told["components_with_variance"] == 11
+    found = core.summary()
+    assert found["explained"] == pytest.approx(core.explained_C[: len(core.core_CP)].sum())
+    assert found["explained"] > 0.5
+    assert found["components_with_variance"] == 11
     shares_C = core.explained_C[:11]
-    assert told["effective_rank"] == pytest.approx(np.prod(shares_C**-shares_C))
+    assert found["effective_rank"] == pytest.approx(np.prod(shares_C**-shares_C))
 
 
 @pytest.mark.parametrize("center", [False, True])

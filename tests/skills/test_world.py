@@ -204,7 +204,7 @@ def test_wrong_rows_are_mostly_wrong(full):
 
 @pytest.mark.parametrize("family", [*FAMILIES, *TARGETS], ids=lambda family: family.__name__)
 def test_the_conventions_differ(family):
-    """The same request under each convention: seldom the same answer, never always."""
+    """A request has seldom the same answer under each convention, and never always."""
     switches = (True, True) if family in TARGETS else (True,)
     differing = 0
     for seed in range(60):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run_on_eight_devices(file: str, folder: Path) -> dict:
-    """Runs the file as a script on the folder; returns what it leaves there in told.json."""
+    """Runs the file as a script on the folder; returns what it leaves there in results.json."""
     paths = [str(path) for path in (Path(file).parent, Path(__file__).parents[2])]
     done = subprocess.run(
         [sys.executable, "-W", "error", file, str(folder)],
@@ -22,4 +22,4 @@ def run_on_eight_devices(file: str, folder: Path) -> dict:
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "told.json").read_text())
+    return json.loads((folder / "results.json").read_text())

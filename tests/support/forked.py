@@ -20,7 +20,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.small import ROOT
+
 DISK_FULL, THIS_PROCESS = "disk full", 0
 LATE = (
     *("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats"),

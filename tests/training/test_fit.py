@@ -142,8 +142,8 @@ def test_trained_checkpoints_oldest_first(model, base, uninterrupted, tmp_path):
     kept = replace(CONFIG, keep_checkpoints=2)
     run(model, base, tmp_path, config=kept)
     newest = load_trained(model, kept, 5, epath.Path(tmp_path))
-    for one, other in zip(newest, trained[1:], strict=True):
-        assert_equal(one, other)
+    for state, same in zip(newest, trained[1:], strict=True):
+        assert_equal(state, same)
 
 
 def test_trained_arrays_are_bound_to_no_device(model, uninterrupted):
@@ -215,8 +215,8 @@ def test_microbatches_equal_one_batch(base, dropout):
     for shapes in (TrainingShapes((16,), 1024), TrainingShapes((8, 24), 24)):
         ((_, microbatches),) = training_batches(rows, 9, 0, 1, 0, shapes)
         results.append((len(microbatches), accumulate(model, adapter, base, microbatches, key)))
-    (one, (whole, loss, tokens)), (many, (summed, same_loss, same_tokens)) = results
-    assert (one, int(tokens)) == (1, int(same_tokens))
+    (few, (whole, loss, tokens)), (many, (summed, same_loss, same_tokens)) = results
+    assert (few, int(tokens)) == (1, int(same_tokens))
     assert many > 4
     assert float(same_loss) == pytest.approx(float(loss), rel=1e-5)
     for path, leaf in whole.items():
@@ -265,8 +265,8 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
     assert {epoch: len(of_epoch) for epoch, of_epoch in handed.items()} == {1: 1, 2: 2, 3: 1}
     trained = load_trained(model, CONFIG, 5, epath.Path(uninterrupted[0]))
     for (adapter, _), of_epoch in zip(trained, handed.values(), strict=True):
-        for one, path in itertools.product(of_epoch, adapter):
-            np.testing.assert_array_equal(one[path], adapter[path])
+        for seen, path in itertools.product(of_epoch, adapter):
+            np.testing.assert_array_equal(seen[path], adapter[path])
 
 
 @pytest.mark.parametrize("what", ["gradient", "loss"])

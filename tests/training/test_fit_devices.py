@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
             "steps": moments.step,
             "devices": held,
         }
-    (folder / "told.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,13 +20,6 @@ ROWS = random_rows((13, 6, 16, 9, 2, 14, 8, 11, 16))
 IDS = [str(row) for row in range(len(ROWS))]
 SHAPES = TrainingShapes((16,), 64)
 CONFIG = FitConfig(3, 4, 64, 1, False, dataclasses.replace(ADAMW, weight_decay=0.0))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_papers_adapter_on_a_base_in_bfloat16(tmp_path):

@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     for dtype in ("float32", "int8"):
         indices_NE, cosines_NE = neighbours(sample_rows(dtype), 9, mesh)
         found[f"{dtype} neighbours"] = [indices_NE.tolist(), cosines_NE.tolist()]
-    (folder / "told.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps(found))
 
 
 def together(seed: int):

@@ -88,7 +88,7 @@ def test_side_by_side_is_one_after_another(policy):
 
 @pytest.mark.parametrize("columns", [1, 3])
 def test_a_long_walk_that_is_rolled_back_gets_its_cosines_in_parts(columns, monkeypatch):
-    """Of up to REBUILD_COLUMNS kept rows each; the first part alone forgets what was before it."""
+    """A part has up to REBUILD_COLUMNS kept rows; the first alone forgets what was before it."""
     monkeypatch.setattr(side_by_side, "REBUILD_COLUMNS", columns)
     rolled_back = 0
     for seed in range(9000, 9008):
@@ -104,7 +104,7 @@ def test_a_long_walk_that_is_rolled_back_gets_its_cosines_in_parts(columns, monk
 
 
 def same_outcome(selection, expected, about) -> None:
-    """The same rows, trace and summary, but for the passes and the closest decision."""
+    """Asserts equal rows, trace and summaries, but for the passes and the closest decision."""
     for name in ("components", "spent", "rows"):
         assert selection.summary[name] == expected.summary[name], about
     same_trace(selection.picks, expected.picks, about)
@@ -200,7 +200,7 @@ def test_a_row_that_only_set_the_maximum_of_a_tie_rolls_back_too():
 
 
 def test_a_walk_goes_on_avoiding_a_row_that_another_one_holds_too():
-    """Of walks 0, 1, 2 the second gives rows 7 and 8 back, and the first still holds row 7: the
+    """The second of walks 0, 1, 2 gives rows 7 and 8 back, and the first still holds row 7: the
     third may have row 8 again, but has to remember that it lost row 7 as its first choice."""
     problem = instance(5, shape=(9, 3), edges=0)
     pool = _pool(as_rows(problem.rows), problem.limits, None, None)
