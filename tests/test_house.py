@@ -16,7 +16,6 @@ FILES = sorted(file for top in ("g2is_jax", "experiments") for file in (ROOT / t
 CONFIG_READERS = ("pipeline", "planning")  # all others get frozen dataclasses
 FOR_SCRIPTS = ("pipeline", "planning", "report", "runs")
 BESIDES = {  # script -> the rooms whose tool it is; benchmarks measure any room
-    "estimate.py": ("data", "model"),
     "exchange_features.py": ("features",),
     "fetch_task.py": ("evaluation",),
     "merge_adapter.py": ("model",),

@@ -58,7 +58,7 @@ def _no_model(monkeypatch):
     monkeypatch.setattr(warmup_stage, "load_trained", lambda *_: [(None, MOMENTS)])
     monkeypatch.setattr(warmup_stage, "mean_rates", lambda *_: [1.0])
     monkeypatch.setattr(features_stage, "_pass", one_pass)
-    monkeypatch.setattr(features_stage, "feature_counts", lambda *_: {})
+    monkeypatch.setattr(features_stage, "write_diagnostics", lambda *_: None)
     monkeypatch.setattr(features_stage, "_momentum", lambda *_: None)
 
 
