@@ -87,13 +87,13 @@ def run(config: BenchConfig) -> dict:
 
 def load(folder: epath.Path, reader: str) -> dict[str, float]:
     """Returns seconds, and bytes: of the weights, of the largest tensor, of the peak above both."""
-    shapes = model_of(read_raw_config(folder)).base_shapes
+    layout = model_of(read_raw_config(folder)).base_layout
     jax.devices()  # starts the backend
     before = _resident_bytes()
     if reader == "safetensors":
         seconds, leaves = timed(lambda: whole_files(folder))
     else:
-        seconds, leaves = timed(lambda: dict(read_weights(folder, shapes, np.dtype(reader))))
+        seconds, leaves = timed(lambda: dict(read_weights(folder, layout, np.dtype(reader))))
     sizes = [leaf.nbytes for leaf in leaves.values()]
     above = _peak_bytes() - before - sum(sizes)
     return {"seconds": seconds, "weights": sum(sizes), "largest": max(sizes), "above": above}
@@ -122,7 +122,7 @@ def _peak_bytes() -> int:
 
 def model_of(raw: dict) -> Model:
     """Returns the model of a config, without weights."""
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
     return build_model(decoder_config(raw, "config.json"), NO_ADAPTER, settings)
 
 

@@ -75,7 +75,7 @@ class Subject:
 def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
     """Reads `skills` (the built-in base), `random`, or a Hugging Face folder."""
     lora = LoraConfig(rank, 2.0 * rank, dropout=0.0, targets=TARGETS, rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False)
+    settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False, scan=False)
     if name == "random":
         return make_subject(name, RANDOM, lora, settings)
     folder = BASE_FOLDER if name == "skills" else epath.Path(name)
@@ -207,7 +207,7 @@ def project_with(config: ProjectionConfig, bits: Bits, leaves: Leaves) -> jax.Ar
     def project(leaves: Leaves) -> jax.Array:
         total = empty_sum(config, shapes)
         for path, leaf in sorted(leaves.items()):
-            total = add_leaf(config, shapes, path)(bits[path], leaf.reshape(-1), total)
+            total = add_leaf(config)(bits[path], leaf.reshape(-1), total)
         return finished(config, total)
 
     return jax.vmap(project)(leaves)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from g2is_jax.data.batches import Batch, lay_out, length_batches
 from g2is_jax.data.chat import Encoded
-from g2is_jax.model.build import Model
+from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import gathered, process_share
+from g2is_jax.training.loss import token_scores
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -43,12 +45,12 @@ def likelihoods(
     scored = Likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
-    run, devices = likelihood_function(model), model.row_devices(base)
+    mesh = mesh_of(base)
+    run, most = likelihood_function(model, mesh), model.config.max_position_embeddings
     mine = []
-    for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings, devices):
+    for batch in batches(encoded, batch_tokens, most, devices_of(mesh)):
         filled_B = batch.rows_B >= 0
-        of_rows = model.spread(base, (batch.tokens_BT, batch.supervised_BT))
-        results = run(adapter, base, *of_rows)
+        results = run(adapter, base, batch.tokens_BT, batch.supervised_BT)
         mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in (batch.rows_B, *results)])
     for rows, *values in itertools.chain(*gathered(mine)):
         for scored_M, value in zip(vars(scored).values(), values, strict=True):
@@ -101,19 +103,19 @@ def batches(
 
 
 @functools.cache
-def likelihood_function(model: Model) -> Callable:
-    """Compiles (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,)."""
+def likelihood_function(model: Model, mesh: Mesh | None = None) -> Callable:
+    """Compiles (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,).
+
+    The devices of a mesh share the rows.
+    """
 
     def row_likelihood(adapter, base, tokens_T, supervised_T):
-        logits_TV = model.logits(adapter, base, tokens_T)[:-1]
-        next_T, counted_T = tokens_T[1:], supervised_T[1:]
-        chosen_T = jnp.take_along_axis(logits_TV, next_T[:, None], axis=-1)[:, 0]
-        log_likelihood_T = chosen_T - jax.nn.logsumexp(logits_TV, axis=-1)
-        likeliest_T = jnp.argmax(logits_TV, axis=-1) == next_T
-        return (
-            jnp.sum(jnp.where(counted_T, log_likelihood_T, 0.0)),
-            jnp.sum(counted_T),
-            jnp.all(likeliest_T | ~counted_T),
+        hidden_TD = model.hidden(adapter, base, tokens_T)
+        counted_T = jnp.append(supervised_T[1:], False)
+        losses_T, likeliest_T = token_scores(
+            model, base, hidden_TD, jnp.roll(tokens_T, -1), counted_T
         )
+        return -jnp.sum(losses_T), jnp.sum(counted_T), jnp.all(likeliest_T | ~counted_T)
 
-    return jax.jit(jax.vmap(row_likelihood, in_axes=(None, None, 0, 0)))
+    of_rows = jax.vmap(row_likelihood, in_axes=(None, None, 0, 0))
+    return jax.jit(model.over_rows(of_rows, mesh))

@@ -9,7 +9,7 @@ import numpy as np
 
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.evaluation.likelihood import batches
-from g2is_jax.model.build import Model
+from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig
@@ -40,7 +40,7 @@ def replies(
 
     room = model.config.max_position_embeddings - config.new_tokens
     mine: list[tuple[int, str]] = []
-    for batch in batches(encoded, batch_tokens, room, model.row_devices(base)):
+    for batch in batches(encoded, batch_tokens, room, devices_of(mesh_of(base))):
         rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
         generated = generate(model, adapter, base, rows, config, stops, decode)
         mine += zip(batch.rows_B.tolist(), (reply.text for reply in generated), strict=True)

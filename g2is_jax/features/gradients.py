@@ -24,6 +24,7 @@ from g2is_jax.features.projection import (
     random_bits,
 )
 from g2is_jax.model.build import Model
+from g2is_jax.model.decoder import Taps
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.mesh import DATA, replicated
 from g2is_jax.training.loss import example_loss
@@ -55,7 +56,7 @@ class FeatureBatch(NamedTuple):
 
 
 class PassInputs(NamedTuple):
-    """The inputs that all batches of a pass share. bits: the projection's, by leaf path."""
+    """The inputs that all batches share. bits: the projection's, stacked as the leaves are."""
 
     adapter: Leaves
     base: Leaves
@@ -97,7 +98,7 @@ def shared_inputs(
     mesh: Mesh | None = None,
 ) -> PassInputs:
     """Places a pass's inputs on all devices of the mesh; a base that is shared out stays so."""
-    bits = random_bits(projection, seed, model.adapter_shapes)
+    bits = stacked_bits(model, projection, seed)
     step = jnp.asarray(moments.step)
     inputs = PassInputs(adapter, base, moments.first, moments.second, step, bits)
     if mesh is None:
@@ -119,22 +120,18 @@ def feature_function(
     share: the devices run one program each, so no gradient can be summed over them.
     """
     of_example = functools.partial(_of_example, model, directions, projection)
-    batched = jax.vmap(of_example, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
-    if mesh is None:
-        return jax.jit(batched)
 
-    def on_mesh(inputs: PassInputs, tokens_BT, supervised_BT):
-        everywhere = PartitionSpec()
-        specs = jax.tree.map(lambda _: everywhere, inputs)
-        base = {path: model.sharding(path, mesh).spec for path in inputs.base}
-        specs = specs._replace(base=base)
-        rows = PartitionSpec(DATA)
-        found = _of_rows(PartitionSpec(None, DATA), rows)
-        return jax.shard_map(
-            batched, mesh=mesh, in_specs=(specs, rows, rows), out_specs=found, check_vma=False
-        )(inputs, tokens_BT, supervised_BT)
+    def of_rows(shared: PassInputs, base: Leaves, tokens_BT, supervised_BT):
+        batched = jax.vmap(of_example, in_axes=(None, 0, 0), out_axes=_of_rows(1, 0))
+        return batched(shared._replace(base=base), tokens_BT, supervised_BT)
 
-    return jax.jit(on_mesh)
+    found = _of_rows(PartitionSpec(None, DATA), PartitionSpec(DATA))
+    run = model.over_rows(of_rows, mesh, found)
+
+    def on_devices(inputs: PassInputs, tokens_BT, supervised_BT):
+        return run(inputs._replace(base={}), inputs.base, tokens_BT, supervised_BT)
+
+    return jax.jit(on_devices)
 
 
 def _of_rows(features, rest) -> Any:
@@ -150,30 +147,48 @@ def _of_example(
     tokens_T,
     supervised_T,
 ) -> FeatureBatch:
-    shapes = model.adapter_shapes
+    states = {
+        path: (inputs.first[path], inputs.second[path], _of_layers(model, path, inputs.step), bits)
+        for path, bits in inputs.bits.items()
+    }
 
     def mean_loss(sums):
-        adapter = {}
-        for path, leaf in sorted(inputs.adapter.items()):
-            tap = _tap(directions, projection, tuple(sorted(shapes.items())), path)
-            state = (inputs.first[path], inputs.second[path], inputs.step, inputs.bits[path])
-            adapter[path], sums = tap(leaf, sums, state)
-        total, count = example_loss(model, adapter, inputs.base, tokens_T, supervised_T)
+        taps = Taps(_tap(directions, projection), states, sums)
+        total, count = example_loss(
+            model, inputs.adapter, inputs.base, tokens_T, supervised_T, taps=taps
+        )
         return total / jnp.maximum(count, 1), count
 
-    nothing = [empty_sum(projection, shapes) for _ in directions]
+    nothing = [empty_sum(projection, model.adapter_shapes) for _ in directions]
     (totals, square), tokens = jax.grad(mean_loss, has_aux=True)((nothing, jnp.zeros(())))
     features_KP = jnp.stack([finished(projection, total) for total in totals])
     return FeatureBatch(features_KP, jnp.sqrt(square), tokens)
 
 
+def stacked_bits(model: Model, projection: ProjectionConfig, seed: int) -> Bits:
+    """The projection's random bits of each leaf; those of a stack have its axis of layers."""
+    bits, layout = random_bits(projection, seed, model.adapter_shapes), model.adapter_layout
+    stacked: Bits = {}
+    for path, parts in layout.parts.items():
+        if not layout.is_stacked(path):
+            stacked[path] = bits[path]
+            continue
+        # The values of an absent layer are zeros: any bits will do.
+        some = next(part for part in parts if part is not None)
+        of_layers = [bits[some if part is None else part] for part in parts]
+        stacked[path] = jax.tree.map(lambda *layers: jnp.stack(layers), *of_layers)
+    return stacked
+
+
+def _of_layers(model: Model, path: str, value: jax.Array) -> jax.Array:
+    """The value, once for each layer of a stacked leaf."""
+    if not model.adapter_layout.is_stacked(path):
+        return value
+    return jnp.broadcast_to(value, (len(model.adapter_layout.parts[path]),))
+
+
 @functools.cache
-def _tap(
-    directions: tuple[DirectionConfig, ...],
-    projection: ProjectionConfig,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    path: str,
-) -> Callable:
+def _tap(directions: tuple[DirectionConfig, ...], projection: ProjectionConfig) -> Callable:
     """Returns (leaf, sums, state) -> (leaf, sums), which changes nothing on the way forward.
 
     Backwards, where the leaf's gradient arrives with the sums over later leaves, it adds the leaf's
@@ -181,7 +196,7 @@ def _tap(
 
     The sums have no value of their own; what passes through them is their "gradient".
     """
-    add = add_leaf(projection, dict(shapes), path)
+    add = add_leaf(projection)
 
     @jax.custom_vjp
     def tap(leaf, sums, state):

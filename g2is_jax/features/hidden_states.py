@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from g2is_jax.data.batches import Batch, row_lengths
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features.extract import extract
 from g2is_jax.features.gradients import FeatureBatch
 from g2is_jax.features.store import StoreWriter
-from g2is_jax.model.build import Model
+from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.processes import process_share
 
 
 @functools.cache
-def hidden_function(model: Model) -> Callable[..., jax.Array]:
+def hidden_function(model: Model, mesh: Mesh | None = None) -> Callable[..., jax.Array]:
     """Returns a jitted (base, tokens_BT, lengths_B) -> features_BD, float32.
 
     A row of no tokens is zero.
@@ -27,8 +28,8 @@ def hidden_function(model: Model) -> Callable[..., jax.Array]:
     alike, with h the hidden states after the last norm (Ivison et al., 2025, RDS+).
     """
 
-    def mean(base, tokens_T, length):
-        hidden_TD, _ = model.step(model.zero_adapter(), base, tokens_T, 0, None)
+    def mean(adapter, base, tokens_T, length):
+        hidden_TD = model.hidden(adapter, base, tokens_T)
         positions_T = jnp.arange(1, len(tokens_T) + 1)
         weights_T = positions_T / (length * ((length + 1) / 2))  # no integer grows beyond T
         # Not times a weight of zero: padding may not be finite. Not a product of matrices either,
@@ -36,7 +37,8 @@ def hidden_function(model: Model) -> Callable[..., jax.Array]:
         terms_TD = weights_T[:, None] * hidden_TD.astype(jnp.float32)
         return jnp.sum(terms_TD, axis=0, where=(positions_T <= length)[:, None])
 
-    return jax.jit(jax.vmap(mean, in_axes=(None, 0, 0)))
+    run = model.over_rows(jax.vmap(mean, in_axes=(None, None, 0, 0)), mesh)
+    return jax.jit(lambda base, *of_rows: run(model.zero_adapter(), base, *of_rows))
 
 
 def extract_hidden(
@@ -52,15 +54,13 @@ def extract_hidden(
     Gradient norms are zeros, as there is no gradient; tokens are the supervised ones.
     """
     lengths_N = row_lengths(encoded).astype(np.int32)
-    devices = model.row_devices(base)
+    mesh = mesh_of(base)
 
     def compute(batch: Batch) -> FeatureBatch:
         lengths_B = np.where(batch.rows_B >= 0, lengths_N[batch.rows_B], 0)
-        of_rows = model.spread(base, (batch.tokens_BT, lengths_B))
-        features_BD = hidden_function(model)(base, *of_rows)
+        features_BD = hidden_function(model, mesh)(base, batch.tokens_BT, lengths_B)
         nothing_B = np.zeros(len(lengths_B), np.float32)
         return FeatureBatch(features_BD[None], nothing_B, batch.supervised_BT.sum(axis=1))
 
-    return extract(
-        compute, encoded, [writer], batch_tokens, "hidden states", devices, process_share()
-    )
+    devices, share = devices_of(mesh), process_share()
+    return extract(compute, encoded, [writer], batch_tokens, "hidden states", devices, share)

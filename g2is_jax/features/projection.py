@@ -54,12 +54,17 @@ class ProjectionConfig:
 def random_bits(config: ProjectionConfig, seed: int, shapes: Shapes) -> Bits:
     """The bits that the projection of each leaf depends on; an argument of compiled code.
 
-    For the sketch: words of signs (n, W), and offsets (n,), for n = blocks times repetitions.
+    For the sketch: words of signs (n, W), and offsets (n,), for n = blocks times repetitions. Where
+    nothing is projected: the place of the leaf's first value.
     """
+    bits: Bits = {}
+    if config.kind == "none":
+        ends = np.cumsum([math.prod(shapes[path]) for path in sorted(shapes)])
+        begins = [0, *ends[:-1].tolist()] if shapes else []
+        return {path: jnp.int32(begin) for path, begin in zip(sorted(shapes), begins, strict=True)}
     keys = {path: jnp.asarray(_key(seed, path)) for path in shapes}
     if config.kind != "sketch":
         return keys
-    bits: Bits = {}
     for path, shape in shapes.items():
         rows = -(-math.prod(shape) // config.width) * config.repetitions
         # The signs use the counters from 0 up; the offsets those from the top down.
@@ -90,9 +95,7 @@ def finished(config: ProjectionConfig, total: jax.Array) -> jax.Array:
     return (total[..., : config.width] + total[..., config.width :]) / config.repetitions**0.5
 
 
-def add_leaf(
-    config: ProjectionConfig, shapes: Shapes, path: str
-) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+def add_leaf(config: ProjectionConfig) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
     """The function (bits, x_G, total) -> total that adds a leaf's values to its example's sum.
 
     Under vmap all examples go through it together and share the signs.
@@ -102,8 +105,7 @@ def add_leaf(
     elif config.kind == "sketch":
         batched = functools.partial(_sketch, config.width, config.repetitions)
     else:
-        begin = sum(math.prod(shape) for other, shape in shapes.items() if other < path)
-        return lambda bits, x_G, total: jax.lax.dynamic_update_slice_in_dim(total, x_G, begin, 0)
+        return _add_at
 
     @jax.custom_batching.custom_vmap
     def of_example(bits, x_G, total):
@@ -119,6 +121,11 @@ def add_leaf(
         return batched(bits, *rows), True
 
     return of_example
+
+
+def _add_at(begin: jax.Array, x_G: jax.Array, total_G: jax.Array) -> jax.Array:
+    place_G = jax.lax.dynamic_slice_in_dim(total_G, begin, len(x_G))
+    return jax.lax.dynamic_update_slice_in_dim(total_G, place_G + x_G, begin, 0)
 
 
 def fold(features_NP: np.ndarray, seed: int) -> np.ndarray:

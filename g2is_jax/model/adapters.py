@@ -56,7 +56,8 @@ SUPPORTED: dict[str, tuple] = {
 
 def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: str) -> None:
     """Writes the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
-    tensors = {_tensor_name(path): np.asarray(leaf) for path, leaf in adapter.items()}
+    leaves = model.adapter_layout.by_layer(adapter)
+    tensors = {_tensor_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
     lora = model.lora
     settings = {
         "peft_type": "LORA",
@@ -122,10 +123,11 @@ def read_adapter(folder: epath.Path, model: Model) -> Leaves:
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise InputError(f"{file}: tensor {name} is {tensor.dtype}; {_way_out(folder)}")
-    return {
+    leaves = {
         path: jnp.asarray(tensors[_tensor_name(path)], jnp.float32)
         for path in sorted(model.adapter_shapes)
     }
+    return model.adapter_layout.stacked(leaves)
 
 
 def _tensor_name(path: str) -> str:

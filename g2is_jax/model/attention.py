@@ -1,6 +1,7 @@
 """Causal self-attention of one example: rotary tables, masks, kernels and the layer."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from g2is_jax.model.norm import RmsNorm
 
 KERNELS = ("xla", "cudnn")  # cudnn: NVIDIA GPUs, bfloat16
 SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # queries in a block, and blocks in a row
-LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each (K, S, width of a head)
+LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each ([layers,] K, S, width of a head)
 Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
 
 
@@ -57,13 +58,32 @@ def positions_in(segments_T: jax.Array) -> jax.Array:
     return index_T - jax.lax.cummax(jnp.where(starts_T, index_T, 0))
 
 
-def write_cache(cache: LayerCache, new: LayerCache, start) -> LayerCache:
-    """The cache with the new entries written from place `start` on."""
-    keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=1)
-        for old, part in zip(cache, new, strict=True)
-    )
-    return keys, values
+class Slot(NamedTuple):
+    """A cache to write to, and the layer's place in it; None: the cache is of one layer."""
+
+    cache: LayerCache
+    place: jax.Array | None
+
+
+def write_cache(slot: Slot, new: LayerCache, start) -> tuple[LayerCache, LayerCache]:
+    """The cache with a layer's new entries written from `start` on, and all entries of the layer.
+
+    Only the new entries move: a loop that carries the cache does not copy it.
+    """
+    written = [
+        _written(old, part, slot.place, start) for old, part in zip(slot.cache, new, strict=True)
+    ]
+    (keys, seen_keys), (values, seen_values) = written
+    return (keys, values), (seen_keys, seen_values)
+
+
+def _written(old: jax.Array, part: jax.Array, place, start) -> tuple[jax.Array, jax.Array]:
+    """The old entries with the part written from `start` on; all layers', and this layer's."""
+    if place is None:
+        old = jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=1)
+        return old, old
+    old = jax.lax.dynamic_update_slice(old, part[None], (place, 0, start, 0))
+    return old, jax.lax.dynamic_index_in_dim(old, place, axis=0, keepdims=False)
 
 
 def visible(query_T, key_S, window: int | None) -> jax.Array:
@@ -139,7 +159,7 @@ class Attention(nnx.Module):
         kernel: str,
         lora: LoraConfig,
     ):
-        self.c, self.layer, self.kernel = c, layer, kernel
+        self.c, self.layer, self.kernel, self.dtype = c, layer, kernel, dtype
         d, q, kv = (
             c.hidden_size,
             c.num_attention_heads * c.head_dim,
@@ -154,17 +174,19 @@ class Attention(nnx.Module):
             self.q_norm = RmsNorm(c.head_dim if per_head else q, c, dtype)
             self.k_norm = RmsNorm(c.head_dim if per_head else kv, c, dtype)
 
-    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, keys):
+    def __call__(self, x_TD, start, tables: Tables, segments_T, slot: Slot | None, keys):
         """Attends to the tokens up to each token; also returns keys and values for the next tokens.
 
-        With a cache, T entries are written to it from `start`; without, the T tokens are the whole
-        row. `segments_T`: tokens of different segments do not see each other; None: one segment.
+        With a slot, T entries are written to its cache from `start`, and the cache is returned;
+        without, the T tokens are the whole row. `segments_T`: tokens of different segments do not
+        see each other; None: one segment.
         """
         q_THD, k_TKD, v_TKD = self._projections(x_TD, tables, keys)
         seen = (k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1))
         window, scale, softcap = self.layer.window, self.c.query_scale, self.c.attention_softcap
-        if cache is not None:
-            seen = write_cache(cache, seen, start)
+        made = seen
+        if slot is not None:
+            made, seen = write_cache(slot, seen, start)
             places_T = start + jnp.arange(x_TD.shape[0])
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
@@ -172,10 +194,13 @@ class Attention(nnx.Module):
             y_THD = attend_fused(q_THD, k_TKD, v_TKD, window, scale)
         else:
             y_THD = attend_in_row(q_THD, *seen, segments_T, window, scale, softcap)
-        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), seen
+        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype), keys[3]), made
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values by heads, normalised and rotated as the family does."""
+        """Queries, keys and values by heads, normalised and rotated as the family does.
+
+        They are in the dtype of the weights, as the operands of all products are.
+        """
         q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
         if self.c.query_key_norm == "all":
             q_TF, k_TF = self.q_norm(q_TF), self.k_norm(k_TF)
@@ -185,4 +210,5 @@ class Attention(nnx.Module):
             q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
         if self.layer.rotary:
             q_THD, k_TKD = rotate(q_THD, tables), rotate(k_TKD, tables)
-        return q_THD, k_TKD, self.v_proj(x_TD, keys[2]).reshape(heads)
+        v_TKD = self.v_proj(x_TD, keys[2]).reshape(heads)
+        return q_THD.astype(self.dtype), k_TKD.astype(self.dtype), v_TKD.astype(self.dtype)

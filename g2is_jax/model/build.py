@@ -1,32 +1,36 @@
 """Builds a model: the decoder as pure functions of (adapter, base, tokens)."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from g2is_jax.model.attention import KERNELS, LayerCache
-from g2is_jax.model.config import DecoderConfig
-from g2is_jax.model.decoder import Decoder
+from g2is_jax.model.block import BlockGraph, describe_block
+from g2is_jax.model.config import DecoderConfig, LayerConfig
+from g2is_jax.model.decoder import Decoder, Taps
 from g2is_jax.model.families import read_config
 from g2is_jax.model.lora import (
     Leaves,
     LoraConfig,
     Shapes,
+    adapter_shapes,
     init_adapter,
-    leaf_path,
     linear_layers,
     matches,
 )
+from g2is_jax.model.stacks import Layout, Stack, find_stacks
 from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import DATA, placed, replicated, shared_out
+from g2is_jax.runs.mesh import placed, replicated, shared_out
 
+Caches = list[list[LayerCache]]  # of each place of each stack of layers
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -36,7 +40,8 @@ class ModelConfig:
 
     `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: one
     of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
-    `shard_base`: each device holds a share of the linear layers and gathers one layer at a time.
+    `shard_base`: each device holds a share of every matrix and gathers one layer at a time.
+    `scan`: layers that repeat are compiled once; else each of them is.
     """
 
     dtype: str
@@ -44,6 +49,7 @@ class ModelConfig:
     attention: str
     remat: bool
     shard_base: bool
+    scan: bool
 
     def __post_init__(self):
         for field, known in (("dtype", DTYPES), ("activations", DTYPES), ("attention", KERNELS)):
@@ -56,18 +62,28 @@ class ModelConfig:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A decoder split once into adapter and base; both are arguments, never closed over.
+    """A decoder without its parameters: adapter and base are arguments, never closed over.
 
-    Adapter and base are flat dictionaries from leaf path to array. All functions see one example.
+    Both are flat dictionaries from leaf path to array, layers stacked as `adapter_layout` and
+    `base_layout` say. All functions see one example.
     """
 
     config: DecoderConfig
     settings: ModelConfig
     lora: LoraConfig
-    graph: nnx.GraphDef
-    adapter_shapes: Shapes
-    base_shapes: Shapes
-    paths: dict[str, tuple]
+    decoder: Decoder
+    adapter_layout: Layout
+    base_layout: Layout
+
+    @property
+    def adapter_shapes(self) -> Shapes:
+        """The shapes of the adapter's parameters, by each one's own path."""
+        return self.adapter_layout.shapes
+
+    @property
+    def base_shapes(self) -> Shapes:
+        """The shapes of the base's parameters, by each one's own path."""
+        return self.base_layout.shapes
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -77,80 +93,103 @@ class Model:
     def logits(
         self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
     ) -> jax.Array:
-        """Next-token logits (T, V) in float32.
+        """Next-token logits (T, V) in float32; for long rows of a large vocabulary see the loss.
 
         `segments_T`: the packed row that each token belongs to; tokens of different rows do not
         see each other. None: all tokens are one row.
         """
-        return self.head(base, self.hidden(adapter, base, tokens_T, dropout_key, segments_T))
+        hidden_TD = self.hidden(adapter, base, tokens_T, dropout_key, segments_T)
+        return self.head(self.head_weights(base), hidden_TD)
 
     def hidden(
-        self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
+        self,
+        adapter: Leaves,
+        base: Leaves,
+        tokens_T,
+        dropout_key=None,
+        segments_T=None,
+        taps: Taps | None = None,
     ) -> jax.Array:
-        """Hidden states (T, D) after the last norm, input of the head; arguments as in `logits`."""
-        self._check_length(tokens_T.shape[0])
-        decoder = self._merge(adapter, base)
-        return decoder(tokens_T, key=dropout_key, segments_T=segments_T)[0]
+        """Hidden states (T, D) after the last norm, input of the head; arguments as in `logits`.
 
-    def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: list[LayerCache] | None):
+        `taps`: what the adapter's leaves pass through on their way in.
+        """
+        self._check_length(tokens_T.shape[0])
+        leaves = adapter | base
+        return self.decoder.hidden(leaves, tokens_T, 0, None, dropout_key, segments_T, taps)[0]
+
+    def step(self, adapter: Leaves, base: Leaves, tokens_T, start, caches: Caches | None):
         """Hidden states (T, D) of tokens that follow what the caches hold, and the new caches.
 
         Without caches the tokens start a row, and the new caches have no room for more.
         """
-        return self._merge(adapter, base)(tokens_T, start, caches)
+        return self.decoder.hidden(adapter | base, tokens_T, start, caches)
 
-    def head(self, base: Leaves, hidden_TD) -> jax.Array:
-        """Logits (T, V) of hidden states."""
-        return self._merge(self.zero_adapter(), base).logits(hidden_TD)
+    def head_weights(self, base: Leaves) -> jax.Array:
+        """The head's matrix (V, D), gathered where devices share it."""
+        return self.decoder.head_weights(base)
 
-    def empty_caches(self, length: int) -> list[LayerCache]:
+    def head_part(self, base: Leaves) -> jax.Array:
+        """What this device holds of the head's matrix."""
+        return self.decoder.head_part(base)
+
+    def head(self, head_VD: jax.Array, hidden_TD) -> jax.Array:
+        """Logits (T, V) of hidden states, in float32; of a part of the head if T is 1."""
+        return self.decoder.logits(head_VD, hidden_TD)
+
+    def empty_caches(self, length: int) -> Caches:
         """Caches of one example with room for `length` tokens."""
         self._check_length(length)
         shape = (self.config.num_key_value_heads, length, self.config.head_dim)
-        zeros = jnp.zeros(shape, DTYPES[self.settings.activations])
-        return [(zeros, zeros) for _ in self.config.layers]
+        caches = []
+        for stack in self.decoder.stacks:
+            zeros = jnp.zeros(shape if stack.repeats == 1 else (stack.repeats, *shape), self.dtype)
+            caches.append([(zeros, zeros)] * stack.period)
+        return caches
 
     def init_adapter(self, seed: int) -> Leaves:
         """A fresh adapter, which does not change the base's output."""
-        return init_adapter(self.adapter_shapes, seed)
+        return self.adapter_layout.stacked(init_adapter(self.adapter_shapes, seed))
 
     def zero_adapter(self) -> Leaves:
         """An adapter of zeros."""
-        return {path: jnp.zeros(shape) for path, shape in self.adapter_shapes.items()}
+        shapes = self.adapter_layout.leaf_shapes()
+        return {path: jnp.zeros(shape) for path, shape in shapes.items()}
 
     def sharding(self, path: str, mesh: Mesh) -> NamedSharding:
         """The sharding of a leaf of the base over the devices of a mesh."""
-        if self.settings.shard_base and path.endswith("_proj.weight"):
-            return shared_out(mesh, self.base_shapes[path])
-        return replicated(mesh)
+        if not self.settings.shard_base:
+            return replicated(mesh)
+        layers = 1 if self.base_layout.is_stacked(path) else 0
+        return shared_out(mesh, self.base_layout.part_shape(path), layers)
 
     def placed(self, base: Leaves, mesh: Mesh) -> Leaves:
         """The base with each leaf on the devices of its `sharding`; a leaf already there stays."""
         return {path: placed(x, self.sharding(path, mesh)) for path, x in base.items()}
 
-    def row_devices(self, base: Leaves) -> int:
-        """The number of devices that share the rows of a forward pass, and have to divide them.
+    def over_rows(self, function: Callable, mesh: Mesh | None, out: Any = None) -> Callable:
+        """The function (shared, base, *of_rows) with the rows shared out over a mesh's devices.
 
-        Devices that each have the whole base share the rows. Where each holds a share of the base,
-        they work on every row together, as the compiler finds best, and the number is 1.
+        function: the same, for the rows of one device. shared: what all devices have whole.
+        of_rows: trees of arrays with the rows of a batch along axis 0. out: where the results have
+        theirs; None: there too. A device needs from the others only the parts of the base that
+        they hold.
         """
-        sharding = self._row_sharding(base)
-        return 1 if sharding is None else sharding.num_devices
+        if mesh is None:
+            return function
 
-    def spread(self, base: Leaves, arrays: Any) -> Any:
-        """The arrays over a batch's rows (axis 0), on the devices that share the rows."""
-        sharding = self._row_sharding(base)
-        return arrays if sharding is None else jax.device_put(arrays, sharding)
+        def run(shared, base, *of_rows):
+            held = {path: self.sharding(path, mesh).spec for path in base}
+            rows = PartitionSpec(mesh.axis_names)
+            return jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), held, *(rows for _ in of_rows)),
+                out_specs=rows if out is None else out,
+                check_vma=False,
+            )(shared, base, *of_rows)
 
-    def _row_sharding(self, base: Leaves) -> NamedSharding | None:
-        held = getattr(next(iter(base.values())), "sharding", None)
-        if self.settings.shard_base or not isinstance(held, NamedSharding):
-            return None
-        return NamedSharding(held.mesh, PartitionSpec(DATA))
-
-    def _merge(self, adapter: Leaves, base: Leaves) -> Decoder:
-        leaves = {self.paths[path]: leaf for path, leaf in (adapter | base).items()}
-        return nnx.merge(self.graph, nnx.from_flat_state(leaves), copy=True)
+        return run
 
     def _check_length(self, length: int) -> None:
         if length > self.config.max_position_embeddings:
@@ -163,17 +202,52 @@ class Model:
 def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) -> Model:
     """Describes a model without allocating anything."""
     dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
-    abstract = nnx.eval_shape(
-        lambda: Decoder(config, dtype, activations, settings.attention, lora, settings.remat)
-    )
-    graph, *states = nnx.split(abstract, nnx.LoRAParam, nnx.Param)
-    flat = [dict(nnx.to_flat_state(state)) for state in states]
-    adapter_shapes, base_shapes = (
-        {leaf_path(path): tuple(leaf.shape) for path, leaf in leaves.items()} for leaves in flat
-    )
+
+    @functools.cache
+    def block(layer: LayerConfig, targets: tuple[str, ...]) -> tuple[BlockGraph, Shapes]:
+        within = dataclasses.replace(lora, targets=targets)
+        return describe_block(config, layer, dtype, settings.attention, within, settings.remat)
+
+    ends = ("embed_tokens",) if config.tie_word_embeddings else ("embed_tokens", "lm_head")
+    base_shapes: Shapes = {path: (config.vocab_size, config.hidden_size) for path in ends}
+    base_shapes["norm.weight"] = (config.hidden_size,)
+    for index, layer in enumerate(config.layers):
+        base_shapes |= {f"layers.{index:03d}.{p}": x for p, x in block(layer, ())[1].items()}
     _check_targets(lora, base_shapes)
-    paths = {leaf_path(path): path for leaves in flat for path in leaves}
-    return Model(config, settings, lora, graph, adapter_shapes, base_shapes, paths)
+    stacks = find_stacks(config.layers, settings.scan)
+    layout = Layout(adapter_shapes(lora, base_shapes), stacks)
+
+    def graphs(stack: Stack) -> Iterator[BlockGraph]:
+        for place in range(stack.period):
+            targets = _adapted(layout, f"layers.{stack.name(place)}.")
+            yield block(config.layers[stack.first + place], targets)[0]
+
+    blocks = tuple(tuple(graphs(stack)) for stack in stacks)
+    decoder = Decoder(config, activations, stacks, blocks)
+    return Model(config, settings, lora, decoder, layout, Layout(base_shapes, stacks))
+
+
+def _adapted(layout: Layout, prefix: str) -> tuple[str, ...]:
+    """Returns the linear layers, by their paths within a block, that the prefix's leaves adapt."""
+    leaves = [path.removeprefix(prefix) for path in layout.parts if path.startswith(prefix)]
+    return tuple(sorted({leaf.rpartition(".")[0] for leaf in leaves}))
+
+
+def mesh_of(base: Leaves) -> Mesh | None:
+    """Returns the mesh whose devices hold the base, and share the rows of a forward pass.
+
+    None where it is on one device alone.
+    """
+    held = getattr(next(iter(base.values())), "sharding", None)
+    if not isinstance(held, NamedSharding) or held.mesh.size == 1:
+        return None
+    assert isinstance(held.mesh, Mesh), "weights lie on devices"
+    return held.mesh
+
+
+def devices_of(mesh: Mesh | None) -> int:
+    """Returns the number of devices that have to divide the rows of a batch."""
+    return 1 if mesh is None else mesh.size
 
 
 def _check_targets(lora: LoraConfig, base_shapes: Shapes) -> None:
@@ -195,4 +269,4 @@ def load_model(
 ) -> tuple[Model, Leaves]:
     """Loads model and base from a Hugging Face folder; `sharding` as in `read_weights`."""
     model = build_model(read_config(folder), lora, settings)
-    return model, read_weights(folder, model.base_shapes, model.dtype, sharding)
+    return model, read_weights(folder, model.base_layout, model.dtype, sharding)

@@ -1,142 +1,133 @@
 """The decoder of all supported families, for one example; the caller vmaps.
 
 Parameters bear the checkpoint's names. Norms, softmax and logits are computed in float32, all
-else in the dtype of the activations.
+else in the dtype of the activations. Layers that repeat are scanned over (`model/stacks.py`).
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from g2is_jax.model.attention import Attention, LayerCache, Tables, positions_in, rotary_tables
+from g2is_jax.model.attention import LayerCache, Slot, positions_in, rotary_tables
+from g2is_jax.model.block import BlockGraph, Pass
 from g2is_jax.model.config import DecoderConfig
-from g2is_jax.model.lora import Linear, LoraConfig
-from g2is_jax.model.norm import RmsNorm
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-}
+from g2is_jax.model.lora import Leaves
+from g2is_jax.model.norm import normalised
+from g2is_jax.model.sharing import shared_product, shared_rows
+from g2is_jax.model.stacks import Stack
+from g2is_jax.runs.mesh import whole
 
 
-class Mlp(nnx.Module):
-    """The gated MLP: down(activation(gate(x)) * up(x))."""
+class Taps(NamedTuple):
+    """What each adapter leaf passes through on its way into its layer.
 
-    def __init__(self, c: DecoderConfig, path: str, dtype: jnp.dtype, lora: LoraConfig):
-        d, f = c.hidden_size, c.intermediate_size
-        self.activation = c.activation
-        self.gate_proj = Linear(f"{path}.gate_proj", d, f, c.mlp_bias, dtype, lora)
-        self.up_proj = Linear(f"{path}.up_proj", d, f, c.mlp_bias, dtype, lora)
-        self.down_proj = Linear(f"{path}.down_proj", f, d, c.mlp_bias, dtype, lora)
+    through: (leaf, sums, state) -> (leaf, sums). states: by leaf path, stacked as the leaves are.
+    sums: handed from leaf to leaf.
+    """
 
-    def __call__(self, x_TD, keys):
-        gate_TF = ACTIVATIONS[self.activation](self.gate_proj(x_TD, keys[0]))
-        return self.down_proj(gate_TF * self.up_proj(x_TD, keys[1]), keys[2])
+    through: Callable[[jax.Array, Any, Any], tuple[jax.Array, Any]]
+    states: dict[str, Any]
+    sums: Any
 
 
-class Block(nnx.Module):
-    """Attention and MLP, each with a residual and the norms of the family."""
+class Carry(NamedTuple):
+    """What goes from layer to layer: hidden states, the taps' sums, and caches to write to."""
 
-    def __init__(
-        self, c: DecoderConfig, index: int, dtype: jnp.dtype, kernel: str, lora: LoraConfig
-    ):
-        path = f"layers.{index}"
-        self.norms = c.norms
-        self.self_attn = Attention(c, c.layers[index], f"{path}.self_attn", dtype, kernel, lora)
-        self.mlp = Mlp(c, f"{path}.mlp", dtype, lora)
-        for name in vars(c.norms).values():
-            if name is not None:
-                setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
-
-    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, key):
-        keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
-        y_TD, cache = self.self_attn(
-            self._norm(self.norms.before_attention, x_TD),
-            start,
-            tables,
-            segments_T,
-            cache,
-            keys[:4],
-        )
-        x_TD = x_TD + self._norm(self.norms.after_attention, y_TD)
-        y_TD = self.mlp(self._norm(self.norms.before_mlp, x_TD), keys[4:])
-        return x_TD + self._norm(self.norms.after_mlp, y_TD), cache
-
-    def _norm(self, name: str | None, x_TD: jax.Array) -> jax.Array:
-        return x_TD if name is None else getattr(self, name)(x_TD)
+    x_TD: jax.Array
+    sums: Any
+    caches: list[LayerCache] | None  # of each place of a stack's group
 
 
-def _is_kept(primitive, *_, **__) -> bool:
-    """A policy of `jax.checkpoint`: keeps all but gathered weights, cast or transposed."""
-    return primitive.name not in ("all_gather", "convert_element_type", "transpose")
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """The decoder without its parameters; these are flat dictionaries from leaf path to array.
 
+    blocks: of each place of each stack's group.
+    """
 
-class Decoder(nnx.Module):
-    """Token ids (T,) to hidden states (T, D); `logits` to (T, V) in float32."""
+    c: DecoderConfig
+    activations: jnp.dtype
+    stacks: tuple[Stack, ...]
+    blocks: tuple[tuple[BlockGraph, ...], ...]
 
-    def __init__(
+    def hidden(
         self,
-        c: DecoderConfig,
-        dtype: jnp.dtype,
-        activations: jnp.dtype,
-        kernel: str,
-        lora: LoraConfig,
-        remat: bool,
-    ):
-        self.c, self.activations, self.remat = c, activations, remat
-        self.embed_tokens = nnx.Param(jnp.zeros((c.vocab_size, c.hidden_size), dtype))
-        self.layers = nnx.List([Block(c, i, dtype, kernel, lora) for i in range(len(c.layers))])
-        self.norm = RmsNorm(c.hidden_size, c, dtype)
-        if not c.tie_word_embeddings:
-            self.lm_head = nnx.Param(jnp.zeros((c.vocab_size, c.hidden_size), dtype))
-
-    def __call__(
-        self,
+        leaves: Leaves,
         tokens_T,
         start=0,
-        caches: list[LayerCache] | None = None,
+        caches: list[list[LayerCache]] | None = None,
         key=None,
         segments_T=None,
+        taps: Taps | None = None,
     ):
-        """Hidden states and caches; `start` is the position of the first token.
+        """Hidden states (T, D) after the last norm, and caches: of each place of each stack.
 
-        `segments_T`: the packed row that each token belongs to; positions restart in each row.
+        `start` is the position of the first token. `segments_T`: the packed row that each token
+        belongs to; positions restart in each row.
         """
         positions_T = start + jnp.arange(tokens_T.shape[0])
         if segments_T is not None:
             positions_T = positions_in(segments_T)
         tables = rotary_tables(positions_T, self.c.head_dim, self.c.rope)
-        x_TD = self.embed_tokens[...][tokens_T].astype(self.activations)
+        x_TD = shared_rows(leaves["embed_tokens"], self._table, tokens_T).astype(self.activations)
         x_TD = x_TD * jnp.asarray(self.c.embedding_scale, self.activations)
-        new_caches = []
-        for index, block in enumerate(self.layers):
-            key_block = None if key is None else jax.random.fold_in(key, index)
-            cache = None if caches is None else caches[index]
-            run = self._checkpointed(block)
-            x_TD, cache = run(x_TD, start, tables, segments_T, cache, key_block)
-            new_caches.append(cache)
-        return self.norm(x_TD), new_caches
+        through, states, sums = taps if taps is not None else (None, {}, None)
+        shared, new_caches = Pass(start, tables, segments_T, key, through), []
+        for number in range(len(self.stacks)):
+            carry = Carry(x_TD, sums, None if caches is None else caches[number])
+            (x_TD, sums, written), made = self._run_stack(number, leaves, states, carry, shared)
+            new_caches.append(made if caches is None else written)
+        return normalised(x_TD, leaves["norm.weight"], self.c), new_caches
 
-    def _checkpointed(self, block: Block) -> Callable:
-        """The block under the policy of what is kept for its backward pass.
+    def _run_stack(self, number: int, leaves: Leaves, states: dict, carry: Carry, shared: Pass):
+        """Runs the layers of one stack; also returns the keys and values that no cache took."""
+        stack, graphs = self.stacks[number], self.blocks[number]
+        prefixes = [f"layers.{stack.name(place)}." for place in range(stack.period)]
+        parts = [(_under(prefix, leaves), _under(prefix, states)) for prefix in prefixes]
 
-        With remat that is nothing, and with a base sharded all but the gathered weights.
+        def run_group(carry: Carry, of_group):
+            parts, repeat = of_group
+            x_TD, sums, caches = carry
+            slot = None if stack.repeats == 1 else repeat
+            found = []
+            for place, (leaves, states) in enumerate(parts):
+                layer = stack.first + stack.period * repeat + place
+                cache = None if caches is None else Slot(caches[place], slot)
+                x_TD, sums, cache = graphs[place](shared, leaves, states, x_TD, sums, cache, layer)
+                found.append(cache)
+            if caches is None:
+                return Carry(x_TD, sums, None), found
+            return Carry(x_TD, sums, found), None
+
+        if stack.repeats == 1:
+            return run_group(carry, (parts, 0))
+        return jax.lax.scan(run_group, carry, (parts, jnp.arange(stack.repeats)))
+
+    def head_weights(self, leaves: Leaves) -> jax.Array:
+        """The head's matrix (V, D), gathered where devices share it."""
+        return whole(self.head_part(leaves), self._table)
+
+    def logits(self, head_VD: jax.Array, x_TD: jax.Array) -> jax.Array:
+        """Logits (T, V) of hidden states after the last norm, in float32.
+
+        `head_VD`: the whole head, or the part of it that this device holds.
         """
-        if self.remat:
-            return jax.checkpoint(block)
-        if not block.mlp.down_proj.is_sharded:
-            return block
-        return jax.checkpoint(block, policy=_is_kept)
-
-    def logits(self, x_TD: jax.Array) -> jax.Array:
-        """Logits (T, V) of hidden states after the last norm, in float32."""
-        head_VD = self.embed_tokens[...] if self.c.tie_word_embeddings else self.lm_head[...]
-        logits_TV = jnp.einsum(
-            "td,vd->tv", x_TD, head_VD.astype(x_TD.dtype), preferred_element_type=jnp.float32
-        )
+        logits_TV = shared_product(x_TD, head_VD, self._table, head_VD.dtype)
         cap = self.c.logit_softcap
         return logits_TV if cap is None else cap * jnp.tanh(logits_TV / cap)
+
+    def head_part(self, leaves: Leaves) -> jax.Array:
+        """What this device holds of the head's matrix (V, D)."""
+        return leaves["embed_tokens" if self.c.tie_word_embeddings else "lm_head"]
+
+    @property
+    def _table(self) -> tuple[int, int]:
+        return self.c.vocab_size, self.c.hidden_size
+
+
+def _under(prefix: str, leaves: dict) -> dict:
+    """Returns the leaves whose paths begin so, by the rest of their paths."""
+    return {p.removeprefix(prefix): leaf for p, leaf in leaves.items() if p.startswith(prefix)}

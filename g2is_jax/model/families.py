@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from etils import epath
 
+from g2is_jax.model.block import ACTIVATIONS
 from g2is_jax.model.config import BlockNorms, DecoderConfig, LayerConfig
 from g2is_jax.model.config_file import Fields, listed, read_raw_config, read_rope
-from g2is_jax.model.decoder import ACTIVATIONS
 from g2is_jax.runs.errors import InputError
 
 PRE_NORM = BlockNorms("input_layernorm", None, "post_attention_layernorm", None)

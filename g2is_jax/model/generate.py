@@ -11,12 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
-from g2is_jax.model.attention import LayerCache
-from g2is_jax.model.build import Model
+from g2is_jax.model.build import Caches, Model, mesh_of
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.sampling import GenerateConfig, choose, row_keys
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.mesh import DATA
 
 CHUNK = 32  # tokens between two searches for stop strings
 
@@ -61,14 +62,13 @@ class Reply:
 
 
 class State(NamedTuple):
-    """A batch in decoding, after `step` new tokens; the last has yet to go through the model."""
+    """The rows of a batch in decoding; the last token of each has yet to go through the model."""
 
-    step: jax.Array
     tokens_B: jax.Array
     ended_B: jax.Array
     lengths_B: jax.Array  # of the prompts
     keys_B: jax.Array
-    caches: list[LayerCache]  # each (B, K, S, width of a head)
+    caches: Caches  # each (B, [layers,] K, S, width of a head)
 
 
 def generate(
@@ -97,10 +97,11 @@ def generate(
         )
     room = min(tokens_BT.shape[1] + config.new_tokens, most)
     steps = min(chunk, config.new_tokens) if stops.strings else config.new_tokens
-    prefill, advance = decoding_functions(model, config.temperature, config.top_p, stops.tokens)
+    prefill, advance = decoding_functions(
+        model, config.temperature, config.top_p, stops.tokens, mesh_of(base)
+    )
     keys_B = row_keys(config.seed, jnp.asarray(prompts.row_ids_B, jnp.uint32))
-    spread = model.spread(base, (tokens_BT[:, :most], lengths_B, keys_B))
-    state = prefill(adapter, base, *spread, room=room)
+    state = prefill(adapter, base, tokens_BT[:, :most], lengths_B, keys_B, room=room)
     new_BT = np.asarray(state.tokens_B)[:, None]
     replies: list[Reply | None] = [Reply([], "", True) if n == 0 else None for n in lengths_B]
     while True:
@@ -110,9 +111,8 @@ def generate(
         if all(reply is not None for reply in replies):
             return [reply for reply in replies if reply is not None]
         ended_B = np.array([reply is not None for reply in replies])
-        state, new_BC, count = advance(
-            adapter, base, state, ended_B, config.new_tokens, chunk=steps
-        )
+        limits = (new_BT.shape[1], config.new_tokens)
+        state, new_BC, count = advance(adapter, base, state, ended_B, *limits, chunk=steps)
         new_BT = np.concatenate([new_BT, np.asarray(new_BC)[:, : int(count)]], axis=1)
 
 
@@ -151,32 +151,40 @@ def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]]
 
 @functools.cache
 def decoding_functions(
-    model: Model, temperature: float, top_p: float, ends: tuple[int, ...]
+    model: Model, temperature: float, top_p: float, ends: tuple[int, ...], mesh: Mesh | None = None
 ) -> tuple[Callable, Callable]:
     """Returns jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
 
     prefill(adapter, base, prompts_BT, lengths_B, keys_B, room), with `room` the cache's length;
-    advance(adapter, base, state, ended_B, new_tokens, chunk) -> state, new tokens (B, chunk) and
-    how many of them were made: fewer once all rows have ended. It donates the state.
+    advance(adapter, base, state, ended_B, step, new_tokens, chunk), after `step` new tokens ->
+    state, new tokens (B, chunk) and how many of them were made: fewer once all rows have ended. It
+    donates the state. The devices of a mesh share the rows.
     """
 
     def follow(base, hidden_BTD, keys_B, step):
-        logits_BV = jax.vmap(functools.partial(model.head, base))(hidden_BTD)[:, 0]
+        head = functools.partial(model.head, model.head_part(base))
+        logits_BV = jax.vmap(head)(hidden_BTD)[:, 0]
         tokens_B = choose(logits_BV, keys_B, step, temperature, top_p)
         return tokens_B, jnp.isin(tokens_B, jnp.asarray(ends, jnp.int32))
 
+    def prefill(adapter, base, prompts_BT, lengths_B, keys_B, room):
+        of_rows = functools.partial(_prefill, model, follow, room)
+        return model.over_rows(of_rows, mesh)(adapter, base, prompts_BT, lengths_B, keys_B)
+
+    def advance(adapter, base, state, ended_B, step, new_tokens, chunk):
+        of_rows = functools.partial(_advance, model, follow, mesh, chunk)
+        rows = PartitionSpec(DATA)
+        run = model.over_rows(of_rows, mesh, (rows, rows, PartitionSpec()))
+        return run((adapter, step, new_tokens), base, state, ended_B)
+
     return (
-        jax.jit(functools.partial(_prefill, model, follow), static_argnames="room"),
-        jax.jit(
-            functools.partial(_advance, model, follow),
-            static_argnames="chunk",
-            donate_argnames="state",
-        ),
+        jax.jit(prefill, static_argnames="room"),
+        jax.jit(advance, static_argnames="chunk", donate_argnames="state"),
     )
 
 
 def _prefill(
-    model: Model, follow: Callable, adapter, base, prompts_BT, lengths_B, keys_B, room: int
+    model: Model, follow: Callable, room: int, adapter, base, prompts_BT, lengths_B, keys_B
 ) -> State:
     """Runs the whole prompts; `follow` turns last hidden states into tokens and ends."""
     start = jax.vmap(lambda tokens_T: model.step(adapter, base, tokens_T, 0, None))
@@ -186,42 +194,47 @@ def _prefill(
     tokens_B, ended_B = follow(base, last_BTD, keys_B, 0)
     # The room for what follows is added only here: the prompt attends over its own width.
     caches = jax.tree.map(
-        lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * 4),
+        lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * whole.ndim),
         _copies(model.empty_caches(room), prompts_BT.shape[0]),
         caches,
     )
-    ended_B |= lengths_B == 0
-    return State(jnp.int32(1), tokens_B, ended_B, lengths_B, keys_B, caches)
+    return State(tokens_B, ended_B | (lengths_B == 0), lengths_B, keys_B, caches)
 
 
 def _advance(
-    model: Model, follow: Callable, adapter, base, state: State, ended_B, new_tokens, chunk: int
+    model: Model, follow: Callable, mesh: Mesh | None, chunk: int, shared, base, state, ended_B
 ) -> tuple[State, jax.Array, jax.Array]:
     """Decodes until all rows have ended, `chunk` more tokens are made, or `new_tokens` in all.
 
-    `ended_B`: rows that have ended for another reason than a stop token.
+    `ended_B`: rows that have ended for another reason than a stop token. The devices stop together,
+    as each of them needs what the others hold.
     """
+    adapter, first, new_tokens = shared
     model_step = jax.vmap(functools.partial(model.step, adapter, base))
-    first = state.step
+
+    def going(ended_B):
+        here = jnp.any(~ended_B)
+        return here if mesh is None else jax.lax.pmax(here.astype(jnp.int32), DATA) > 0
 
     def unfinished(carry):
-        s, _ = carry
-        return (s.step < new_tokens) & (s.step - first < chunk) & ~jnp.all(s.ended_B)
+        _, _, made, is_going = carry
+        return (first + made < new_tokens) & (made < chunk) & is_going
 
     def decode_token(carry):
-        s, new_BC = carry
-        places_B = jnp.maximum(s.lengths_B, 1) + s.step - 1
+        s, new_BC, made, _ = carry
+        places_B = jnp.maximum(s.lengths_B, 1) + first + made - 1
         hidden_BTD, caches = model_step(s.tokens_B[:, None], places_B, s.caches)
-        tokens_B, ends_B = follow(base, hidden_BTD, s.keys_B, s.step)
-        new_BC = new_BC.at[:, s.step - first].set(tokens_B)
-        s = s._replace(step=s.step + 1, tokens_B=tokens_B, caches=caches)
-        return s._replace(ended_B=s.ended_B | ends_B), new_BC
+        tokens_B, ends_B = follow(base, hidden_BTD, s.keys_B, first + made)
+        new_BC = new_BC.at[:, made].set(tokens_B)
+        s = s._replace(tokens_B=tokens_B, ended_B=s.ended_B | ends_B, caches=caches)
+        return s, new_BC, made + 1, going(s.ended_B)
 
-    new_BC = jnp.zeros((state.tokens_B.shape[0], chunk), jnp.int32)
     state = state._replace(ended_B=state.ended_B | ended_B)
-    state, new_BC = jax.lax.while_loop(unfinished, decode_token, (state, new_BC))
-    return state, new_BC, state.step - first
+    new_BC = jnp.zeros((state.tokens_B.shape[0], chunk), jnp.int32)
+    carry = (state, new_BC, jnp.int32(0), going(state.ended_B))
+    state, new_BC, made, _ = jax.lax.while_loop(unfinished, decode_token, carry)
+    return state, new_BC, made
 
 
-def _copies(caches: list[LayerCache], batch: int) -> list[LayerCache]:
+def _copies(caches: Caches, batch: int) -> Caches:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (batch, *leaf.shape)), caches)

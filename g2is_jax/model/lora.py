@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from g2is_jax.runs.mesh import whole
+from g2is_jax.model.product import product
+from g2is_jax.model.sharing import shared_product
 
 Leaves = dict[str, jax.Array]  # leaf path -> array; sorted by path, the canonical leaf order
 Shapes = dict[str, tuple[int, ...]]  # by leaf path
@@ -49,8 +50,9 @@ def matches(target: str, path: str) -> bool:
 class Linear(nnx.Module):
     """y = W x + b + scale B A dropout(x), with W (out, in), A (r, in), B (out, r) (Hu et al.).
 
-    Computed in the dtype of x. Differs from nnx.LoRA: has the scale and dropout, and an adapter in
-    float32 does not turn the activations to float32.
+    The operands of its products are in the dtype of W, and their sums in float32; y is in the dtype
+    of x. Differs from nnx.LoRA: has the scale and dropout, and an adapter in float32 does not turn
+    the activations to float32.
     """
 
     def __init__(
@@ -73,17 +75,21 @@ class Linear(nnx.Module):
         return self.weight[...].shape != self.shape
 
     def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        y_TD = x_TD @ whole(self.weight[...], self.shape).astype(x_TD.dtype).T
+        weight = self.weight[...]
+        y_TD = shared_product(x_TD, weight, self.shape, weight.dtype)
         if self.biased:
-            y_TD += self.bias[...].astype(x_TD.dtype)[None, :]
-        if not self.adapted:
-            return y_TD
-        if dropout_key is not None and self.lora.dropout > 0:
-            keep = 1.0 - self.lora.dropout
-            kept_TD = jax.random.bernoulli(dropout_key, keep, x_TD.shape)
-            x_TD = jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
-        a_RD, b_DR = self.lora_A[...].astype(x_TD.dtype), self.lora_B[...].astype(x_TD.dtype)
-        return y_TD + self.lora.scale * ((x_TD @ a_RD.T) @ b_DR.T)
+            y_TD += self.bias[...].astype(y_TD.dtype)[None, :]
+        if self.adapted:
+            inner_TR = product(self._dropped(x_TD, dropout_key), self.lora_A[...], weight.dtype)
+            y_TD += self.lora.scale * product(inner_TR, self.lora_B[...], weight.dtype)
+        return y_TD.astype(x_TD.dtype)
+
+    def _dropped(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        if dropout_key is None or self.lora.dropout == 0:
+            return x_TD
+        keep = 1.0 - self.lora.dropout
+        kept_TD = jax.random.bernoulli(dropout_key, keep, x_TD.shape)
+        return jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
 
 
 def leaf_path(path: tuple) -> str:
@@ -94,6 +100,17 @@ def leaf_path(path: tuple) -> str:
 def checkpoint_path(path: str) -> str:
     """The path as checkpoints write it, with layer numbers not padded."""
     return ".".join(str(int(part)) if part.isdigit() else part for part in path.split("."))
+
+
+def adapter_shapes(lora: LoraConfig, base_shapes: Shapes) -> Shapes:
+    """Shapes of the adapter's parameters, by their own paths, of a base of these shapes."""
+    shapes: Shapes = {}
+    for path in sorted(base_shapes):
+        layer = path.removesuffix(".weight")
+        if path.endswith("_proj.weight") and lora.matches(checkpoint_path(layer)):
+            d_out, d_in = base_shapes[path]
+            shapes |= {f"{layer}.lora_A": (lora.rank, d_in), f"{layer}.lora_B": (d_out, lora.rank)}
+    return shapes
 
 
 def init_adapter(shapes: Shapes, seed: int) -> Leaves:

@@ -27,7 +27,7 @@ def merge_folders(checkpoint: str, adapter: epath.Path, output: epath.Path, dtyp
     lora = read_lora_config(adapter)
     source = resolve_checkpoint(checkpoint, None)
     model, base = load_model(
-        source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False)
+        source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False, scan=False)
     )
     leaves = read_adapter(adapter, model)
     with naming_failures(output):
@@ -49,13 +49,17 @@ def write_merged(
     """
 
     def produce(path: str) -> np.ndarray:
+        weight = np.asarray(model.base_layout.take(base, path))
         layer = path.removesuffix(".weight")
-        if f"{layer}.lora_A" not in adapter:
-            return np.asarray(base[path])
-        a_RD, b_DR = (np.asarray(adapter[f"{layer}.{name}"]) for name in ("lora_A", "lora_B"))
+        if f"{layer}.lora_A" not in model.adapter_shapes:
+            return weight
+        a_RD, b_DR = (
+            np.asarray(model.adapter_layout.take(adapter, f"{layer}.{name}"))
+            for name in ("lora_A", "lora_B")
+        )
         product_DD = b_DR @ a_RD
         product_DD *= np.float32(model.lora.scale)
-        product_DD += np.asarray(base[path])
+        product_DD += weight
         return product_DD
 
     make_folder(target)

@@ -12,6 +12,7 @@ from etils import epath
 
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.lora import Leaves, Shapes, checkpoint_path
+from g2is_jax.model.stacks import Layout
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import (
@@ -40,24 +41,46 @@ def tensor_name(path: str) -> str:
 
 def read_weights(
     folder: epath.Path,
-    shapes: Shapes,
+    layout: Layout,
     dtype: jnp.dtype,
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> Leaves:
-    """Fills every parameter from the folder's safetensors, cast to `dtype`, on its own devices.
+    """Fills every leaf from the folder's safetensors, cast to `dtype`, on its own devices.
 
-    `sharding`: the sharding of each parameter; None: on the default device. The host holds one
-    tensor at a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
+    `sharding`: the sharding of each leaf; None: on the default device. The host holds one tensor at
+    a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
     """
-    found = _tensors(folder)
+    found, shapes = _tensors(folder), layout.shapes
     if "lm_head" not in shapes:
         found.pop("lm_head.weight", None)  # tied: some writers store a second copy
     _check_fit(folder, found, shapes)
-    leaves = {}
-    for path in sorted(shapes, key=lambda path: _file_order(found[tensor_name(path)])):
-        file, entry = found[tensor_name(path)]
-        leaves[path] = _to_devices(file, entry, np.dtype(dtype), sharding(path))
+    leaves: Leaves = {}
+    leaf_shapes = layout.leaf_shapes()
+    for part in sorted(shapes, key=lambda part: _file_order(found[tensor_name(part)])):
+        path, place = layout.place(part)
+        held = sharding(path)
+        file, entry = found[tensor_name(part)]
+        if place is None:
+            leaves[path] = _to_devices(file, entry, np.dtype(dtype), held)
+            continue
+        if path not in leaves:
+            leaves[path] = jnp.zeros(leaf_shapes[path], dtype, device=held)
+        leaf = _to_devices(file, entry, np.dtype(dtype), _of_layer(held))
+        leaves[path] = _filled(leaves[path], leaf, place).block_until_ready()
     return {path: leaves[path] for path in sorted(leaves)}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _filled(stack: jax.Array, leaf: jax.Array, place: jax.Array | int) -> jax.Array:
+    """Writes one layer into its place of a stack, which is not copied."""
+    return jax.lax.dynamic_update_index_in_dim(stack, leaf, place, axis=0)
+
+
+def _of_layer(held: Sharding | None) -> Sharding | None:
+    """Returns the sharding of one layer of a stack that is held so."""
+    if not isinstance(held, jax.sharding.NamedSharding):
+        return held
+    return jax.sharding.NamedSharding(held.mesh, jax.sharding.PartitionSpec(*held.spec[1:]))
 
 
 def _file_order(found: tuple[epath.Path, TensorEntry]) -> tuple[str, int]:

@@ -150,4 +150,4 @@ def load_weights(
     def sharding(path: str) -> Sharding | None:
         return model.sharding(path, devices) if devices else None
 
-    return read_weights(folder, model.base_shapes, model.dtype, sharding)
+    return read_weights(folder, model.base_layout, model.dtype, sharding)

@@ -32,7 +32,7 @@ from g2is_jax.training.loss import token_losses
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
@@ -138,7 +138,7 @@ def _gradient_function(model: Model) -> Callable:
 
     def example_loss(base, tokens_T, supervised_T):
         hidden_TD = model.hidden({}, base, tokens_T)
-        losses_T = token_losses(model, base, hidden_TD[:-1], tokens_T[1:])
+        losses_T = token_losses(model, model.head_weights(base), hidden_TD[:-1], tokens_T[1:])
         return jnp.sum(jnp.where(supervised_T[1:], losses_T, 0.0))
 
     def loss(base, tokens_BT, supervised_BT):

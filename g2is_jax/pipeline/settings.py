@@ -67,11 +67,12 @@ class WeightSettings:
     checkpoint: CheckpointSettings
     dtype: str
     shard_base: bool
+    scan: bool
 
     @property
     def model(self) -> ModelConfig:
         """A model that holds these weights, however it would compute with them."""
-        return ModelConfig(self.dtype, self.dtype, "xla", remat=False, shard_base=self.shard_base)
+        return ModelConfig(self.dtype, self.dtype, "xla", False, self.shard_base, self.scan)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class BaseSettings:
     @property
     def weights(self) -> WeightSettings:
         """The part that the weights depend on."""
-        return WeightSettings(self.checkpoint, self.model.dtype, self.model.shard_base)
+        model = self.model
+        return WeightSettings(self.checkpoint, model.dtype, model.shard_base, model.scan)
 
 
 @dataclass(frozen=True)

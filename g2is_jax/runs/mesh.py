@@ -65,28 +65,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shared_out(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+def shared_out(mesh: Mesh, shape: tuple[int, ...], layers: int = 0) -> NamedSharding:
     """Returns the sharding that cuts a matrix along its longest side that the devices divide.
 
-    Anything else is replicated.
+    Anything else is replicated. layers: axes of layers in front of that shape, which stay whole.
     """
     parts = mesh.shape[DATA]
     sides = [n if len(shape) > 1 and n % parts == 0 else 0 for n in shape]
     if parts == 1 or max(sides, default=0) == 0:
         return replicated(mesh)
     cut = sides.index(max(sides))
-    spec = [DATA if side == cut else None for side in range(len(shape))]
+    spec = [None] * layers + [DATA if side == cut else None for side in range(len(shape))]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def whole(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Gathers a weight of this shape (inside `shard_map`) if this device holds a share of it."""
-    if leaf.shape == shape:
-        return leaf
-    axis = next(
-        i for i, (part, full) in enumerate(zip(leaf.shape, shape, strict=True)) if part != full
-    )
-    return jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
+    axis = share_axis(leaf, shape)
+    return leaf if axis is None else jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
+
+
+def share_axis(leaf: jax.Array, shape: tuple[int, ...]) -> int | None:
+    """Returns the axis along which this device holds but a share; None: it holds the whole."""
+    sides = enumerate(zip(leaf.shape, shape, strict=True))
+    return next((axis for axis, (part, full) in sides if part != full), None)
 
 
 def free_memory() -> int:

@@ -88,7 +88,7 @@ def fit(
     total = per_epoch * config.epochs
     rates = learning_rates(config.optimizer, total)
     adapter, state, checkpoints = _fresh(model, config, seed, folder)
-    done, (adapter, state) = _newest(checkpoints, folder / AT_STOP, adapter, state)
+    done, (adapter, state) = _newest(model, checkpoints, folder / AT_STOP, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
     if mesh is not None:
         adapter, state = jax.device_put((adapter, state), replicated(mesh))
@@ -115,9 +115,9 @@ def fit(
                 if after_epoch is not None:
                     after_epoch((step + 1) // per_epoch, adapter)
                 log.flush()
-                checkpoints.save(step + 1, adapter, state, {"step": step + 1})
+                _save(model, checkpoints, step + 1, adapter, state)
             if any_says(asked_to_stop()):
-                _stop(step + 1, adapter, state, folder / AT_STOP, log)
+                _stop(model, step + 1, adapter, state, folder / AT_STOP, log)
     checkpoints.close()
     if is_first() and (folder / AT_STOP).exists():
         (folder / AT_STOP).rmtree()
@@ -134,8 +134,50 @@ def _fresh(
     return adapter, adam_direction(config.optimizer).init(adapter), checkpoints
 
 
+def _by_layer(model: Model, tree: Any) -> Any:
+    """Returns what a checkpoint holds of adapter or optimiser state: each layer under its path."""
+    return _of_leaves(model.adapter_layout.by_layer, tree)
+
+
+def _of_leaves(change: Callable[[Leaves], Leaves], tree: Any) -> Any:
+    """Returns the tree with its dictionaries of leaves changed."""
+
+    def is_leaves(node: Any) -> bool:
+        return isinstance(node, dict)
+
+    return jax.tree.map(lambda x: change(x) if is_leaves(x) else x, tree, is_leaf=is_leaves)
+
+
+def _save(
+    model: Model,
+    checkpoints: Checkpoints | StoredCheckpoints,
+    step: int,
+    adapter: Leaves,
+    state: Any,
+) -> None:
+    position = {"step": step}
+    checkpoints.save(step, _by_layer(model, adapter), _by_layer(model, state), position)
+
+
+def _restore(
+    model: Model,
+    checkpoints: Checkpoints | StoredCheckpoints,
+    step: int,
+    like: tuple[Leaves, Any],
+    folder: epath.Path | None = None,
+) -> tuple[Leaves, Any]:
+    """Returns adapter and optimiser state of a step, in the form of `like`."""
+    adapter, state = jax.eval_shape(functools.partial(_by_layer, model), like)
+    held = checkpoints.restore(step, adapter, state, folder)
+    return _of_leaves(model.adapter_layout.stacked, held)
+
+
 def _newest(
-    checkpoints: Checkpoints | StoredCheckpoints, at_stop: epath.Path, adapter: Leaves, state: Any
+    model: Model,
+    checkpoints: Checkpoints | StoredCheckpoints,
+    at_stop: epath.Path,
+    adapter: Leaves,
+    state: Any,
 ) -> tuple[int, tuple[Leaves, Any]]:
     """Returns the steps done, and adapter and optimiser state after them."""
     places = [checkpoints]
@@ -143,21 +185,26 @@ def _newest(
         places.append(open_checkpoints(at_stop, keep=1))
     newest = max(places, key=lambda place: max(place.steps(), default=0))
     done = max(newest.steps(), default=0)
-    found = newest.restore(done, adapter, state) if done else (adapter, state)
+    found = _restore(model, newest, done, (adapter, state)) if done else (adapter, state)
     for place in places[1:]:
         place.close()
     return done, found
 
 
 def _stop(
-    step: int, adapter: Leaves, state: Any, at_stop: epath.Path, log: MetricsLog | None
+    model: Model,
+    step: int,
+    adapter: Leaves,
+    state: Any,
+    at_stop: epath.Path,
+    log: MetricsLog | None,
 ) -> NoReturn:
     """Leaves a checkpoint in the folder `at_stop`, and stops."""
     if log is not None:
         log.flush()
         checkpoints = open_checkpoints(at_stop, keep=1)
         if step not in checkpoints.steps():
-            checkpoints.save(step, adapter, state, {"step": step})
+            _save(model, checkpoints, step, adapter, state)
         checkpoints.close()
     wait_for_all(f"stopped at {step}")
     raise Stopped
@@ -217,7 +264,8 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
     On a mesh each device computes its own rows, and each one has the sums over all devices.
     """
 
-    def gradient(adapter, base, batch, key):
+    def gradient(shared, base, batch):
+        adapter, key = shared
         rows_B, tokens_BT = batch["rows_B"], batch["tokens_BT"]
         keys_B = None
         if model.lora.dropout > 0:
@@ -228,21 +276,12 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
         )
         return gradients, total, count
 
-    if mesh is None:
-        return jax.jit(gradient)
+    def summed(*arguments):
+        found = gradient(*arguments)
+        return found if mesh is None else jax.lax.psum(found, mesh.axis_names)
 
-    def on_mesh(adapter, base, batch, key):
-        def of_device(*arguments):
-            return jax.lax.psum(gradient(*arguments), mesh.axis_names)
-
-        everywhere = PartitionSpec()
-        base_specs = {path: model.sharding(path, mesh).spec for path in base}
-        specs = (everywhere, base_specs, PartitionSpec(mesh.axis_names), everywhere)
-        return jax.shard_map(
-            of_device, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False
-        )(adapter, base, batch, key)
-
-    return jax.jit(on_mesh)
+    run = model.over_rows(summed, mesh, PartitionSpec())
+    return jax.jit(lambda adapter, base, batch, key: run((adapter, key), base, batch))
 
 
 @functools.cache
@@ -263,7 +302,9 @@ def load_trained(
 ) -> list[tuple[Leaves, Moments]]:
     """Returns adapter and moments of each checkpoint that `fit` left in a folder, oldest first."""
     adapter, state, checkpoints = _fresh(model, config, seed, folder)
-    found = [checkpoints.restore(step, adapter, state, folder) for step in checkpoints.steps()]
+    found = [
+        _restore(model, checkpoints, step, (adapter, state), folder) for step in checkpoints.steps()
+    ]
     checkpoints.close()
     return [(adapter, read_moments(state)) for adapter, state in found]
 

@@ -1,11 +1,13 @@
 """The loss of one example; training and feature extraction divide it by counts of their own."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from g2is_jax.model.build import Model
+from g2is_jax.model.decoder import Taps
 from g2is_jax.model.lora import Leaves
 
 SMALLEST_CHUNK = 128  # tokens whose logits are in memory at once; at least this many,
@@ -20,20 +22,22 @@ def example_loss(
     supervised_T,
     dropout_key=None,
     segments_T=None,
+    taps: Taps | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The summed next-token negative log-likelihood of the supervised tokens, and their count.
 
     tokens_T int32; supervised_T bool, true at the tokens that are predicted (never the first).
     Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: the packed row
-    that each token belongs to; no row predicts the first token of the next. The loss has a gradient
-    with respect to the adapter alone.
+    that each token belongs to; no row predicts the first token of the next. taps: what the
+    adapter's leaves pass through. The loss has a gradient with respect to the adapter alone.
     """
-    hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key, segments_T)
+    hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key, segments_T, taps)
     predicted_T = supervised_T[1:]
     if segments_T is not None:
         predicted_T = predicted_T & (segments_T[1:] == segments_T[:-1])
     counted_T = jnp.append(predicted_T, False)
-    total = _summed(model, base, hidden_TD, jnp.roll(tokens_T, -1), counted_T)
+    head_VD = model.head_weights(base)
+    total = _summed(model, head_VD, hidden_TD, jnp.roll(tokens_T, -1), counted_T)
     return total, jnp.sum(counted_T)
 
 
@@ -52,34 +56,54 @@ def batch_loss(
     return jnp.sum(sums_B), jnp.sum(counts_B)
 
 
-def token_losses(model: Model, base: Leaves, hidden_SD, targets_S) -> jax.Array:
+def token_losses(model: Model, head_VD, hidden_SD, targets_S) -> jax.Array:
     """The negative log-likelihood of each target after its hidden state: (S,) float32."""
-    logits_SV = model.head(base, hidden_SD)
+    return _scores(model, head_VD, hidden_SD, targets_S)[0]
+
+
+def token_scores(model: Model, base: Leaves, hidden_TD, targets_T, counted_T):
+    """Losses (T,) of the counted targets, in nats, and whether each is the likeliest, (T,) bool.
+
+    Those of the others are 0 and False. Under vmap some tokens of the batch at a time have logits.
+    """
+    scores = functools.partial(_scores, model)
+    return _over_counted(scores)(model.head_weights(base), hidden_TD, targets_T, counted_T)
+
+
+def _scores(model: Model, head_VD, hidden_SD, targets_S) -> tuple[jax.Array, jax.Array]:
+    logits_SV = model.head(head_VD, hidden_SD)
     chosen_S = jnp.take_along_axis(logits_SV, targets_S[:, None], axis=-1)[:, 0]
-    return jax.nn.logsumexp(logits_SV, axis=-1) - chosen_S
+    losses_S = jax.nn.logsumexp(logits_SV, axis=-1) - chosen_S
+    return losses_S, jnp.argmax(logits_SV, axis=-1) == targets_S
+
+
+def _losses_and_gradients(model: Model, head_VD, hidden_SD, targets_S):
+    """Losses (S,), and the gradient (S, D) of each with respect to its hidden state."""
+    loss = functools.partial(token_losses, model, head_VD, targets_S=targets_S)
+    losses_S, pull = jax.vjp(loss, hidden_SD)
+    return losses_S, *pull(jnp.ones_like(losses_S))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(model: Model, base: Leaves, hidden_TD, targets_T, counted_T) -> jax.Array:
+def _summed(model: Model, head_VD, hidden_TD, targets_T, counted_T) -> jax.Array:
     """Sum of the counted tokens' losses.
 
     Its gradient is computed in the same pass, some tokens at a time: the head is frozen, so nothing
     but hidden states of counted tokens has one, and the logits of the others are never computed.
     """
-    return _at_counted(model, False)(base, hidden_TD, targets_T, counted_T)[0]
+    losses_T, _ = _over_counted(functools.partial(_scores, model))(
+        head_VD, hidden_TD, targets_T, counted_T
+    )
+    return jnp.sum(losses_T)
 
 
-def _forward(model: Model, base: Leaves, hidden_TD, targets_T, counted_T):
-    if any(leaf.perturbed for leaf in jax.tree.leaves(base, is_leaf=_is_primal)):
+def _forward(model: Model, head_VD, hidden_TD, targets_T, counted_T):
+    if head_VD.perturbed:
         raise ValueError("the loss has no gradient with respect to the base")
-    base = jax.tree.map(lambda leaf: leaf.value, base, is_leaf=_is_primal)
-    values = (hidden_TD.value, targets_T.value, counted_T.value)
-    total, gradient_TD = _at_counted(model, True)(base, *values)
-    return total, gradient_TD
-
-
-def _is_primal(leaf) -> bool:
-    return hasattr(leaf, "perturbed")
+    values = (head_VD.value, hidden_TD.value, targets_T.value, counted_T.value)
+    of_tokens = _over_counted(functools.partial(_losses_and_gradients, model))
+    losses_T, gradient_TD = of_tokens(*values)
+    return jnp.sum(losses_T), gradient_TD
 
 
 def _backward(model: Model, gradient_TD, cotangent):
@@ -92,33 +116,33 @@ def _backward(model: Model, gradient_TD, cotangent):
 _summed.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-@functools.cache
-def _at_counted(model: Model, with_gradient: bool):
-    """The function (base, hidden_TD, targets_T, counted_T) -> summed loss, gradient (T, D) or None.
+def _over_counted(of_tokens: Callable) -> Callable:
+    """The function (head_VD, hidden_TD, targets_T, counted_T) -> what `of_tokens` says of each.
 
-    Under vmap the counted tokens of all examples are computed together.
+    of_tokens: (head_VD, hidden_SD, targets_S) -> arrays (S, ...); those of tokens that are not
+    counted are zeros. Under vmap the counted tokens of all examples are computed together.
     """
 
     @jax.custom_batching.custom_vmap
-    def of_example(base, hidden_TD, targets_T, counted_T):
-        parts = (hidden_TD[None], targets_T[None], counted_T[None])
-        return jax.tree.map(lambda x: x[0], _in_chunks(model, with_gradient, base, *parts))
+    def of_example(head_VD, hidden_TD, targets_T, counted_T):
+        found = _in_chunks(of_tokens, head_VD, hidden_TD[None], targets_T[None], counted_T[None])
+        return jax.tree.map(lambda x: x[0], found)
 
     @of_example.def_vmap
-    def of_batch(axis_size, in_batched, base, *parts):
-        assert not any(jax.tree.leaves(in_batched[0])), "the base is shared by a batch"
+    def of_batch(axis_size, in_batched, head_VD, *parts):
+        assert not in_batched[0], "the head is shared by a batch"
         batched = [
             part if is_batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
             for part, is_batched in zip(parts, in_batched[1:], strict=True)
         ]
-        result = _in_chunks(model, with_gradient, base, *batched)
-        return result, jax.tree.map(lambda _: True, result)
+        found = _in_chunks(of_tokens, head_VD, *batched)
+        return found, jax.tree.map(lambda _: True, found)
 
     return of_example
 
 
-def _in_chunks(model: Model, with_gradient: bool, base, hidden_BTD, targets_BT, counted_BT):
-    """Losses (B,), and gradients (B, T, D) or None, by a loop that ends with the counted tokens.
+def _in_chunks(of_tokens: Callable, head_VD, hidden_BTD, targets_BT, counted_BT):
+    """Arrays (B, T, ...), by a loop over some tokens at a time that ends with the counted ones.
 
     X: places of the batch's tokens, counted ones first.
     """
@@ -128,29 +152,27 @@ def _in_chunks(model: Model, with_gradient: bool, base, hidden_BTD, targets_BT, 
     order_X = jnp.argsort(~counted_BT.reshape(-1), stable=True)
     place_X = jnp.argsort(order_X, stable=True)  # the place of each token in that order
     order_X = jnp.pad(order_X, (0, whole - size))
-    hidden_XD = hidden_BTD.reshape(size, -1)
-    targets_X, count = targets_BT.reshape(-1), jnp.sum(counted_BT)
+    hidden_XD, targets_X = hidden_BTD.reshape(size, -1), targets_BT.reshape(-1)
+
+    def of_chunk(index):
+        rows_S = jax.lax.dynamic_slice_in_dim(order_X, index * chunk, chunk)
+        return of_tokens(head_VD, hidden_XD[rows_S], targets_X[rows_S])
 
     def step(index, kept):
-        rows_S = jax.lax.dynamic_slice_in_dim(order_X, index * chunk, chunk)
-        loss = functools.partial(token_losses, model, base, targets_S=targets_X[rows_S])
-        if not with_gradient:
-            found = (loss(hidden_XD[rows_S]),)
-        else:
-            losses_S, pull = jax.vjp(loss, hidden_XD[rows_S])
-            found = (losses_S, *pull(jnp.ones_like(losses_S)))
         return tuple(
             jax.lax.dynamic_update_slice_in_dim(all_X, part, index * chunk, 0)
-            for all_X, part in zip(kept, found, strict=True)
+            for all_X, part in zip(kept, of_chunk(index), strict=True)
         )
 
-    kept: tuple[jax.Array, ...] = (jnp.zeros(whole, jnp.float32),)
-    if with_gradient:
-        kept = (*kept, jnp.zeros((whole, hidden_XD.shape[1]), hidden_XD.dtype))
-    kept = jax.lax.fori_loop(0, -(-count // chunk), step, kept)
-    losses_BT = kept[0][place_X].reshape(counted_BT.shape)
-    total_B = jnp.sum(jnp.where(counted_BT, losses_BT, 0.0), axis=1)
-    if not with_gradient:
-        return total_B, None
-    gradient_BTD = kept[1][place_X].reshape(hidden_BTD.shape)
-    return total_B, jnp.where(counted_BT[..., None], gradient_BTD, 0)
+    kept = tuple(
+        jnp.zeros((whole, *part.shape[1:]), part.dtype)
+        for part in jax.eval_shape(of_chunk, jnp.int32(0))
+    )
+    kept = jax.lax.fori_loop(0, -(-jnp.sum(counted_BT) // chunk), step, kept)
+
+    def in_place(found_X):
+        found_BT = found_X[place_X].reshape(*counted_BT.shape, *found_X.shape[1:])
+        counted = jnp.expand_dims(counted_BT, range(2, found_BT.ndim))
+        return jnp.where(counted, found_BT, jnp.zeros((), found_BT.dtype))
+
+    return tuple(map(in_place, kept))

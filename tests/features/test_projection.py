@@ -136,7 +136,7 @@ def projected(kind: str, repetitions: int) -> np.ndarray:
 
     def one(bits, x_G):
         total = empty_sum(config, shapes)
-        return finished(config, add_leaf(config, shapes, "a")(bits["a"], x_G, total))
+        return finished(config, add_leaf(config)(bits["a"], x_G, total))
 
     run = jax.jit(jax.vmap(one, in_axes=(None, 0)))
     rows = [run(random_bits(config, seed, shapes), pairs()) for seed in range(SEEDS)]

@@ -10,8 +10,8 @@ import pytest
 from etils import epath
 
 from g2is_jax.model.attention import Attention, positions_in, rotary_frequencies, rotary_tables
+from g2is_jax.model.block import Block, Mlp
 from g2is_jax.model.build import load_model
-from g2is_jax.model.decoder import Block, Mlp
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
@@ -119,7 +119,7 @@ def test_norm(torch, theirs, family, hidden_TD):
 @every_family
 def test_attention(torch, theirs, family, hidden_TD):
     c, expected = config_of(family), theirs(family).model.layers[LAYER].self_attn
-    attention = Attention(c, c.layers[LAYER], "layers.1.self_attn", jnp.float32, "xla", NO_LORA)
+    attention = Attention(c, c.layers[LAYER], "self_attn", jnp.float32, "xla", NO_LORA)
     y_TD, _ = filled(attention, expected)(
         jnp.asarray(hidden_TD), 0, tables(family), None, None, [None] * 4
     )
@@ -134,14 +134,15 @@ def test_attention(torch, theirs, family, hidden_TD):
 @every_family
 def test_mlp(torch, theirs, family, hidden_TD):
     expected = theirs(family).model.layers[LAYER].mlp
-    mlp = filled(Mlp(config_of(family), "layers.1.mlp", jnp.float32, NO_LORA), expected)
+    mlp = filled(Mlp(config_of(family), "mlp", jnp.float32, NO_LORA), expected)
     assert_close(mlp(jnp.asarray(hidden_TD), [None] * 3), expected(torch.tensor(hidden_TD)))
 
 
 @every_family
 def test_block(torch, theirs, family, hidden_TD):
     expected = theirs(family).model.layers[LAYER]
-    block = filled(Block(config_of(family), LAYER, jnp.float32, "xla", NO_LORA), expected)
+    c = config_of(family)
+    block = filled(Block(c, c.layers[LAYER], jnp.float32, "xla", NO_LORA), expected)
     y_TD, _ = block(jnp.asarray(hidden_TD), 0, tables(family), None, None, None)
     expected_BTD = expected(
         torch.tensor(hidden_TD)[None],
@@ -204,7 +205,7 @@ def test_dtypes_on_a_trained_model(shared_data, dtype, activations):
     assert {leaf.dtype for leaf in base.values()} == {jnp.dtype(dtype)}
     hidden, _ = jax.eval_shape(model.step, {}, base, jnp.zeros(4, int), 0, None)
     assert hidden.dtype == jnp.dtype(activations)
-    assert {cache.dtype for cache in model.empty_caches(3)[0]} == {jnp.dtype(activations)}
+    assert {x.dtype for x in jax.tree.leaves(model.empty_caches(3))} == {jnp.dtype(dtype)}
     exact = load_model(folder, NO_LORA, FLOAT32)
     exact_TV, logits_TV = (logits(m, {}, b, tokens_T) for m, b in (exact, (model, base)))
     assert logits_TV.dtype == np.float32

@@ -151,7 +151,7 @@ def test_bfloat16_of_a_trained_model():
     """The base is the built-in one, and the adapter is like one after some training."""
     config = read_config(BASE_FOLDER)
     model, half = (build_model(config, lora_config(), s) for s in (FLOAT32, BFLOAT16))
-    base = read_weights(BASE_FOLDER, model.base_shapes, jnp.float32)
+    base = read_weights(BASE_FOLDER, model.base_layout, jnp.float32)
     shapes = {path: shape for path, shape in model.adapter_shapes.items() if "lora_B" in path}
     adapter = model.init_adapter(0) | {
         path: scaled(leaf, 0.05) for path, leaf in random_leaves(shapes).items()

@@ -21,7 +21,7 @@ def project(config: ProjectionConfig, seed: int, leaves: dict[str, jax.Array]) -
         total = empty_sum(config, shapes)
         for path, leaf in sorted(leaves.items()):
             x_G = leaf.reshape(-1).astype(jnp.float32)
-            total = add_leaf(config, shapes, path)(bits[path], x_G, total)
+            total = add_leaf(config)(bits[path], x_G, total)
         return finished(config, total)
 
     return jax.vmap(of_example)(leaves)

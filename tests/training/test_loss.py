@@ -249,13 +249,13 @@ def test_logits_of_other_tokens_are_not_computed(world, monkeypatch, with_gradie
     model = tiny_model()  # nothing is compiled for it yet
     monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)
     monkeypatch.setattr(of_loss, "CHUNKS", 1000)
-    computed, plain = [], of_loss.token_losses
+    computed, plain = [], of_loss._scores
 
-    def counting(model, base, hidden_SD, targets_S):
+    def counting(model, head_VD, hidden_SD, targets_S):
         jax.debug.callback(lambda: computed.append(len(targets_S)))
-        return plain(model, base, hidden_SD, targets_S)
+        return plain(model, head_VD, hidden_SD, targets_S)
 
-    monkeypatch.setattr(of_loss, "token_losses", counting)
+    monkeypatch.setattr(of_loss, "_scores", counting)
     loss = functools.partial(batch_loss, model)
     if with_gradient:
         loss = jax.value_and_grad(loss, has_aux=True)
