@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from g2is_jax.data.batches import Batch, lay_out, length_batches
 from g2is_jax.data.chat import Encoded
@@ -103,7 +104,7 @@ def batches(
 
 
 @functools.cache
-def likelihood_function(model: Model, mesh: Mesh | None = None) -> Callable:
+def likelihood_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
     """Compiles (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,).
 
     The devices of a mesh share the rows.

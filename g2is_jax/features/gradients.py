@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jax.stages import Wrapped
 
 from g2is_jax.features.projection import (
     Bits,
@@ -113,7 +114,7 @@ def feature_function(
     directions: tuple[DirectionConfig, ...],
     projection: ProjectionConfig,
     mesh: Mesh | None = None,
-) -> Callable[..., FeatureBatch]:
+) -> Wrapped:
     """Returns a jitted (inputs, tokens_BT, supervised_BT) -> FeatureBatch.
 
     On a mesh each device computes its own rows and needs from the others only the weights that they

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jax.stages import Wrapped
 
 from g2is_jax.model.build import Caches, Model, mesh_of
 from g2is_jax.model.lora import Leaves
@@ -152,7 +153,7 @@ def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]]
 @functools.cache
 def decoding_functions(
     model: Model, temperature: float, top_p: float, ends: tuple[int, ...], mesh: Mesh | None = None
-) -> tuple[Callable, Callable]:
+) -> tuple[Wrapped, Wrapped]:
     """Returns jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
 
     prefill(adapter, base, prompts_BT, lengths_B, keys_B, room), with `room` the cache's length;

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 from jax.sharding import Mesh, PartitionSpec
+from jax.stages import Wrapped
 
 from g2is_jax.data.batches import (
     Batch,
@@ -258,7 +259,7 @@ def accumulate(
 
 
 @functools.cache
-def gradient_function(model: Model, mesh: Mesh | None = None) -> Callable:
+def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
     """Returns jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
 
     On a mesh each device computes its own rows, and each one has the sums over all devices.
