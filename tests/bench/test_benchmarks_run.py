@@ -23,7 +23,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
                       "repeats": 1},
                      {"model", "model_settings", "parameters", "adapter_values"},
                      {"tokens": 1, "dtype": "int8", "peft_adapter": "float16", "model": "x=1"}),
-    "depth": ({"layers": "1,2", "against": 1, "hidden": 16, "rank": 2, "rows": 1, "tokens": 4,
+    "depth": ({"layers": "1", "against": 1, "hidden": 16, "rank": 2, "rows": 1, "tokens": 4,
                "width": 64, "repeats": 1}, set(),
               {"layers": "2,8,x", "against": 5, "hidden": 12, "model": "remat=1"}),
     "devices": ({"layouts": "1x1,1x2"}, {"layouts"}, {"layouts": "1x1,ax2"}),
@@ -52,6 +52,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
               "budget": 0.2, "repeats": 2}, set(), {"budget": 0.0}),
 }  # fmt: skip
 IN_PROCESSES_OF_ITS_OWN = ("scaling",)  # needs a jax that has not computed yet
+NEED_CHECKPOINT = ("against_peft",)
 NEED_TORCH = ("against_peft", "generate", "gradients")
 
 
@@ -92,6 +93,8 @@ def test_it_ends_well(name, request):
     if name in NEED_TORCH:
         request.getfixturevalue("torch")
     flags, keys, _ = SMALLEST[name]
+    if name in NEED_CHECKPOINT:
+        flags = flags | {"checkpoint": request.getfixturevalue("checkpoint")}
     config = dataclasses.replace(of(name).BenchConfig(), **flags)
     check(of(name), of(name).run(config), keys)
 

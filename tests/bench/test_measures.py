@@ -103,7 +103,7 @@ def test_both_decode_in_the_dtype_asked_for(torch, tmp_path, monkeypatch):
     generate.our_generate(epath.Path(tmp_path), config)
     generate.their_generate(epath.Path(tmp_path), config.dtype)
     (model, base), theirs = loaded
-    assert {leaf.dtype for leaf in base.values()} == {jnp.bfloat16}
+    assert {leaf.dtype for leaf in base.values()} == {jnp.dtype("bfloat16")}
     assert model.settings.activations == "float32"
     assert {parameter.dtype for parameter in theirs.parameters()} == {torch.bfloat16}
 

@@ -184,10 +184,9 @@ def test_kept_whole_is_the_same_feature():
 PEFT = against_peft.BenchConfig(dtype="float32", rank=3, rows=2, tokens=9, width=64, repeats=3)
 
 
-@pytest.mark.usefixtures("torch")
-def test_peft_trains_the_same_adapter():
+def test_peft_trains_the_same_adapter(checkpoint):
     """Every leaf has our gradient, and AdamW's steps on both sides lead to the same place."""
-    task = against_peft.read_task(PEFT)
+    task = against_peft.read_task(dataclasses.replace(PEFT, checkpoint=checkpoint))
     model, adapter, base = task.subject.model, task.subject.adapter, task.subject.base
     gradient = against_peft.gradient_function(model)
     found, loss, tokens = gradient(adapter, base, vars(task.batch), jax.random.key(0))
@@ -204,10 +203,9 @@ def test_peft_trains_the_same_adapter():
     assert 0.8 * steps < np.median(moved) / against_peft.OPTIMIZER.learning_rate < 1.2 * steps
 
 
-@pytest.mark.usefixtures("torch")
-def test_other_work_is_no_measurement(monkeypatch):
+def test_other_work_is_no_measurement(checkpoint, monkeypatch):
     """Our features are compared with torch's gradient, and our gradient and loss with torch's."""
-    task = against_peft.read_task(PEFT)
+    task = against_peft.read_task(dataclasses.replace(PEFT, checkpoint=checkpoint))
     other = {path: 1.3 * leaf for path, leaf in task.subject.adapter.items()}
     task.peft.load(other)
     monkeypatch.setattr(task.peft, "load", lambda adapter: None)
