@@ -124,9 +124,10 @@ def test_settings_are_the_defaults_but_for_the_flags():
 
 def test_growth_is_of_programs_of_the_same_round(monkeypatch):
     """The second round takes three times as long, which is no growth."""
-    rounds = iter([1.0] * 2 + [3.0] * 2)
+    rounds, order = iter([1.0] * 2 + [3.0] * 2), []
 
     def built(depth):
+        order.append(depth)
         seconds = next(rounds) * depth
         return {"trace": seconds, "compile": seconds**0}, depth
 
@@ -139,6 +140,7 @@ def test_growth_is_of_programs_of_the_same_round(monkeypatch):
     monkeypatch.setattr(depth, "serialize", lambda program: (b"x" * program**2,))
     config = depth.BenchConfig(layers="2,6", against=2, repeats=2)
     found = depth.grown(lambda config, layers: (layers, ()), config)
+    assert order == [2, 6, 6, 2]
     assert found["trace"] == {2: [2.0, 6.0], 6: [6.0, 18.0]}
     assert found["temporary_bytes"] == {2: 20, 6: 60}
     growth = {cost: ratios[6]["median"] for cost, ratios in found["growth"].items()}

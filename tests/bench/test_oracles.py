@@ -208,6 +208,8 @@ def test_other_work_is_no_measurement(checkpoint, monkeypatch):
     task = against_peft.read_task(dataclasses.replace(PEFT, checkpoint=checkpoint))
     other = {path: 1.3 * leaf for path, leaf in task.subject.adapter.items()}
     task.peft.load(other)
+    assert against_peft.features(PEFT, task)["cosine"] > 0.999  # begins with our adapter
+    task.peft.load(other)
     monkeypatch.setattr(task.peft, "load", lambda adapter: None)
     for part in (against_peft.training, against_peft.features):
         with pytest.raises(RuntimeError, match="not the same work"):
