@@ -100,7 +100,7 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """The same checkpoint, adapter and batch on both sides."""
+    """A checkpoint, its adapter and a batch, alike on both sides."""
 
     subject: Subject
     batch: Batch
