@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from experiments.bench.models import settings_of
 from experiments.bench.timing import (
     alternate,
     heading,
@@ -31,7 +32,7 @@ from experiments.bench.timing import (
     timed,
     versions,
 )
-from g2is_jax.model.build import ModelConfig, load_model
+from g2is_jax.model.build import load_model
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.lora import NO_ADAPTER
 from g2is_jax.model.sampling import GenerateConfig
@@ -48,6 +49,9 @@ class BenchConfig:
 
     hidden, layers, heads, vocabulary: sizes of a random Llama
     checkpoint: folder of one more model to measure
+    dtype: of the weights on both sides: float32 or bfloat16
+    activations: ours between the weights; that of the weights if empty
+    model: more of our settings, as `attention=xla`: fields of the config's model section
     batch, prompt_tokens, new_tokens: rows, and their tokens before and after
     threads: cores to use
     repeats: rounds
@@ -58,6 +62,9 @@ class BenchConfig:
     heads: int = 8
     vocabulary: int = 4096
     checkpoint: str = ""
+    dtype: str = "float32"
+    activations: str = ""
+    model: str = ""
     batch: int = 8
     prompt_tokens: int = 128
     new_tokens: int = 128
@@ -69,6 +76,7 @@ class BenchConfig:
                               ("threads", 1), ("repeats", 1)):  # fmt: skip
             if getattr(self, field) < lowest:
                 raise InputError(f"--{field} is {getattr(self, field)}; at least {lowest}")
+        settings_of(self)  # are they known?
         if self.hidden % (self.heads * 2) or self.heads % KV_SHARE:
             raise InputError("--hidden must be a multiple of twice --heads, and --heads even")
 
@@ -123,7 +131,7 @@ def measure(name: str, folder: epath.Path, config: BenchConfig) -> dict:
     lengths = {PREFILL: 1, WHOLE: config.new_tokens}
     calls = {
         (side, part): functools.partial(continued, prompts_BT, new_tokens)
-        for side, continued in (("ours", ours), ("theirs", their_generate(folder)))
+        for side, continued in (("ours", ours), ("theirs", their_generate(folder, config.dtype)))
         for part, new_tokens in lengths.items()
     }
     first = {name: timed(call) for name, call in calls.items()}
@@ -165,8 +173,7 @@ def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
 
 def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int, int]:
     """Returns (prompts_BT, new_tokens) -> replies (B, new_tokens); parameters and vocabulary."""
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
-    model, base = load_model(folder, NO_ADAPTER, settings)
+    model, base = load_model(folder, NO_ADAPTER, settings_of(config))
 
     def continued(prompts_BT, new_tokens: int):
         mask_BT = np.ones(prompts_BT.shape, bool)
@@ -179,15 +186,14 @@ def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int
     return continued, parameters, model.config.vocab_size
 
 
-def their_generate(folder: epath.Path) -> Callable:
-    """Returns the like of transformers, with its own cache and kernels, in float32."""
+def their_generate(folder: epath.Path, dtype: str) -> Callable:
+    """Returns the like of transformers, with its own cache and kernels."""
     import torch
     import transformers
 
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        os.fspath(folder), trust_remote_code=False
-    )
-    model = model.float().eval()
+        os.fspath(folder), dtype=getattr(torch, dtype), trust_remote_code=False
+    ).eval()
     model.generation_config = transformers.GenerationConfig(pad_token_id=0)
 
     def continued(prompts_BT, new_tokens: int):
@@ -210,7 +216,7 @@ def table(result: dict) -> str:
     s = result["settings"]
     lines.append(f"{s['batch']} prompts of {s['prompt_tokens']} tokens, {s['new_tokens']} new")
     for model in result["models"]:
-        lines.append(f"\n{model['name']}: {model['parameters']:,} parameters, float32")
+        lines.append(f"\n{model['name']}: {model['parameters']:,} parameters, {s['dtype']}")
         lines.append(f"{'tokens a second':<22}{'ours':>12}{'transformers':>14}{'ratio':>8}")
         rates = model["tokens_per_second"]
         for part, ratio in model["ratio"].items():

@@ -25,6 +25,7 @@ import jax
 from experiments.bench.less import CACHED, DRAWS, LessLoop
 from experiments.bench.many_devices import against_one_device
 from experiments.bench.models import (
+    FLOAT32,
     Subject,
     compiled,
     features_of,
@@ -96,7 +97,8 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> dict:
     """Measures each part; with the machine and the versions that it was done on."""
-    subject = read_subject(config.model, config.rank, config.remat)
+    settings = dataclasses.replace(FLOAT32, remat=config.remat)
+    subject = read_subject(config.model, config.rank, settings)
     parts = {"throughput": throughput, "memory": memory, "less": less, "devices": devices}
     return {
         "settings": dataclasses.asdict(config),

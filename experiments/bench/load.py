@@ -25,6 +25,7 @@ import safetensors
 from etils import epath
 from safetensors.numpy import load_file
 
+from experiments.bench.models import FLOAT32
 from experiments.bench.timing import (
     alternate,
     heading,
@@ -34,7 +35,7 @@ from experiments.bench.timing import (
     timed,
     versions,
 )
-from g2is_jax.model.build import Model, ModelConfig, build_model
+from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import NO_ADAPTER
@@ -122,8 +123,7 @@ def _peak_bytes() -> int:
 
 def model_of(raw: dict) -> Model:
     """Returns the model of a config, without weights."""
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
-    return build_model(decoder_config(raw, "config.json"), NO_ADAPTER, settings)
+    return build_model(decoder_config(raw, "config.json"), NO_ADAPTER, FLOAT32)
 
 
 def write(folder: epath.Path, layers: int) -> None:

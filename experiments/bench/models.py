@@ -1,8 +1,9 @@
 """The models with an adapter, and the rows, that the benchmarks of features measure on."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from configs.default import get_config
 from g2is_jax.data.batches import length_batches, pad_batch
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features.extract import Microbatches
@@ -27,6 +29,7 @@ from g2is_jax.model.build import Model, ModelConfig, build_model, load_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
 from g2is_jax.model.lora import Leaves, LoraConfig
+from g2is_jax.runs.errors import InputError
 from g2is_jax.skills.world import BASE_FOLDER
 from g2is_jax.training.loss import batch_loss, example_loss
 from g2is_jax.training.optimizer import Moments
@@ -53,7 +56,7 @@ SHORTEST = 8  # tokens
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in float32 with an adapter whose B is not zero, and Adam's moments."""
+    """A model with an adapter whose B is not zero, and Adam's moments."""
 
     name: str
     raw: dict  # config.json
@@ -72,16 +75,67 @@ class Subject:
         return sum(leaf.size for leaf in self.base.values())
 
 
-def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
+def model_settings(fields: Mapping[str, Any], others: str = "") -> ModelConfig:
+    """Returns the decoder's settings: the default config's but for these fields of `model`.
+
+    others: more of them as flags give them, `name=value` by commas; they come last.
+    """
+    section = get_config().model.to_dict()
+    known = {field.name: section[field.name] for field in dataclasses.fields(ModelConfig)}
+    given = dict(fields)
+    for name, _, value in (part.partition("=") for part in others.split(",") if part):
+        if name not in known:
+            raise InputError(f"model: {name!r} is unknown; choose from {', '.join(known)}")
+        given[name] = _like(known[name], name, value)
+    return ModelConfig(**known | given)
+
+
+def settings_of(config: Any) -> ModelConfig:
+    """Returns the decoder's settings that a benchmark's `dtype`, `activations` and `model` ask for.
+
+    Empty `activations` are those of `dtype`. InputError names a flag that is wrong.
+    """
+    fields = {"dtype": config.dtype, "activations": config.activations or config.dtype}
+    try:
+        return model_settings(fields, config.model)
+    except InputError as error:
+        raise InputError(f"--{error}") from error
+
+
+def _like(default: Any, name: str, value: str) -> Any:
+    """Reads a flag's text as a value of the default's type."""
+    if isinstance(default, bool):
+        if value not in ("true", "false"):
+            raise InputError(f"model: {name} is {value!r}; give true or false")
+        return value == "true"
+    try:
+        return type(default)(value)
+    except ValueError as error:
+        raise InputError(f"model: {name} is {value!r}; give a number") from error
+
+
+FLOAT32 = model_settings({"dtype": "float32", "activations": "float32"})
+
+
+def lora_config(rank: int, dropout: float) -> LoraConfig:
+    """Returns an adapter on all attention projections, of scale 2."""
+    return LoraConfig(rank, 2.0 * rank, dropout, TARGETS, rslora=False)
+
+
+def read_subject(name: str, rank: int, settings: ModelConfig) -> Subject:
     """Reads `skills` (the built-in base), `random`, or a Hugging Face folder."""
-    lora = LoraConfig(rank, 2.0 * rank, dropout=0.0, targets=TARGETS, rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False, scan=False)
+    lora = lora_config(rank, dropout=0.0)
     if name == "random":
         return make_subject(name, RANDOM, lora, settings)
-    folder = BASE_FOLDER if name == "skills" else epath.Path(name)
+    folder = checkpoint_folder(name)
     model, base = load_model(folder, lora, settings)
     raw = read_raw_config(folder)
     return Subject(folder.name, raw, model, _adapter(model), base, _moments(model))
+
+
+def checkpoint_folder(name: str) -> epath.Path:
+    """Returns the folder of a checkpoint, of which `skills` is the built-in base."""
+    return BASE_FOLDER if name == "skills" else epath.Path(name)
 
 
 def make_subject(name: str, raw: dict, lora: LoraConfig, settings: ModelConfig) -> Subject:
@@ -89,9 +143,9 @@ def make_subject(name: str, raw: dict, lora: LoraConfig, settings: ModelConfig) 
     model = build_model(decoder_config(raw, "config.json"), lora, settings)
     draws = np.random.default_rng(0)
     base = {
-        path: jnp.asarray(draws.normal(0, shape[-1] ** -0.5, shape), "float32")
+        path: jnp.asarray(draws.normal(0, shape[-1] ** -0.5, shape), model.dtype)
         if len(shape) > 1
-        else jnp.ones(shape)
+        else jnp.ones(shape, model.dtype)
         for path, shape in sorted(model.base_shapes.items())
     }
     return Subject(name, raw, model, _adapter(model), base, _moments(model))

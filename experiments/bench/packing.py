@@ -16,8 +16,9 @@ from typing import Any
 import jax
 
 from experiments.bench.models import (
-    TARGETS,
+    FLOAT32,
     lognormal_lengths,
+    lora_config,
     make_subject,
     random_rows,
     read_subject,
@@ -33,8 +34,6 @@ from experiments.bench.timing import (
     timed,
 )
 from g2is_jax.data.batches import training_batches, training_padding, training_shapes
-from g2is_jax.model.build import ModelConfig
-from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.fit import accumulate
 
@@ -124,10 +123,8 @@ def measure(part: str, config: BenchConfig) -> dict:
 def subject_of(part: str, config: BenchConfig) -> Any:
     """Returns the model in float32, with an adapter on all attention projections."""
     if part == "skills":
-        return read_subject(part, config.rank)
-    lora = LoraConfig(config.rank, 2.0 * config.rank, dropout=0.0, targets=TARGETS, rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
-    return make_subject(part, STORIES, lora, settings)
+        return read_subject(part, config.rank, FLOAT32)
+    return make_subject(part, STORIES, lora_config(config.rank, dropout=0.0), FLOAT32)
 
 
 def epoch_of(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments.bench.models import adam, cosines, pass_over, project_with, read_subject
+from experiments.bench.models import FLOAT32, adam, cosines, pass_over, project_with, read_subject
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -217,7 +217,7 @@ def quality(config: BenchConfig) -> dict:
 
 def real_directions(config: BenchConfig) -> dict[str, Any]:
     """Returns `rms` of rows of the built-in pool, by the second moment of their own gradients."""
-    subject, rows = read_subject("skills", config.rank), pool_rows(config.rows)
+    subject, rows = read_subject("skills", config.rank, FLOAT32), pool_rows(config.rows)
     g_NG = pass_over(subject, "sgd", ProjectionConfig("none", 0, 1), rows, 16 * SKILLS_TOKENS)()
     v_NG = np.broadcast_to(np.mean(g_NG**2, axis=0), g_NG.shape)
     moments = map(jnp.asarray, (g_NG, 0 * g_NG, v_NG, LONG))

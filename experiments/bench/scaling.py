@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from configs import default
-from experiments.bench.models import features_of, full_batch, read_subject
+from experiments.bench.models import FLOAT32, features_of, full_batch, read_subject
 from experiments.bench.timing import (
     alternate,
     check_settings,
@@ -87,7 +87,7 @@ def run(config: BenchConfig) -> dict:
 
 def measure_pass(config: BenchConfig) -> dict:
     """Times a batch of the gradient pass."""
-    subject = read_subject(config.model, config.rank)
+    subject = read_subject(config.model, config.rank, FLOAT32)
     projection = ProjectionConfig("sketch", config.width, repetitions=1)
 
     def on(count: int) -> Callable[[], object]:

@@ -150,6 +150,17 @@ def timed(call: Callable[[], Result]) -> tuple[float, Result]:
     return time.perf_counter() - start, result
 
 
+def build_program(function: Any, *arguments: Any) -> tuple[dict[str, float], Any]:
+    """Returns the seconds that tracing and compiling a jitted function take, and the program.
+
+    Arguments may be shapes. What jax has traced and compiled before is forgotten.
+    """
+    jax.clear_caches()
+    trace, lowered = timed(lambda: function.lower(*arguments))
+    compiling, program = timed(lowered.compile)
+    return {"trace": trace, "compile": compiling}, program
+
+
 def alternate(sides: Mapping[Side, Callable[[], object]], repeats: int) -> dict[Side, list[float]]:
     """Returns the seconds of each side's calls, made in turns and every other round in reverse.
 

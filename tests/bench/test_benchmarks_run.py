@@ -19,9 +19,17 @@ from tests.support.small import ROOT
 # name -> the flags of its smallest run, the keys of its result beside those of every result, and a
 # wrong value of a flag
 SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
+    "against_peft": ({"dtype": "float32", "rank": 3, "rows": 2, "tokens": 9, "width": 64,
+                      "repeats": 1},
+                     {"model", "model_settings", "parameters", "adapter_values"},
+                     {"tokens": 1, "dtype": "int8", "peft_adapter": "float16", "model": "x=1"}),
+    "depth": ({"layers": "1", "against": 1, "hidden": 16, "rank": 2, "rows": 1, "tokens": 4,
+               "width": 64, "repeats": 1}, set(),
+              {"layers": "2,8,x", "against": 5, "hidden": 12, "model": "remat=1"}),
     "devices": ({"layouts": "1x1,1x2"}, {"layouts"}, {"layouts": "1x1,ax2"}),
     "generate": ({"hidden": 16, "layers": 1, "heads": 2, "vocabulary": 64, "batch": 2,
-                  "prompt_tokens": 5, "new_tokens": 4, "repeats": 2}, {"models"}, {"hidden": 258}),
+                  "prompt_tokens": 5, "new_tokens": 4, "repeats": 2}, {"models"},
+                 {"hidden": 258, "dtype": "int8"}),
     "gradients": ({"parts": "memory,less", "batch": 2, "tokens": 9, "width": 64,
                    "rank": 3, "less_rows": 3, "repeats": 2},
                   {"model", "parameters", "gradient_values"}, {"tokens": 1}),
@@ -44,7 +52,8 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
               "budget": 0.2, "repeats": 2}, set(), {"budget": 0.0}),
 }  # fmt: skip
 IN_PROCESSES_OF_ITS_OWN = ("scaling",)  # needs a jax that has not computed yet
-NEED_TORCH = ("generate", "gradients")
+NEED_CHECKPOINT = ("against_peft",)
+NEED_TORCH = ("against_peft", "generate", "gradients")
 
 
 def of(name: str):
@@ -84,6 +93,8 @@ def test_it_ends_well(name, request):
     if name in NEED_TORCH:
         request.getfixturevalue("torch")
     flags, keys, _ = SMALLEST[name]
+    if name in NEED_CHECKPOINT:
+        flags = flags | {"checkpoint": request.getfixturevalue("checkpoint")}
     config = dataclasses.replace(of(name).BenchConfig(), **flags)
     check(of(name), of(name).run(config), keys)
 
@@ -146,7 +157,8 @@ def test_every_flag_has_a_help_text(name):
     assert explained.keys() == {field.name for field in dataclasses.fields(settings)}
 
 
-def test_torch_is_asked_for(monkeypatch):
+@pytest.mark.parametrize(("name", "package"), [("generate", "torch"), ("against_peft", "peft")])
+def test_the_other_side_is_asked_for(name, package, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"torch is not installed: pip install -r requirements-p"):
-        of("generate").run(of("generate").BenchConfig())
+    with pytest.raises(InputError, match=rf"{package} is not installed: pip install -r requirem"):
+        of(name).run(of(name).BenchConfig())

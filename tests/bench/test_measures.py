@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from configs.default import get_config
 from experiments.bench import (
+    depth,
     devices,
     generate,
     gradients,
@@ -24,6 +27,7 @@ from experiments.bench import (
 from experiments.bench.many_devices import count_collectives
 from g2is_jax.features.projection import sign_rows, words
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
+from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import to_bytes
 
 
@@ -77,6 +81,74 @@ def test_speeds_are_medians_of_pairs():
     assert found["tokens_per_second"]["ours"] == {"prefill": 10.0, "generation": 6.0, "whole": 4.0}
 
 
+def test_both_decode_in_the_dtype_asked_for(torch, tmp_path, monkeypatch):
+    """Our activations may be others than the weights."""
+    import transformers
+
+    config = generate.BenchConfig(hidden=16, layers=1, heads=2, vocabulary=64,
+                                  dtype="bfloat16", activations="float32")  # fmt: skip
+    generate.write_random_model(str(tmp_path), config)
+    loaded: list = []
+
+    def noted(load):
+        def loading(*arguments, **named):
+            loaded.append(load(*arguments, **named))
+            return loaded[-1]
+
+        return loading
+
+    auto = transformers.AutoModelForCausalLM
+    monkeypatch.setattr(auto, "from_pretrained", noted(auto.from_pretrained))
+    monkeypatch.setattr(generate, "load_model", noted(generate.load_model))
+    generate.our_generate(epath.Path(tmp_path), config)
+    generate.their_generate(epath.Path(tmp_path), config.dtype)
+    (model, base), theirs = loaded
+    assert {leaf.dtype for leaf in base.values()} == {jnp.dtype("bfloat16")}
+    assert model.settings.activations == "float32"
+    assert {parameter.dtype for parameter in theirs.parameters()} == {torch.bfloat16}
+
+
+def test_settings_are_the_defaults_but_for_the_flags():
+    config = generate.BenchConfig(dtype="bfloat16", model="remat=true,attention=cudnn")
+    defaults, found = get_config().model, models.settings_of(config)
+    assert (found.dtype, found.activations) == ("bfloat16", "bfloat16")
+    assert (found.remat, found.attention) == (True, "cudnn")
+    assert found.shard_base == defaults.shard_base
+    plain = models.settings_of(generate.BenchConfig(activations="bfloat16"))
+    assert (plain.dtype, plain.activations) == ("float32", "bfloat16")
+    assert (plain.remat, plain.attention) == (defaults.remat, defaults.attention)
+    assert models._like(7, "unroll", "30") == 30
+    with pytest.raises(InputError, match=r"unroll is '3\.5'; give a number"):
+        models._like(7, "unroll", "3.5")
+
+
+def test_growth_is_of_programs_of_the_same_round(monkeypatch):
+    """The second round takes three times as long, which is no growth."""
+    rounds, order = iter([1.0] * 2 + [3.0] * 2), []
+
+    def built(depth):
+        order.append(depth)
+        seconds = next(rounds) * depth
+        return {"trace": seconds, "compile": seconds**0}, depth
+
+    class Program(int):
+        def memory_analysis(self):
+            return types.SimpleNamespace(temp_size_in_bytes=10 * self)
+
+    monkeypatch.setattr(depth, "model_of", lambda layers, config: layers)
+    monkeypatch.setattr(depth, "build_program", lambda layers: built(Program(layers)))
+    monkeypatch.setattr(depth, "serialize", lambda program: (b"x" * program**2,))
+    config = depth.BenchConfig(layers="2,6", against=2, repeats=2)
+    found = depth.grown(lambda config, layers: (layers, ()), config)
+    assert order == [2, 6, 6, 2]
+    assert found["trace"] == {2: [2.0, 6.0], 6: [6.0, 18.0]}
+    assert found["temporary_bytes"] == {2: 20, 6: 60}
+    growth = {cost: ratios[6]["median"] for cost, ratios in found["growth"].items()}
+    assert growth == {"trace": 3, "compile": 1, "bytes": 9}
+    assert found["growth"]["trace"][6]["high"] == 3
+    assert found["growth"]["trace"][2]["low"] == 1
+
+
 def test_collectives_are_counted():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
@@ -105,7 +177,7 @@ def test_throughput_is_of_each_side(monkeypatch):
     names = (gradients.PLAIN, gradients.PROJECTED, "rms x2", gradients.WHOLE, gradients.SQUARES)
     quick = {name: (jax.jit(lambda inputs, *batch: jnp.sin(inputs)), jnp.ones(3)) for name in names}
     monkeypatch.setattr(gradients, "sides", lambda config, subject: quick)
-    subject = models.read_subject("skills", rank=3)
+    subject = models.read_subject("skills", 3, models.FLOAT32)
     config = gradients.BenchConfig(batch=2, tokens=9, repeats=2)
     found = gradients.throughput(config, subject)
     assert found["against_plain"][gradients.PLAIN]["median"] == 1

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.bench import graph, knowledge, less, models, packing, walk
+from experiments.bench import against_peft, graph, knowledge, less, models, packing, walk
 from experiments.bench.plain_walk import plain_walk
 from g2is_jax.features.projection import ProjectionConfig
-from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
 
@@ -24,8 +24,7 @@ RAW = models.RANDOM | {"vocab_size": 53, "hidden_size": 24, "intermediate_size":
 @functools.cache
 def subject() -> models.Subject:
     lora = LoraConfig(3, 6.0, 0.0, ("k_proj", "o_proj"), rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
-    return models.make_subject("tiny", RAW, lora, settings)
+    return models.make_subject("tiny", RAW, lora, models.FLOAT32)
 
 
 @pytest.mark.parametrize("case", walk.CASES)
@@ -180,3 +179,43 @@ def test_kept_whole_is_the_same_feature():
     largest = np.abs(features_BP).max()
     np.testing.assert_allclose(features_BP, ours.features_KBP[0], atol=1e-4 * largest)
     np.testing.assert_allclose(squares_B**0.5, ours.gradient_norms_B, rtol=1e-5)
+
+
+PEFT = against_peft.BenchConfig(dtype="float32", rank=3, rows=2, tokens=9, width=64, repeats=3)
+
+
+def test_peft_trains_the_same_adapter(checkpoint):
+    """Every leaf has our gradient, and AdamW's steps on both sides lead to the same place."""
+    task = against_peft.read_task(dataclasses.replace(PEFT, checkpoint=checkpoint))
+    model, adapter, base = task.subject.model, task.subject.adapter, task.subject.base
+    gradient = against_peft.gradient_function(model)
+    found, loss, tokens = gradient(adapter, base, vars(task.batch), jax.random.key(0))
+    assert task.peft.gradient() == pytest.approx(float(loss / tokens), rel=1e-5)
+    theirs = task.peft.read(gradient=True)
+    assert found.keys() == theirs.keys()
+    for path, leaf in found.items():
+        error = np.linalg.norm(leaf / tokens - theirs[path]) / np.linalg.norm(theirs[path])
+        assert error <= 1e-4, path
+    measured = against_peft.training(PEFT, task)
+    assert measured["moved_cosine"] > 0.999
+    moved = np.abs(against_peft.flat(task.peft.read(gradient=False)) - against_peft.flat(adapter))
+    steps = PEFT.repeats + 1
+    assert 0.8 * steps < np.median(moved) / against_peft.OPTIMIZER.learning_rate < 1.2 * steps
+
+
+def test_other_work_is_no_measurement(checkpoint, monkeypatch):
+    """Our features are compared with torch's gradient, and our gradient and loss with torch's."""
+    task = against_peft.read_task(dataclasses.replace(PEFT, checkpoint=checkpoint))
+    other = {path: 1.3 * leaf for path, leaf in task.subject.adapter.items()}
+    task.peft.load(other)
+    assert against_peft.features(PEFT, task)["cosine"] > 0.999  # begins with our adapter
+    task.peft.load(other)
+    monkeypatch.setattr(task.peft, "load", lambda adapter: None)
+    for part in (against_peft.training, against_peft.features):
+        with pytest.raises(RuntimeError, match="not the same work"):
+            part(PEFT, task)
+    ones_G = np.ones(3)
+    assert against_peft.agreement("float32", ones_G, ones_G, 1e-5)["cosine"] == pytest.approx(1)
+    for apart in ((ones_G, 1.1 * ones_G), (ones_G, -ones_G), (ones_G, ones_G, 1e-3)):
+        with pytest.raises(RuntimeError, match="not the same work"):
+            against_peft.agreement("float32", *apart)

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from experiments.bench import timing
-from experiments.bench.timing import alternate, machine, paired_ratio, slope, timed
+from experiments.bench.timing import alternate, build_program, machine, paired_ratio, slope, timed
 from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT
 
@@ -48,6 +48,23 @@ def test_ratio_is_of_pairs():
     assert found == {"median": 3.0, "low": 2.0, "high": 4.0}
     with pytest.raises(ValueError, match="zip"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_a_program_is_built_anew_each_time(monkeypatch):
+    """The clock is one that only tracing moves on."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    @jax.jit
+    def double(x):
+        clock[0] += 3
+        return 2 * x
+
+    shape = jax.ShapeDtypeStruct((2,), "float32")
+    for _ in range(2):
+        seconds, program = build_program(double, shape)
+        assert seconds == {"trace": 3, "compile": 0}
+    assert program(jax.numpy.ones(2)).tolist() == [2, 2]
 
 
 # A benchmark whose libraries were imported, with threads, before it knows its cores.
