@@ -14,8 +14,11 @@ from g2is_jax.data.batches import Batch, lay_out, length_batches
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.ahead import ahead
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import gathered, process_share
+
+IN_FLIGHT = 2  # batches: one is computed while the next one is laid out
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -44,12 +47,16 @@ def likelihoods(
         np.zeros(len(encoded)), np.zeros(len(encoded), np.int64), np.ones(len(encoded), bool)
     )
     run, devices = likelihood_function(model), model.row_devices(base)
-    mine = []
-    for batch in batches(encoded, batch_tokens, model.config.max_position_embeddings, devices):
-        filled_B = batch.rows_B >= 0
+
+    def started(batch: Batch) -> tuple[np.ndarray, ...]:
         of_rows = model.spread(base, (batch.tokens_BT, batch.supervised_BT))
-        results = run(adapter, base, *of_rows)
-        mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in (batch.rows_B, *results)])
+        return batch.rows_B, *run(adapter, base, *of_rows)
+
+    mine = []
+    laid_out = batches(encoded, batch_tokens, model.config.max_position_embeddings, devices)
+    for found in ahead(map(started, laid_out), IN_FLIGHT):
+        filled_B = found[0] >= 0
+        mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in found])
     for rows, *values in itertools.chain(*gathered(mine)):
         for scored_M, value in zip(vars(scored).values(), values, strict=True):
             scored_M[rows] = value

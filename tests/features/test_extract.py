@@ -68,7 +68,7 @@ def row_examples():
 def run(device: Device, plans, multiple: int = 1) -> tuple[np.ndarray, Microbatches]:
     """Features (K, N, 2) of the plans' rows in order."""
     microbatches = Microbatches(device, row_examples(), multiple)
-    found = [part for plan in plans for part in microbatches.run(plan)]
+    found = list(microbatches.run(plans))
     for part in found:
         assert part.features_KBP.shape[1] == len(part.gradient_norms_B) == len(part.tokens_B)
     return np.concatenate([part.features_KBP for part in found], axis=1), microbatches
