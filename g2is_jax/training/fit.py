@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -103,21 +103,15 @@ def fit(
     )
     # Known before the first step: a rate is computed on the device, behind the steps before it.
     rates = {step: float(rate_of(step)) for step in range(done, total)}
-    update = update_function(config.optimizer)
-
-    def take(adapter: Leaves, state: Any, step: int, microbatches: Sequence[Batch]):
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        summed = accumulate(model, adapter, base, microbatches, key, mesh)
-        return update(adapter, state, *summed, rates[step])
-
+    take = _step_function(model, base, config.optimizer, seed, rates, mesh)
     with Progress("train", total, done=done, unit="steps") as progress, finishing():
         while run.done < total:
             for step, outcome in ahead(run.steps(take, batches, per_epoch), IN_FLIGHT):
                 loss, tokens, finite = jax.device_get(outcome)
                 if not finite:
                     rows = rows_of_step(len(encoded), config.batch_size, seed, step)
-                    named = [ids[row] for row in rows]
-                    _raise_diverged(step, float(loss), named, checkpoints, folder, log)
+                    where = (step, float(loss), [ids[row] for row in rows])
+                    _raise_diverged(*where, checkpoints, folder, log)
                 if log is not None:
                     log.write(step, loss=loss, tokens=tokens, learning_rate=rates[step])
                 progress.advance()
@@ -166,6 +160,26 @@ class _Run:
             yield step, outcome
             if self.done % per_epoch == 0 or stop_asked():
                 return
+
+
+def _step_function(
+    model: Model,
+    base: Leaves,
+    optimizer: OptimizerConfig,
+    seed: int,
+    rates: Mapping[int, float],
+    mesh: Mesh | None,
+) -> Callable[[Leaves, Any, int, Sequence[Batch]], tuple[Leaves, Any, Outcome]]:
+    """Returns (adapter, state, step, microbatches) -> adapter, state, Outcome, which waits for
+    nothing; the arrays of the adapter and the state that it is given are gone afterwards."""
+    update = update_function(optimizer)
+
+    def take(adapter: Leaves, state: Any, step: int, microbatches: Sequence[Batch]):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        summed = accumulate(model, adapter, base, microbatches, key, mesh)
+        return update(adapter, state, *summed, rates[step])
+
+    return take
 
 
 def _fresh(

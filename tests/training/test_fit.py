@@ -255,7 +255,7 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
     handed = {}
 
     def keep(epoch, adapter):
-        handed.setdefault(epoch, []).append(adapter)
+        handed.setdefault(epoch, []).append(jax.tree.map(np.array, adapter))
         if epoch == 2 and len(handed[2]) == 1:
             raise KeyboardInterrupt
 
