@@ -51,6 +51,16 @@ def test_another_rate_does_not_recompile():
     assert update_function(config)._cache_size() == 1
 
 
+def test_update_takes_the_arrays_that_it_is_given():
+    """There is room for one adapter and one state, however many steps are dispatched."""
+    adapter = random_leaves(SHAPES)
+    state = adam_direction(ADAMW).init(adapter)
+    sums = (random_leaves(SHAPES, 1), jnp.float32(1.0), jnp.int32(3))
+    after = update_function(ADAMW)(adapter, state, *sums, 0.5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((adapter, state)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((sums, after)))
+
+
 def test_moments_are_adams():
     """m, v and the count of steps after two steps are those computed by hand."""
     first, second = random_leaves(SHAPES, 1), random_leaves(SHAPES, 2)
