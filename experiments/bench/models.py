@@ -193,7 +193,7 @@ def pass_over(
 
     def features() -> np.ndarray:
         plans = length_batches(rows, tokens)
-        found = [part.features_KBP[0] for plan in plans for part in microbatches.run(plan)]
+        found = [part.features_KBP[0] for part in microbatches.run(plans)]
         order = np.concatenate([plan.rows for plan in plans])
         return np.concatenate(found)[np.argsort(order)]
 

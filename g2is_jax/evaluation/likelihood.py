@@ -16,9 +16,12 @@ from g2is_jax.data.batches import Batch, lay_out, length_batches
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.ahead import ahead
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import gathered, process_share
 from g2is_jax.training.loss import token_scores
+
+IN_FLIGHT = 2  # batches: one is computed while the next one is laid out
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -48,11 +51,15 @@ def likelihoods(
     )
     mesh = mesh_of(base)
     run, most = likelihood_function(model, mesh), model.config.max_position_embeddings
+
+    def started(batch: Batch) -> tuple[np.ndarray, ...]:
+        return batch.rows_B, *run(adapter, base, batch.tokens_BT, batch.supervised_BT)
+
     mine = []
-    for batch in batches(encoded, batch_tokens, most, devices_of(mesh)):
-        filled_B = batch.rows_B >= 0
-        results = run(adapter, base, batch.tokens_BT, batch.supervised_BT)
-        mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in (batch.rows_B, *results)])
+    laid_out = batches(encoded, batch_tokens, most, devices_of(mesh))
+    for found in ahead(map(started, laid_out), IN_FLIGHT):
+        filled_B = found[0] >= 0
+        mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in found])
     for rows, *values in itertools.chain(*gathered(mine)):
         for scored_M, value in zip(vars(scored).values(), values, strict=True):
             scored_M[rows] = value

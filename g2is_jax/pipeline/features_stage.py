@@ -154,13 +154,13 @@ def _pass(
     )
     directions = tuple(_direction(job, kind) for kind in kinds)
     function = feature_function(job.model, directions, projection, mesh)
-    wanted = [kinds.index(kind) for kind in folders]
+    wanted = np.array([kinds.index(kind) for kind in folders])
 
     def compute(batch: Batch) -> FeatureBatch:
         found = function(inputs, batch.tokens_BT, batch.supervised_BT)
         if len(wanted) == len(kinds):
             return found
-        return found._replace(features_KBP=np.asarray(found.features_KBP)[wanted])
+        return found._replace(features_KBP=found.features_KBP[wanted])
 
     devices = mesh.size if mesh else 1
     batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)

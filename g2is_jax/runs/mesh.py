@@ -1,12 +1,16 @@
 """Devices: meshes that share a piece of work, and the placement of arrays on them."""
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from g2is_jax.runs.processes import process_share
 
 DATA = "data"  # devices of one process: rows of a batch, and shares of a sharded weight
 PROCESS = "process"  # of a mesh over all processes: rows of a batch alone
@@ -58,6 +62,26 @@ def placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
 def at_home(tree: Any) -> Any:
     """Brings arrays that are the same on all devices to this process's first device alone."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+
+def any_says_soon(question: Callable[[], bool]) -> Callable[[], bool]:
+    """Asks all processes as `any_says` does, but does not wait: the function it returns does.
+
+    The answer comes when the devices have done what was dispatched before. One process alone is
+    asked when that function is called.
+    """
+    if process_share()[1] == 1:
+        return question
+    mesh = training_mesh()
+    of_processes = NamedSharding(mesh, PartitionSpec(PROCESS))
+    answers_P = jax.make_array_from_process_local_data(of_processes, np.array([question()]))
+    told = _any_function(mesh)(answers_P)
+    return lambda: bool(told)
+
+
+@functools.cache
+def _any_function(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(jnp.any, out_shardings=replicated(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,9 +3,9 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,9 @@ from g2is_jax.data.batches import (
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.ahead import ahead
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import at_home, replicated
+from g2is_jax.runs.mesh import any_says_soon, at_home, replicated
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.runs.processes import any_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop, finishing
@@ -39,6 +40,7 @@ from g2is_jax.training.optimizer import (
     read_moments,
 )
 
+IN_FLIGHT = 3  # steps: the first is computed, and read, while the device has the others to do
 AT_STOP = "stopped"  # folder of the checkpoint that a stopped run leaves, at any step
 
 
@@ -82,48 +84,103 @@ def fit(
 
     Returns the adapter and Adam's moments after the last step. `shapes` are made for the devices of
     `mesh`, which share the rows of each microbatch. `after_epoch` is called with the epochs done
-    and the adapter, and again if the run was killed there. InputError names the step and the `ids`
-    of its rows if loss or gradient is no longer a number.
+    and the adapter, which it may not keep, and again if the run was killed there. InputError names
+    the step and the `ids` of its rows if loss or gradient is no longer a number.
     """
     per_epoch = steps_per_epoch(len(encoded), config.batch_size)
     total = per_epoch * config.epochs
-    rates = learning_rates(config.optimizer, total)
+    rate_of = learning_rates(config.optimizer, total)
     adapter, state, checkpoints = _fresh(model, config, seed, folder)
     done, (adapter, state) = _newest(model, checkpoints, folder / AT_STOP, adapter, state)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
     if mesh is not None:
         adapter, state = jax.device_put((adapter, state), replicated(mesh))
         base = model.placed(base, mesh)
+    run = _Run(adapter, state, done)
+    del adapter, state  # the first update takes their arrays
     devices = 1 if mesh is None else mesh.size
     batches = training_batches(
         encoded, config.batch_size, seed, config.epochs, done, shapes, devices
     )
-    update = update_function(config.optimizer)
+    # Known before the first step: a rate is computed on the device, behind the steps before it.
+    rates = {step: float(rate_of(step)) for step in range(done, total)}
+    take = _step_function(model, base, config.optimizer, seed, rates, mesh)
     with Progress("train", total, done=done, unit="steps") as progress, finishing():
-        for step, microbatches in batches:
-            key = jax.random.fold_in(jax.random.key(seed), step)
-            gradients, loss, tokens = accumulate(model, adapter, base, microbatches, key, mesh)
-            rate = float(rates(step))
-            adapter, state = update(adapter, state, gradients, tokens, rate)
-            mean = float(loss / jnp.maximum(tokens, 1))
-            if not (math.isfinite(mean) and all_finite(gradients)):
-                rows = rows_of_step(len(encoded), config.batch_size, seed, step)
-                _raise_diverged(step, mean, [ids[row] for row in rows], checkpoints, folder, log)
-            if log is not None:
-                log.write(step, loss=mean, tokens=int(tokens), learning_rate=rate)
-            progress.advance()
-            if (step + 1) % per_epoch == 0 and log is not None:
+        while run.done < total:
+            for step, outcome in ahead(run.steps(take, batches, per_epoch), IN_FLIGHT):
+                loss, tokens, finite = jax.device_get(outcome)
+                if not finite:
+                    rows = rows_of_step(len(encoded), config.batch_size, seed, step)
+                    where = (step, float(loss), [ids[row] for row in rows])
+                    _raise_diverged(*where, checkpoints, folder, log)
+                if log is not None:
+                    log.write(step, loss=loss, tokens=tokens, learning_rate=rates[step])
+                progress.advance()
+            if run.done % per_epoch == 0 and log is not None:
                 if after_epoch is not None:
-                    after_epoch((step + 1) // per_epoch, adapter)
+                    after_epoch(run.done // per_epoch, run.adapter)
                 log.flush()
-                _save(model, checkpoints, step + 1, adapter, state)
+                _save(model, checkpoints, run.done, run.adapter, run.state)
             if any_says(asked_to_stop()):
-                _stop(model, step + 1, adapter, state, folder / AT_STOP, log)
+                _stop(model, run.done, run.adapter, run.state, folder / AT_STOP, log)
     checkpoints.close()
     if is_first() and (folder / AT_STOP).exists():
         (folder / AT_STOP).rmtree()
-    adapter, state = at_home((adapter, state))
+    adapter, state = at_home((run.adapter, run.state))
     return adapter, read_moments(state)
+
+
+class Outcome(NamedTuple):
+    """A step's mean loss over its supervised tokens, their number, and whether loss and gradient
+    are finite; on the device, and there once the step is computed."""
+
+    loss: jax.Array
+    tokens: jax.Array
+    finite: jax.Array
+
+
+@dataclass
+class _Run:
+    """Adapter and optimiser state after the steps that are dispatched, computed or not.
+
+    Each step takes the arrays of the one before, so nobody else may keep them.
+    """
+
+    adapter: Leaves
+    state: Any
+    done: int
+
+    def steps(
+        self, take: Callable, batches: Iterator[tuple[int, list[Batch]]], per_epoch: int
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Dispatches the rest of an epoch, or what comes before some process is asked to stop."""
+        for step, microbatches in batches:
+            stop_asked = any_says_soon(asked_to_stop)
+            self.adapter, self.state, outcome = take(self.adapter, self.state, step, microbatches)
+            self.done = step + 1
+            yield step, outcome
+            if self.done % per_epoch == 0 or stop_asked():
+                return
+
+
+def _step_function(
+    model: Model,
+    base: Leaves,
+    optimizer: OptimizerConfig,
+    seed: int,
+    rates: Mapping[int, float],
+    mesh: Mesh | None,
+) -> Callable[[Leaves, Any, int, Sequence[Batch]], tuple[Leaves, Any, Outcome]]:
+    """Returns (adapter, state, step, microbatches) -> adapter, state, Outcome, which waits for
+    nothing; the arrays of the adapter and the state that it is given are gone afterwards."""
+    update = update_function(optimizer)
+
+    def take(adapter: Leaves, state: Any, step: int, microbatches: Sequence[Batch]):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        summed = accumulate(model, adapter, base, microbatches, key, mesh)
+        return update(adapter, state, *summed, rates[step])
+
+    return take
 
 
 def _fresh(
@@ -211,12 +268,6 @@ def _stop(
     raise Stopped
 
 
-@jax.jit
-def all_finite(leaves: Leaves) -> jax.Array:
-    """Returns True if every value of every leaf is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves.values()]))
-
-
 def _raise_diverged(
     step: int,
     loss: float,
@@ -254,8 +305,14 @@ def accumulate(
     total: Any = None
     for batch in microbatches:
         part = gradient_function(model, mesh)(adapter, base, vars(batch), key)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        total = part if total is None else _added(total, part)
     return total
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: Any, part: Any) -> Any:
+    """Adds two trees in one program; one for each leaf would keep the host busy."""
+    return jax.tree.map(jnp.add, total, part)
 
 
 @functools.cache
@@ -287,15 +344,21 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
 
 @functools.cache
 def update_function(config: OptimizerConfig) -> Callable:
-    """Returns jitted (adapter, state, summed gradients, token count, rate) -> adapter, state."""
+    """Returns jitted (adapter, state, summed gradients, summed loss, token count, rate) -> adapter,
+    state, Outcome. The arrays of the adapter and the state that it is given are gone afterwards.
+    """
     direction = adam_direction(config)
 
-    def update(adapter, state, gradients, tokens, rate):
-        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(tokens, 1), gradients)
+    def update(adapter, state, gradients, loss, tokens, rate):
+        count = jnp.maximum(tokens, 1)
+        mean = jax.tree.map(lambda leaf: leaf / count, gradients)
         steps, state = direction.update(mean, state, adapter)
-        return optax.apply_updates(adapter, jax.tree.map(lambda s: -rate * s, steps)), state
+        adapter = optax.apply_updates(adapter, jax.tree.map(lambda s: -rate * s, steps))
+        loss = loss / count
+        sound = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *gradients.values())]
+        return adapter, state, Outcome(loss, tokens, jnp.all(jnp.stack(sound)))
 
-    return jax.jit(update)
+    return jax.jit(update, donate_argnums=(0, 1))
 
 
 def load_trained(

@@ -89,6 +89,30 @@ def test_order_does_not_matter(adapted, rows, expected):
     assert_equal(likelihoods(*adapted, rows[::-1], 80), expected[::-1])
 
 
+def test_the_next_batch_is_dispatched_before_the_last_is_waited_for(adapted, monkeypatch):
+    """Each of four batches holds one row; what they came to is there once it is asked for."""
+    events: list[str] = []
+
+    class Later:
+        def __init__(self, batch: int, value: float):
+            self.batch, self.value = batch, value
+
+        def __array__(self, dtype=None, copy=None) -> np.ndarray:
+            events.append(f"end {self.batch}")
+            return np.array([self.value])
+
+    def dispatched(adapter, base, tokens_BT, supervised_BT) -> tuple[Later, Later, Later]:
+        batch = sum(event.startswith("start") for event in events)
+        events.append(f"start {batch}")
+        return Later(batch, -float(batch)), Later(batch, 1), Later(batch, True)
+
+    monkeypatch.setattr(likelihood, "likelihood_function", lambda model: dispatched)
+    found = likelihoods(*adapted, random_rows((3, 4, 5, 6)), 1)
+    order = "start 0, start 1, end 0, start 2, end 1, start 3, end 2, end 3"
+    assert ", ".join(dict.fromkeys(events)) == order
+    assert found.sums_M.tolist() == [0, -1, -2, -3]
+
+
 def test_equals_the_loss_of_training(adapted, rows):
     """Without its dropout: the same sum, with the other sign, and the same count."""
     model, adapter, base = adapted

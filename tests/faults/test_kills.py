@@ -18,7 +18,7 @@ KILL, TERM = signal.SIGKILL, signal.SIGTERM
 KILLS = [
     ("world", "open", r"world-.*\.part/\.val_", 1, KILL),
     ("world", "os.rename", r"world-.*\.part$", 1, KILL),
-    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 4, KILL),  # in the second epoch
+    ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 8, KILL),  # in the second epoch
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 2, TERM),  # within that epoch
     ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1, KILL),
     ("features", "open", r"features-.*\.chunk-00001\.safetensors", 1, KILL),
@@ -26,7 +26,7 @@ KILLS = [
     ("features", "open", r"features-.*\.chunk-00003\.safetensors", 1, TERM),
     ("features", "os.rename", r"features-.*\.part$", 2, KILL),  # one of two kinds is finished
     ("selection", "open", r"selection-.*\.selected\.jsonl", 1, KILL),
-    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 4, KILL),
+    ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 9, KILL),
     ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 1, TERM),
     ("finetune", "open", r"finetune-.*/epochs/2/\.adapter_model\.safetensors", 1, KILL),
     ("curve", "open", r"curve-.*\.curve\.json", 1, KILL),
@@ -40,7 +40,12 @@ def runs(base, quick_compilation, compiled_once, tmp_path_factory) -> tuple[Path
     """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
     folder = tmp_path_factory.mktemp("resume")
     settings = changed(
-        small_config(base), run__methods="less,g2is", grads__chunk_rows=8, evaluate__curves=True
+        small_config(base),
+        run__methods="less,g2is",
+        grads__chunk_rows=8,
+        evaluate__curves=True,
+        warmup__batch_size=4,  # six steps an epoch, so that some are read within it,
+        finetune__batch_size=2,  # and seven
     )
     config = write_config(folder / "config.py", settings)
     whole = {"argv": [f"--config={config}", f"--workdir={folder / 'whole'}"]}

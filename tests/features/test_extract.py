@@ -1,5 +1,8 @@
 """A pass over many examples: each row under its own number, whatever batches it came in."""
 
+import signal
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +11,17 @@ from etils import epath
 
 from g2is_jax.data.batches import Plan
 from g2is_jax.features import extract as extraction
-from g2is_jax.features.extract import MOST_TOKENS, Microbatches, extract, fitting_tokens
+from g2is_jax.features.extract import (
+    IN_FLIGHT,
+    MOST_TOKENS,
+    Microbatches,
+    extract,
+    fitting_tokens,
+)
 from g2is_jax.features.gradients import FeatureBatch, feature_function
 from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.stopping import Stopped, sigterm_heeded
 from tests.support.random_llama import (
     CONFIG,
     NONE,
@@ -45,6 +55,9 @@ class Device:
 
     def __call__(self, batch) -> FeatureBatch:
         self.asked.append(batch.tokens_BT.shape)
+        return self.computed(batch)
+
+    def computed(self, batch) -> FeatureBatch:
         if batch.tokens_BT.size > self.room:
             raise jax.errors.JaxRuntimeError(self.error)
         lengths_B = (batch.tokens_BT > 0).sum(axis=1)
@@ -56,6 +69,36 @@ class Device:
         )
 
 
+class Later:
+    """An array that is not there yet: what is wrong with it shows where it is waited for."""
+
+    def __init__(self, compute):
+        self.compute = compute
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.compute())
+
+
+class LateDevice(Device):
+    """Computes a batch when its features are waited for; notes what was dispatched and fetched."""
+
+    def __init__(self, *how):
+        super().__init__(*how)
+        self.events: list[str] = []
+
+    def __call__(self, batch) -> FeatureBatch:
+        self.asked.append(batch.tokens_BT.shape)
+        first = int(batch.rows_B[0])
+        self.events.append(f"start {first}")
+
+        def features():
+            self.events.append(f"end {first}")
+            return self.computed(batch).features_KBP
+
+        norms_B, tokens_B = (Later(lambda i=i: self.computed(batch)[i]) for i in (1, 2))
+        return FeatureBatch(Later(features), norms_B, tokens_B)
+
+
 def row_examples():
     """Row i begins with token i + 1; no token is 0, as padding is."""
     encoded = random_examples(LENGTHS)
@@ -65,10 +108,14 @@ def row_examples():
     return encoded
 
 
+def single_rows(count: int, width: int = 8) -> list[Plan]:
+    return [Plan(np.array([row]), 1, width) for row in range(count)]
+
+
 def run(device: Device, plans, multiple: int = 1) -> tuple[np.ndarray, Microbatches]:
     """Features (K, N, 2) of the plans' rows in order."""
     microbatches = Microbatches(device, row_examples(), multiple)
-    found = [part for plan in plans for part in microbatches.run(plan)]
+    found = list(microbatches.run(plans))
     for part in found:
         assert part.features_KBP.shape[1] == len(part.gradient_norms_B) == len(part.tokens_B)
     return np.concatenate([part.features_KBP for part in found], axis=1), microbatches
@@ -77,15 +124,24 @@ def run(device: Device, plans, multiple: int = 1) -> tuple[np.ndarray, Microbatc
 ROWS = [3, 0, 6, 2, 5]
 
 
+def test_the_next_batch_is_dispatched_before_the_last_is_waited_for():
+    device = LateDevice()
+    run(device, single_rows(4))
+    order = "start 0, start 1, end 0, start 2, end 1, start 3, end 2, end 3"
+    assert ", ".join(device.events) == order
+
+
 @pytest.mark.parametrize("room", [np.inf, 32, 16, 8])
 @pytest.mark.parametrize("size", [5, 8], ids=["full", "with empty places"])
-def test_halves_until_it_fits(room, size):
-    device = Device(room)
+@pytest.mark.parametrize(("kind", "each"), [(Device, 1), (LateDevice, IN_FLIGHT)])
+def test_halves_until_it_fits(room, size, kind, each):
+    device = kind(room)
     features_KNP, microbatches = run(device, [Plan(np.array(ROWS), size, 8)])
     expected = [[LENGTHS[row], row + 1] for row in ROWS]
     np.testing.assert_array_equal(features_KNP, [expected, np.negative(expected)])
-    refused = [shape for shape in device.asked if np.prod(shape) > room]
-    assert refused == sorted(set(refused), reverse=True)  # each size once
+    refused = Counter(shape for shape in device.asked if np.prod(shape) > room)
+    assert list(refused) == sorted(refused, reverse=True)
+    assert max(refused.values(), default=0) <= each
     assert microbatches.tokens >= min(room, 8)
 
 
@@ -100,6 +156,25 @@ def test_the_smaller_size_is_remembered():
     assert device.asked[3:] == [(2, 8), (2, 8), (4, 4), (2, 7), (2, 7)]
 
 
+def test_out_of_memory_where_features_are_waited_for():
+    """What was on its way is computed again, in smaller batches, and no row is lost or doubled."""
+    device = LateDevice(20)
+    plans = [Plan(np.array(rows), 4, 8) for rows in ([4, 2, 0], [5, 3, 1, 6])]
+    features_KNP, _ = run(device, [*single_rows(1), *plans])
+    rows = [0, 4, 2, 0, 5, 3, 1, 6]
+    np.testing.assert_array_equal(features_KNP[0], [[LENGTHS[row], row + 1] for row in rows])
+    assert device.asked == [(1, 8), (4, 8), (4, 8), (2, 8), (2, 8), (2, 8), (2, 8)]
+    assert device.events[:6] == ["start 0", "start 4", "end 0", "start 5", "end 4", "start 4"]
+
+
+def test_out_of_memory_with_a_batch_on_its_way():
+    """The batch that was dispatched before is whole all the same."""
+    device = Device(room=20)
+    features_KNP, _ = run(device, [*single_rows(1), Plan(np.array([4, 2, 3]), 4, 8)])
+    rows = [0, 4, 2, 3]
+    np.testing.assert_array_equal(features_KNP[0], [[LENGTHS[row], row + 1] for row in rows])
+
+
 def test_batches_stay_multiples_of_the_devices():
     device = Device(room=20)
     run(device, [Plan(np.array(ROWS), 6, 8)], multiple=2)
@@ -107,14 +182,16 @@ def test_batches_stay_multiples_of_the_devices():
 
 
 @pytest.mark.parametrize(("rows", "multiple"), [([3], 1), (ROWS[:2], 2)])
-def test_what_does_not_fit_alone_is_refused(rows, multiple):
+@pytest.mark.parametrize("kind", [Device, LateDevice])
+def test_what_does_not_fit_alone_is_refused(rows, multiple, kind):
     way_out = r"row\(s\) of 8 tokens .* set model.remat, lower model.max_length, or use a larger"
     with pytest.raises(InputError, match=f"^{len(rows)} {way_out}"):
-        run(Device(room=7), [Plan(np.array(rows), len(rows), 8)], multiple)
+        run(kind(7), [Plan(np.array(rows), len(rows), 8)], multiple)
 
 
-def test_other_errors_of_the_device_pass():
-    device = Device(room=7, error="INTERNAL: a kernel failed")
+@pytest.mark.parametrize("kind", [Device, LateDevice])
+def test_other_errors_of_the_device_pass(kind):
+    device = kind(7, "INTERNAL: a kernel failed")
     with pytest.raises(jax.errors.JaxRuntimeError, match="a kernel failed"):
         run(device, [Plan(np.array(ROWS), 5, 8)])
     assert len(device.asked) == 1
@@ -255,6 +332,45 @@ def test_resumed_work_computes_only_what_is_missing(tmp_path, monkeypatch, write
     assert 0 < len(computed) == summary["rows_of_pass"] < 8
     assert computed == whole[-len(computed) :]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def write_fakes(folder, device: Device) -> None:
+    """One store of the seven fake rows, in chunks of two batches."""
+    with StoreWriter(epath.Path(folder), range(7), StoreConfig("float32", 2)) as writer:
+        extract(device, row_examples(), [writer], 8, "fake")
+
+
+@pytest.fixture
+def _single_rows(monkeypatch):
+    monkeypatch.setattr(extraction, "length_batches", lambda *_, multiple: single_rows(7))
+
+
+@pytest.mark.usefixtures("_single_rows")
+def test_the_first_batch_of_a_chunk_is_dispatched_within_the_one_before(tmp_path):
+    device = LateDevice()
+    write_fakes(tmp_path, device)
+    assert device.events[2:8] == ["end 0", "start 2", "end 1", "start 3", "end 2", "start 4"]
+    assert len(device.events) == 14
+
+
+@pytest.mark.usefixtures("_single_rows")
+def test_sigterm_keeps_whole_chunks_and_loses_nothing(tmp_path):
+    """It comes when the second row is waited for: the third is on its way, and is computed anew."""
+
+    class Asked(LateDevice):
+        def computed(self, batch):
+            if batch.rows_B[0] == 1 and len(self.events) == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return super().computed(batch)
+
+    write_fakes(tmp_path / "whole", Device())
+    with sigterm_heeded(), pytest.raises(Stopped):
+        write_fakes(tmp_path / "stopped", Asked())
+    assert [file.name for file in (tmp_path / "stopped").glob("*.done")] == ["chunk-00000.done"]
+    device = LateDevice()
+    write_fakes(tmp_path / "stopped", device)
+    assert device.events[:2] == ["start 2", "start 3"]
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("processes", [2, 5])

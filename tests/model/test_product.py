@@ -1,4 +1,4 @@
-"""The product of the linear layers: exact in float32, rounded operands in bfloat16, no transpose."""
+"""The product of linear layers: exact in float32, rounded operands in bfloat16, no transpose."""
 
 import jax
 import jax.numpy as jnp

@@ -62,7 +62,11 @@ def test_longest_repetitions(kinds, expected):
 
 def test_names_are_slices():
     stack = Stack(2, 3, 4)
-    assert [stack.name(place) for place in range(3)] == ["002:014:003", "003:014:003", "004:014:003"]
+    assert [stack.name(place) for place in range(3)] == [
+        "002:014:003",
+        "003:014:003",
+        "004:014:003",
+    ]
     assert list(stack.layers(1)) == list(range(14))[3:14:3]
     assert Stack(7, 1, 1).name(0) == "007"
 
@@ -145,9 +149,7 @@ def test_scan_with_remat():
         jax.jit(jax.grad(lambda a, m=model: m.logits(a, base, tokens_T).std()))(adapter)
         for model in (plain, saving)
     ]
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *gradients
-    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *gradients)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -58,6 +59,30 @@ def test_kinds_of_one_pass_are_those_of_single_passes(job, config, tmp_path, cap
         np.testing.assert_allclose(rows, expected.read()[:], rtol=0, atol=1e-2)  # of bfloat16
         np.testing.assert_allclose(together[kind].norms_N, expected.norms_N, rtol=1e-5)
     assert not np.allclose(together["rms"].read()[:], together["adam"].read()[:], atol=1e-2)
+
+
+def test_a_kind_that_is_missing_is_taken_from_the_pass_on_the_device(job, monkeypatch):
+    """Its rows are those of the pass of both kinds, and nobody waits where they are chosen."""
+    folder, other = folder_of(job, "adam"), folder_of(job, "rms")
+    before = {file.name: file.read_bytes() for file in folder.glob("chunk-*")}
+    kept = other.stat().mtime
+    true_extract, features = features_stage.extract, []
+
+    def extract(compute, *rest):
+        def seen(batch):
+            found = compute(batch)
+            features.append(found.features_KBP)
+            return found
+
+        return true_extract(seen, *rest)
+
+    monkeypatch.setattr(features_stage, "extract", extract)
+    shutil.rmtree(folder)
+    assert folder_of(job, "adam") == folder
+    assert {file.name: file.read_bytes() for file in folder.glob("chunk-*")} == before
+    assert all(isinstance(x, jax.Array) and len(x) == 1 for x in features)
+    assert features
+    assert other.stat().mtime == kept
 
 
 def test_manifest_and_diagnostics(job):

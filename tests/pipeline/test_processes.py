@@ -76,6 +76,7 @@ def argv(base, tmp_path_factory) -> list[str]:
         grads__chunk_rows=8,
         grads__dtype="float32",
         warmup__keep_checkpoints=0,
+        warmup__batch_size=4,  # six steps an epoch, so that some are read within it
         evaluate__batch_tokens=16,  # several batches, which the processes share
     )
     return [f"--config={write_config(tmp_path_factory.mktemp('config') / 'c.py', settings)}"]
@@ -116,7 +117,8 @@ def test_two_processes_do_what_one_does_through_sigterm_and_death(argv, cache, a
     (first, _), (second, _) = outcomes
     assert first == STOPPED, outcomes
     assert second in (STOPPED, -signal.SIGABRT), outcomes  # the first one may be gone too soon
-    assert list(tmp_path.glob("stages/warmup-*.part/stopped/2"))
+    # Asked when the second step is read, after the fourth; both have heard of it after the fifth.
+    assert list(tmp_path.glob("stages/warmup-*.part/stopped/5"))
 
     began = time.monotonic()
     death = {"event": "open", "path": r"features-.*\.chunk-00001\.safetensors", "times": 1}

@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -255,7 +256,7 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
     handed = {}
 
     def keep(epoch, adapter):
-        handed.setdefault(epoch, []).append(adapter)
+        handed.setdefault(epoch, []).append(jax.tree.map(np.array, adapter))
         if epoch == 2 and len(handed[2]) == 1:
             raise KeyboardInterrupt
 
@@ -269,14 +270,16 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
             np.testing.assert_array_equal(seen[path], adapter[path])
 
 
-@pytest.mark.parametrize("what", ["gradient", "loss"])
-def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what):
-    """The second step of the second epoch has no number: nothing of it is logged or kept."""
-    true_accumulate, steps = loop.accumulate, iter(range(STEPS))
+def without_number(monkeypatch, bad: int, what: str, asked: int | None = None) -> None:
+    """One step's gradient or loss is no number; SIGTERM comes at the step `asked`."""
+    true_accumulate, steps = loop.accumulate, itertools.count()
 
     def accumulated(*arguments):
         gradients, loss, tokens = true_accumulate(*arguments)
-        if next(steps) < 4:
+        step = next(steps)
+        if step == asked:
+            signal.raise_signal(signal.SIGTERM)
+        if step != bad:
             return gradients, loss, tokens
         if what == "loss":
             return gradients, loss * np.nan, tokens
@@ -284,16 +287,97 @@ def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, what
         return gradients | {last: gradients[last].at[0, 0].set(np.inf)}, loss, tokens
 
     monkeypatch.setattr(loop, "accumulate", accumulated)
+
+
+@pytest.mark.parametrize("bad", [3, 4, 5], ids=["first", "second", "last of its epoch"])
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_stops_where_there_is_no_number(model, base, tmp_path, monkeypatch, bad, what):
+    """A step of the second epoch has no number: nothing from it on is logged, kept, handed out."""
+    without_number(monkeypatch, bad, what)
+    handed = []
     with pytest.raises(InputError) as caught:
-        run(model, base, tmp_path)
+        run(model, base, tmp_path, after_epoch=lambda epoch, adapter: handed.append(epoch))
     message = str(caught.value)
     reason = {"gradient": "its gradient is not finite", "loss": "its loss is nan"}[what]
-    assert message.startswith(f"{tmp_path}: training stopped at step 4: {reason}; ")
+    assert message.startswith(f"{tmp_path}: training stopped at step {bad}: {reason}; ")
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '3'}; lower" in message
     assert "lower learning_rate or lora.alpha" in message
-    ids = [f"row-{row}" for row in epoch_order(9, 5, 1)[4:8]]
+    first = 4 * (bad - 3)
+    ids = [f"row-{row}" for row in epoch_order(9, 5, 1)[first : first + 4]]
     assert message.endswith(f"the step's rows: {', '.join(ids)}")
-    assert [line["step"] for line in log_of(tmp_path)] == [0, 1, 2, 3]
+    assert [line["step"] for line in log_of(tmp_path)] == list(range(bad))
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert handed == [1]
+
+
+def test_a_step_without_number_is_not_what_a_stop_leaves(model, base, tmp_path, monkeypatch):
+    """SIGTERM comes when the bad step is dispatched and nobody has looked at it yet."""
+    without_number(monkeypatch, 3, "loss", asked=4)
+    with sigterm_heeded(), pytest.raises(InputError, match="stopped at step 3: its loss is nan"):
+        run(model, base, tmp_path)
+    assert not (tmp_path / loop.AT_STOP).exists()
+
+
+ONE_ROW = replace(CONFIG, batch_size=1, epochs=2)  # nine steps an epoch
+
+
+def test_the_device_has_steps_to_do_while_one_is_read(model, base, tmp_path, monkeypatch):
+    """No value but those of a step's outcome comes to the host, and that two steps later."""
+    events: list[str] = []
+    true_accumulate, write, steps = loop.accumulate, MetricsLog.write, itertools.count()
+    array = type(jnp.zeros(()))
+    value = array._value
+
+    def accumulated(*arguments):
+        found = true_accumulate(*arguments)
+        events.append(f"start {next(steps)}")
+        return found
+
+    def written(self, step, **values):
+        write(self, step, **values)
+        events.append(f"read {step}")
+
+    def fetched(self):
+        if not events or events[-1] != "fetch":
+            events.append("fetch")
+        return value.fget(self)
+
+    run(model, base, tmp_path / "before", config=ONE_ROW)  # compiles, which fetches constants
+    monkeypatch.setattr(loop, "accumulate", accumulated)
+    monkeypatch.setattr(MetricsLog, "write", written)
+    monkeypatch.setattr(array, "_value", property(fetched))
+    run(
+        model,
+        base,
+        tmp_path,
+        config=ONE_ROW,
+        after_epoch=lambda epoch, adapter: events.append(f"epoch {epoch}"),
+    )
+    start, read = [[f"{what} {step}" for step in range(18)] for what in ("start", "read")]
+    expected = ["fetch"]  # the learning rates
+    for epoch in (1, 2):
+        first, last = 9 * (epoch - 1), 9 * epoch
+        expected += start[first : first + 2]
+        for step in range(first, last):
+            expected += [*start[step + 2 : last][:1], "fetch", read[step]]
+        expected.append(f"epoch {epoch}")
+    assert events == [*expected, "fetch"]  # the result
+
+
+def test_sigterm_within_an_epoch_leaves_the_steps_that_were_dispatched(
+    model, base, tmp_path, monkeypatch
+):
+    """It comes with the third step; that one is the last, and nothing of it is lost."""
+    without_number(monkeypatch, -1, "", asked=2)
+    with sigterm_heeded(), pytest.raises(Stopped):
+        run(model, base, tmp_path, config=ONE_ROW)
+    assert [file.name for file in (tmp_path / loop.AT_STOP).iterdir()] == ["3"]
+    assert [line["step"] for line in log_of(tmp_path)] == [0, 1, 2]
+    monkeypatch.undo()
+    resumed = run(model, base, tmp_path, config=ONE_ROW)
+    assert_equal(resumed, run(model, base, tmp_path / "whole", config=ONE_ROW))
+    logs = [folder / "metrics.jsonl" for folder in (tmp_path, tmp_path / "whole")]
+    assert logs[0].read_bytes() == logs[1].read_bytes()
 
 
 def test_too_high_a_rate_is_reported(model, base, tmp_path):

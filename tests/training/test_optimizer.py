@@ -26,13 +26,15 @@ def test_update_equals_optax_adamw(schedule, weight_decay):
     oracle = optax.adamw(
         rates, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=weight_decay
     )
-    ours = theirs = random_leaves(SHAPES)
+    ours, theirs = random_leaves(SHAPES), random_leaves(SHAPES)
     state, their_state = adam_direction(config).init(ours), oracle.init(theirs)
     for step in range(10):
         mean, tokens = random_leaves(SHAPES, seed=step + 1), 5 + step
         summed = {path: leaf * tokens for path, leaf in mean.items()}
         rate = float(rates(step))
-        ours, state = update_function(config)(ours, state, summed, jnp.int32(tokens), rate)
+        sums = (summed, jnp.float32(3.5 * tokens), jnp.int32(tokens))
+        ours, state, outcome = update_function(config)(ours, state, *sums, rate)
+        assert (float(outcome.loss), int(outcome.tokens), bool(outcome.finite)) == (3.5, tokens, 1)
         updates, their_state = oracle.update(mean, their_state, theirs)
         theirs = optax.apply_updates(theirs, updates)
         for path, leaf in theirs.items():
@@ -44,8 +46,19 @@ def test_another_rate_does_not_recompile():
     adapter = random_leaves(SHAPES)
     state = adam_direction(config).init(adapter)
     for rate in (0.0, 0.5, 1e-5):
-        adapter, state = update_function(config)(adapter, state, adapter, jnp.int32(3), rate)
+        sums = (random_leaves(SHAPES, 1), jnp.float32(1.0), jnp.int32(3))
+        adapter, state, _ = update_function(config)(adapter, state, *sums, rate)
     assert update_function(config)._cache_size() == 1
+
+
+def test_update_takes_the_arrays_that_it_is_given():
+    """There is room for one adapter and one state, however many steps are dispatched."""
+    adapter = random_leaves(SHAPES)
+    state = adam_direction(ADAMW).init(adapter)
+    sums = (random_leaves(SHAPES, 1), jnp.float32(1.0), jnp.int32(3))
+    after = update_function(ADAMW)(adapter, state, *sums, 0.5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((adapter, state)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((sums, after)))
 
 
 def test_moments_are_adams():
