@@ -165,7 +165,7 @@ def seconds_of(seconds: Mapping, side: str, part: str) -> list[float]:
 
 def our_generate(folder: epath.Path, config: BenchConfig) -> tuple[Callable, int, int]:
     """Returns (prompts_BT, new_tokens) -> replies (B, new_tokens); parameters and vocabulary."""
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+    settings = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False)
     model, base = load_model(folder, NO_ADAPTER, settings)
 
     def continued(prompts_BT, new_tokens: int):

@@ -122,7 +122,7 @@ def _peak_bytes() -> int:
 
 def model_of(raw: dict) -> Model:
     """Returns the model of a config, without weights."""
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+    settings = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False)
     return build_model(decoder_config(raw, "config.json"), NO_ADAPTER, settings)
 
 

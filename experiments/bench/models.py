@@ -75,7 +75,7 @@ class Subject:
 def read_subject(name: str, rank: int, remat: bool = False) -> Subject:
     """Reads `skills` (the built-in base), `random`, or a Hugging Face folder."""
     lora = LoraConfig(rank, 2.0 * rank, dropout=0.0, targets=TARGETS, rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat, shard_base=False)
+    settings = ModelConfig("float32", "float32", "blocks", remat, shard_base=False)
     if name == "random":
         return make_subject(name, RANDOM, lora, settings)
     folder = BASE_FOLDER if name == "skills" else epath.Path(name)

@@ -126,7 +126,7 @@ def subject_of(part: str, config: BenchConfig) -> Any:
     if part == "skills":
         return read_subject(part, config.rank)
     lora = LoraConfig(config.rank, 2.0 * config.rank, dropout=0.0, targets=TARGETS, rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+    settings = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False)
     return make_subject(part, STORIES, lora, settings)
 
 

@@ -10,10 +10,11 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from g2is_jax.model.attention import KERNELS, LayerCache
+from g2is_jax.model.attention import LayerCache
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.decoder import Decoder
 from g2is_jax.model.families import read_config
+from g2is_jax.model.kernels import KERNELS
 from g2is_jax.model.lora import (
     Leaves,
     LoraConfig,

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -12,6 +13,7 @@ from g2is_jax.evaluation.tasks.table import Task, named_task
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
+from g2is_jax.model.kernels import kernel_for
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
 from g2is_jax.pipeline.fields import listed, owned, part_of, parts
@@ -71,7 +73,9 @@ class WeightSettings:
     @property
     def model(self) -> ModelConfig:
         """A model that holds these weights, however it would compute with them."""
-        return ModelConfig(self.dtype, self.dtype, "xla", remat=False, shard_base=self.shard_base)
+        return ModelConfig(
+            self.dtype, self.dtype, "blocks", remat=False, shard_base=self.shard_base
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def check_settings(config: ConfigDict) -> Settings:
     data = _data(config, checkpoint)
     return Settings(
         data=data,
-        base=BaseSettings(checkpoint, part_of(ModelConfig, config.model, "model")),
+        base=BaseSettings(checkpoint, _model(config.model)),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
         features=_features(config),
@@ -189,6 +193,17 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         overlap=config.data.overlap,
         world=owned(WorldConfig, world, "world"),
     )
+
+
+def _model(section: ConfigDict) -> ModelConfig:
+    """The decoder's execution, with the kernel of this machine where none is asked for by name."""
+    choice = {
+        "name": section.attention,
+        "backend": jax.default_backend(),
+        "activations": section.activations,
+    }
+    kernel = owned(kernel_for, choice, "model")
+    return part_of(ModelConfig, ConfigDict({**section, "attention": kernel}), "model")
 
 
 def _features(config: ConfigDict) -> FeatureSettings:

@@ -24,7 +24,7 @@ RAW = models.RANDOM | {"vocab_size": 53, "hidden_size": 24, "intermediate_size":
 @functools.cache
 def subject() -> models.Subject:
     lora = LoraConfig(3, 6.0, 0.0, ("k_proj", "o_proj"), rslora=False)
-    settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False)
+    settings = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False)
     return models.make_subject("tiny", RAW, lora, settings)
 
 

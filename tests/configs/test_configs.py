@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -36,7 +37,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "schedule": ("linear", "cosine"),
     "dtype": ("bfloat16", "float32"),
     "activations": ("bfloat16", "float32"),
-    "attention": ("xla", "cudnn"),
+    "attention": ("splash", "blocks"),
     "chat_template": ("auto", "tulu"),
     "overlap": ("report", "remove"),
     "evaluate.adapter": ("last", "best"),
@@ -132,6 +133,13 @@ def test_sections_are_read_as_wholes_or_field_by_field():
     config = default.get_config()
     config.model.checkpoint = config.data.pool = "skills"
     read_settings(config)
+
+
+def test_the_kernel_of_attention_is_the_backends(monkeypatch):
+    """The settings, and with them the identity of each stage, name the kernel that runs."""
+    for backend, kernel in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "blocks")):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert check_settings(default.get_config()).base.model.attention == kernel
 
 
 @pytest.mark.parametrize("name", CONFIGS)

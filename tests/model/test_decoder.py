@@ -15,7 +15,6 @@ from g2is_jax.model.decoder import Block, Mlp
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
-    BFLOAT16,
     FLOAT32,
     LLAMA_3_ROPE,
     NO_LORA,
@@ -119,7 +118,7 @@ def test_norm(torch, theirs, family, hidden_TD):
 @every_family
 def test_attention(torch, theirs, family, hidden_TD):
     c, expected = config_of(family), theirs(family).model.layers[LAYER].self_attn
-    attention = Attention(c, c.layers[LAYER], "layers.1.self_attn", jnp.float32, "xla", NO_LORA)
+    attention = Attention(c, c.layers[LAYER], "layers.1.self_attn", jnp.float32, "blocks", NO_LORA)
     y_TD, _ = filled(attention, expected)(
         jnp.asarray(hidden_TD), 0, tables(family), None, None, [None] * 4
     )
@@ -141,7 +140,7 @@ def test_mlp(torch, theirs, family, hidden_TD):
 @every_family
 def test_block(torch, theirs, family, hidden_TD):
     expected = theirs(family).model.layers[LAYER]
-    block = filled(Block(config_of(family), LAYER, jnp.float32, "xla", NO_LORA), expected)
+    block = filled(Block(config_of(family), LAYER, jnp.float32, "blocks", NO_LORA), expected)
     y_TD, _ = block(jnp.asarray(hidden_TD), 0, tables(family), None, None, None)
     expected_BTD = expected(
         torch.tensor(hidden_TD)[None],
@@ -283,22 +282,3 @@ def test_base_is_an_argument():
     lowered = jax.jit(model.logits).lower({}, base, random_tokens(7))
     values = sum(leaf.size for leaf in base.values())
     assert len(lowered.as_text()) < 4 * values
-
-
-def test_kernel_is_the_one_asked_for(monkeypatch):
-    """cuDNN's kernel gets the causal flag and the window; it would take no mask."""
-    asked = []
-
-    def attention(q, k, v, **settings):
-        asked.append(settings)
-        return q
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-    model, _, base = ours("mistral", settings=dataclasses.replace(BFLOAT16, attention="cudnn"))
-    jax.eval_shape(model.logits, {}, base, jnp.zeros(50, int))
-    assert len(asked) == 2
-    for settings in asked:
-        assert settings["implementation"] == "cudnn"
-        assert settings["is_causal"]
-        assert settings["local_window_size"] == (36, 0)
-        assert "mask" not in settings
