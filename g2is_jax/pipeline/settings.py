@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -153,14 +152,18 @@ class Settings:
     seeds: tuple[int, ...]
 
 
-def read_settings(config: ConfigDict) -> Settings:
-    """Check every field by itself, and that the files it names are there."""
-    settings = check_settings(config)
+def read_settings(config: ConfigDict, backend: str) -> Settings:
+    """Check every field by itself, and that the files it names are there.
+
+    backend: that which the run is for, as in `jax.default_backend()`; it chooses the kernel of
+    attention where the config leaves that open.
+    """
+    settings = check_settings(config, backend)
     check_files(config)
     return settings
 
 
-def check_settings(config: ConfigDict) -> Settings:
+def check_settings(config: ConfigDict, backend: str) -> Settings:
     """Check every field by itself; the files it names need not be there."""
     check_values(config)
     checkpoint = CheckpointSettings(config.model.checkpoint, config.model.revision)
@@ -168,7 +171,7 @@ def check_settings(config: ConfigDict) -> Settings:
     data = _data(config, checkpoint)
     return Settings(
         data=data,
-        base=BaseSettings(checkpoint, _model(config.model)),
+        base=BaseSettings(checkpoint, _model(config.model, backend)),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
         features=_features(config),
@@ -195,11 +198,11 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
     )
 
 
-def _model(section: ConfigDict) -> ModelConfig:
-    """The decoder's execution, with the kernel of this machine where none is asked for by name."""
+def _model(section: ConfigDict, backend: str) -> ModelConfig:
+    """The decoder's execution, with the backend's kernel where none is asked for by name."""
     choice = {
         "name": section.attention,
-        "backend": jax.default_backend(),
+        "backend": backend,
         "activations": section.activations,
     }
     kernel = owned(kernel_for, choice, "model")

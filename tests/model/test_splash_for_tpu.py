@@ -16,7 +16,7 @@ CASES = {
     "llama_packed": (2048, 8, 2, 128, None, None, True),
     "gemma2": (2048, 4, 2, 256, 1000, 50.0, True),
     "smollm": (1100, 9, 3, 64, None, None, False),  # blocks of 384
-    "tiny": (70, 6, 2, 10, 37, None, True),
+    "tiny": (150, 6, 2, 10, 37, None, True),
 }
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
