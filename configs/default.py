@@ -37,7 +37,7 @@ def _inputs(config: ConfigDict) -> None:
     config.model.revision = ""  # of a hub id: branch, tag or commit; empty: its main branch
     config.model.dtype = "bfloat16"  # of the base's weights: float32, bfloat16
     config.model.activations = "bfloat16"  # between the weights: float32, bfloat16
-    config.model.attention = "xla"  # or cudnn: flash attention on NVIDIA GPUs, in bfloat16
+    config.model.attention = "auto"  # splash (TPU), cudnn (NVIDIA, in bfloat16), blocks (any)
     config.model.remat = False  # recompute each block in the backward pass: less memory, slower
     config.model.shard_base = False  # each device holds a share of the base's linear layers
     config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or a named one

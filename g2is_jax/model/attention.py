@@ -1,4 +1,4 @@
-"""Causal self-attention of one example: rotary tables, masks, kernels and the layer."""
+"""Causal self-attention of one example: rotary tables, the cache and the layer."""
 
 import math
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
+from g2is_jax.model.kernels import attend, attend_masked, visible
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
@@ -86,67 +87,6 @@ def _written(old: jax.Array, part: jax.Array, place, start) -> tuple[jax.Array, 
     return old, jax.lax.dynamic_index_in_dim(old, place, axis=0, keepdims=False)
 
 
-def visible(query_T, key_S, window: int | None) -> jax.Array:
-    """The mask (T, S) of places that a query sees: none after it, and `window` at most."""
-    distance_TS = query_T[:, None] - key_S[None, :]
-    seen_TS = distance_TS >= 0
-    return seen_TS if window is None else seen_TS & (distance_TS < window)
-
-
-def attend_in_row(
-    q_THD, k_KTD, v_KTD, segments_T, window: int | None, scale: float, softcap: float | None
-) -> jax.Array:
-    """Causal attention of a whole row, one block of queries at a time.
-
-    Products with keys that no query of the block sees are skipped. `segments_T` as in `Attention`.
-    """
-    tokens = len(q_THD)
-    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
-    outputs = []
-    for start in range(0, tokens, size):
-        end = min(start + size, tokens)
-        first = 0 if window is None else max(start - window + 1, 0)
-        mask_TS = visible(jnp.arange(start, end), jnp.arange(first, end), window)
-        if segments_T is not None:
-            mask_TS &= segments_T[start:end, None] == segments_T[None, first:end]
-        seen = k_KTD[:, first:end], v_KTD[:, first:end]
-        outputs.append(attend_masked(q_THD[start:end], *seen, mask_TS, scale, softcap))
-    return jnp.concatenate(outputs)
-
-
-def attend_fused(q_THD, k_TKD, v_TKD, window: int | None, scale: float) -> jax.Array:
-    """Causal attention of a whole row by NVIDIA's fused kernel, which holds no mask."""
-    return jax.nn.dot_product_attention(
-        q_THD,
-        k_TKD,
-        v_TKD,
-        scale=scale,
-        is_causal=True,
-        local_window_size=None if window is None else (window - 1, 0),
-        implementation="cudnn",
-    )
-
-
-def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | None) -> jax.Array:
-    """Attention under a mask; with a cap the products go through cap * tanh(x / cap) (Gemma 2).
-
-    Keys and values have the heads first, as caches do: a step then copies none of them.
-    """
-    kv_heads, places, head_dim = k_KSD.shape
-    q_KGTD = q_THD.reshape(len(q_THD), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
-    q_KXD = q_KGTD.reshape(kv_heads, -1, head_dim)  # X: queries of all heads that share keys
-    products_KXS = scale * jnp.matmul(
-        q_KXD, k_KSD.swapaxes(1, 2), preferred_element_type=jnp.float32
-    )
-    if softcap is not None:
-        products_KXS = softcap * jnp.tanh(products_KXS / softcap)
-    products_KGTS = products_KXS.reshape(*q_KGTD.shape[:3], places)
-    weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products_KGTS, -jnp.inf), axis=-1)
-    weights_KXS = weights.astype(v_KSD.dtype).reshape(products_KXS.shape)
-    y_KGTD = jnp.matmul(weights_KXS, v_KSD).reshape(q_KGTD.shape)
-    return y_KGTD.transpose(2, 0, 1, 3).reshape(q_THD.shape)
-
-
 class Attention(nnx.Module):
     """Self-attention with grouped key and value heads."""
 
@@ -190,8 +130,6 @@ class Attention(nnx.Module):
             places_T = start + jnp.arange(x_TD.shape[0])
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
-        elif self.kernel == "cudnn" and segments_T is None and softcap is None:
-            y_THD = attend_fused(q_THD, k_TKD, v_TKD, window, scale)
         else:
             y_THD = attend_in_row(q_THD, *seen, segments_T, window, scale, softcap)
         return self.o_proj(y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype), keys[3]), made

@@ -16,6 +16,7 @@ from g2is_jax.model.block import BlockGraph, describe_block
 from g2is_jax.model.config import DecoderConfig, LayerConfig
 from g2is_jax.model.decoder import Decoder, Taps
 from g2is_jax.model.families import read_config
+from g2is_jax.model.kernels import KERNELS
 from g2is_jax.model.lora import (
     Leaves,
     LoraConfig,

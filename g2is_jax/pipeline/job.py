@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -50,7 +51,8 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        return Job(config, read_settings(config), self.readers, self.stages.for_variant())
+        settings = read_settings(config, jax.default_backend())
+        return Job(config, settings, self.readers, self.stages.for_variant())
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -151,7 +153,7 @@ def open_job(config: ConfigDict, workdir: epath.Path, builds: bool = True) -> Jo
 
     builds: whether a stage that is not finished is run; else it is an error.
     """
-    settings = read_settings(config)
+    settings = read_settings(config, jax.default_backend())
     if is_first():
         replace = config.run.replace or not has_stages(workdir)
         claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)

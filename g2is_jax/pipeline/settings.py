@@ -12,6 +12,7 @@ from g2is_jax.evaluation.tasks.table import Task, named_task
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.build import ModelConfig
+from g2is_jax.model.kernels import kernel_for
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
 from g2is_jax.pipeline.fields import listed, owned, part_of, parts
@@ -151,14 +152,18 @@ class Settings:
     seeds: tuple[int, ...]
 
 
-def read_settings(config: ConfigDict) -> Settings:
-    """Check every field by itself, and that the files it names are there."""
-    settings = check_settings(config)
+def read_settings(config: ConfigDict, backend: str) -> Settings:
+    """Check every field by itself, and that the files it names are there.
+
+    backend: that which the run is for, as in `jax.default_backend()`; it chooses the kernel of
+    attention where the config leaves that open.
+    """
+    settings = check_settings(config, backend)
     check_files(config)
     return settings
 
 
-def check_settings(config: ConfigDict) -> Settings:
+def check_settings(config: ConfigDict, backend: str) -> Settings:
     """Check every field by itself; the files it names need not be there."""
     check_values(config)
     checkpoint = CheckpointSettings(config.model.checkpoint, config.model.revision)
@@ -166,7 +171,7 @@ def check_settings(config: ConfigDict) -> Settings:
     data = _data(config, checkpoint)
     return Settings(
         data=data,
-        base=BaseSettings(checkpoint, part_of(ModelConfig, config.model, "model")),
+        base=BaseSettings(checkpoint, _model(config.model, backend)),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
         features=_features(config),
@@ -191,6 +196,17 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         overlap=config.data.overlap,
         world=owned(WorldConfig, world, "world"),
     )
+
+
+def _model(section: ConfigDict, backend: str) -> ModelConfig:
+    """The decoder's execution, with the backend's kernel where none is asked for by name."""
+    choice = {
+        "name": section.attention,
+        "backend": backend,
+        "activations": section.activations,
+    }
+    kernel = owned(kernel_for, choice, "model")
+    return part_of(ModelConfig, ConfigDict({**section, "attention": kernel}), "model")
 
 
 def _features(config: ConfigDict) -> FeatureSettings:

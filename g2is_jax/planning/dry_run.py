@@ -28,7 +28,7 @@ from g2is_jax.pipeline.settings import Settings, read_settings
 from g2is_jax.planning.base_models import BASE_MODELS, known_decoder
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table
-from g2is_jax.planning.plan import Plan, RunRows
+from g2is_jax.planning.plan import BACKEND, Plan, RunRows
 from g2is_jax.planning.token_counts import RowCounts
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store
@@ -60,7 +60,7 @@ def run(config: ConfigDict, chip: str, devices: int | None) -> str:
 
 def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, str]:
     """Returns the plan of a config, and a clause on the tokens of its rows."""
-    settings = read_settings(config)
+    settings = read_settings(config, BACKEND)
     place = _folder(config.model.checkpoint, config.model.revision)
     model = build_model(decoder(config.model.checkpoint, place), settings.lora, settings.base.model)
     with tempfile.TemporaryDirectory() as folder:

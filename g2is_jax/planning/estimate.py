@@ -9,7 +9,7 @@ from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.cost_table import cost_table
 from g2is_jax.planning.dry_run import decoder
-from g2is_jax.planning.plan import Plan, Sizes
+from g2is_jax.planning.plan import BACKEND, Plan, Sizes
 from g2is_jax.runs.errors import InputError
 
 
@@ -20,7 +20,7 @@ def run(
 
     sizes: fields of `Sizes`, None for those to be read from the config and its files.
     """
-    settings = check_settings(config)
+    settings = check_settings(config, BACKEND)
     model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
     found = _sizes(config, sizes)
     plan = Plan(config, settings, model, found.rows(), devices)

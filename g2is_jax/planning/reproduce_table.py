@@ -10,7 +10,7 @@ from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.base_models import known_decoder
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.cost_table import GB, seconds
-from g2is_jax.planning.plan import Plan, Sizes
+from g2is_jax.planning.plan import BACKEND, Plan, Sizes
 from g2is_jax.planning.stage_costs import stage_costs
 from g2is_jax.report.published import COT_PERCENT_BY_TASK, POOL, published
 
@@ -43,7 +43,7 @@ def reproduce_table(configs: Mapping[str, ConfigDict]) -> str:
 
 def row_plan(config: ConfigDict) -> Plan:
     """Returns the plan of one of the paper's rows, on one chip and a pool of assumed size."""
-    settings, shapes = check_settings(config), known_decoder(config.model.checkpoint)
+    settings, shapes = check_settings(config, BACKEND), known_decoder(config.model.checkpoint)
     sizes = Sizes(POOL_ROWS, *TARGET_ROWS[config.evaluate.tasks], MEAN_TOKENS)
     model = build_model(shapes, settings.lora, settings.base.model)
     return Plan(config, settings, model, sizes.rows(), DEVICES)

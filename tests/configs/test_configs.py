@@ -36,7 +36,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "schedule": ("linear", "cosine"),
     "dtype": ("bfloat16", "float32"),
     "activations": ("bfloat16", "float32"),
-    "attention": ("xla", "cudnn"),
+    "attention": ("splash", "blocks"),
     "chat_template": ("auto", "tulu"),
     "overlap": ("report", "remove"),
     "evaluate.adapter": ("last", "best"),
@@ -66,11 +66,11 @@ def another(field: str, value):
 def without_effect(config: ConfigDict) -> list[str]:
     """Returns the fields that change no settings."""
     config.selection.budget = 1.0  # the only number that is valid in each unit
-    found, settings = [], check_settings(config)
+    found, settings = [], check_settings(config, "cpu")
     for field, value in config_fields(config).items():
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict({field: another(field, value)})
-        if check_settings(changed) == settings:
+        if check_settings(changed, "cpu") == settings:
             found.append(field)
     return found
 
@@ -103,7 +103,7 @@ def test_a_field_that_comes_into_no_settings_would_be_found():
 
 
 def test_every_field_of_the_settings_is_read_by_something():
-    expected = fields_in(check_settings(default.get_config()))
+    expected = fields_in(check_settings(default.get_config(), "cpu"))
     assert len(expected) > 90
     assert expected - fields_read(file.read_text() for file in SOURCES) == set()
 
@@ -119,7 +119,7 @@ def test_a_field_that_nothing_reads_would_be_found():
         file = ROOT / "g2is_jax" / name
         texts[file], count = re.subn(read, "0", texts[file])
         assert count > 0, name
-    unread = fields_in(check_settings(default.get_config())) - fields_read(texts.values())
+    unread = fields_in(check_settings(default.get_config(), "cpu")) - fields_read(texts.values())
     assert unread == {
         ("WorldConfig", "seed"),
         ("FeatureKinds", "paper"),
@@ -131,7 +131,13 @@ def test_sections_are_read_as_wholes_or_field_by_field():
     """A section that a room owns has just that room's fields, so `**section` leaves none out."""
     config = default.get_config()
     config.model.checkpoint = config.data.pool = "skills"
-    read_settings(config)
+    read_settings(config, "cpu")
+
+
+def test_the_kernel_of_attention_is_the_backends():
+    """The settings, and with them the identity of each stage, name the kernel that runs."""
+    for backend, kernel in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "blocks")):
+        assert check_settings(default.get_config(), backend).base.model.attention == kernel
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -143,7 +149,7 @@ def test_config_has_the_fields_and_types_of_the_default(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_valid(name):
-    check_settings(load(name))
+    check_settings(load(name), "tpu")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

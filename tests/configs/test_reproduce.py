@@ -45,7 +45,7 @@ def test_values_of_a_row(model, target, pool):
         "evaluate.tasks": target,
         "evaluate.new_tokens": REPLY_TOKENS[target],
     }
-    check_settings(config)
+    check_settings(config, "tpu")
 
 
 def test_there_is_no_other_row():

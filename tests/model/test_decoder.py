@@ -15,7 +15,6 @@ from g2is_jax.model.build import load_model
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
-    BFLOAT16,
     FLOAT32,
     LLAMA_3_ROPE,
     NO_LORA,
@@ -284,22 +283,3 @@ def test_base_is_an_argument():
     lowered = jax.jit(model.logits).lower({}, base, random_tokens(7))
     values = sum(leaf.size for leaf in base.values())
     assert len(lowered.as_text()) < 4 * values
-
-
-def test_kernel_is_the_one_asked_for(monkeypatch):
-    """cuDNN's kernel gets the causal flag and the window; it would take no mask."""
-    asked = []
-
-    def attention(q, k, v, **settings):
-        asked.append(settings)
-        return q
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-    model, _, base = ours("mistral", settings=dataclasses.replace(BFLOAT16, attention="cudnn"))
-    jax.eval_shape(model.logits, {}, base, jnp.zeros(50, int))
-    assert len(asked) == 2
-    for settings in asked:
-        assert settings["implementation"] == "cudnn"
-        assert settings["is_causal"]
-        assert settings["local_window_size"] == (36, 0)
-        assert "mask" not in settings

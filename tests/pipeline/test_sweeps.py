@@ -275,7 +275,7 @@ def test_every_sweep_of_the_configs_is_valid(name, ablated):
         config = default.get_config()
         config.model.checkpoint = config.data.pool = "skills"
         config.update_from_flattened_dict(overrides)
-        read_settings(config)
+        read_settings(config, "cpu")
         assert overrides.keys() <= fields.keys()
     assert len({sweeps._label(overrides, settings) for overrides in settings}) == len(settings)
 

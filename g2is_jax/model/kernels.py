@@ -1,0 +1,198 @@
+"""Causal self-attention of one whole row, by the kernel that suits the backend.
+
+Tokens see themselves and those before them: at most `window` of them, and those of their own
+segment (a packed row holds several). With a cap c the products pass through c * tanh(x / c), as in
+Gemma 2. Query heads share keys and values in groups.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from g2is_jax.runs.errors import InputError
+
+KERNELS = ("blocks", "splash", "cudnn")
+SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # of `blocks`: queries in a block, and blocks in a row
+# Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector
+# memory where heads are 256 wide.
+TILE, LONGEST_BLOCK = 128, 512
+WIDEST_CUDNN_HEAD = 128  # 256 from Hopper on alone
+
+
+def kernel_for(name: str, backend: str, activations: str) -> str:
+    """The kernel that `name` asks for: one of KERNELS, or `auto` for the backend's own.
+
+    `backend` as in `jax.default_backend()`; `activations`: a dtype's name. On a GPU the kernel is
+    NVIDIA's, which computes in bfloat16; `cudnn` by name refuses other activations.
+    """
+    if name not in ("auto", *KERNELS):
+        known = ", ".join(("auto", *KERNELS))
+        raise InputError(f"attention = {name!r} is unknown; choose one of {known}")
+    if name == "cudnn" and activations != "bfloat16":
+        raise InputError(
+            f"attention = 'cudnn' computes in bfloat16, and model.activations is {activations!r}; "
+            "set model.activations to bfloat16, or attention to auto"
+        )
+    if name != "auto":
+        return name
+    if backend == "gpu":
+        return "cudnn" if activations == "bfloat16" else "blocks"
+    return "splash" if backend == "tpu" else "blocks"
+
+
+def attend(
+    kernel: str,
+    q_THD,
+    k_TKD,
+    v_TKD,
+    segments_T,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+) -> jax.Array:
+    """Attention (T, H, D) of a row by one of KERNELS; `segments_T` None: one segment.
+
+    `cudnn` leaves rows with segments, caps and heads that it does not take to `blocks`.
+    """
+    row = q_THD, k_TKD, v_TKD
+    if kernel == "splash":
+        return _attend_splash(*row, segments_T, window, scale, softcap)
+    head_dim = q_THD.shape[-1]
+    fits_cudnn = head_dim <= WIDEST_CUDNN_HEAD and head_dim % 8 == 0
+    if kernel == "cudnn" and segments_T is None and softcap is None and fits_cudnn:
+        return _attend_cudnn(*row, window, scale)
+    return _attend_in_blocks(*row, segments_T, window, scale, softcap)
+
+
+def visible(query_T, key_S, window: int | None) -> jax.Array:
+    """The mask (T, S) of places that a query sees: none after it, and `window` at most."""
+    distance_TS = query_T[:, None] - key_S[None, :]
+    seen_TS = distance_TS >= 0
+    return seen_TS if window is None else seen_TS & (distance_TS < window)
+
+
+def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | None) -> jax.Array:
+    """Attention (T, H, D) under a mask of which places each query sees.
+
+    Keys and values have the heads first, as caches do: a step then copies none of them.
+    """
+    kv_heads, places, head_dim = k_KSD.shape
+    q_KGTD = _by_kv_head(q_THD, kv_heads)
+    q_KXD = q_KGTD.reshape(kv_heads, -1, head_dim)  # X: queries of all heads that share keys
+    products_KXS = scale * jnp.matmul(
+        q_KXD, k_KSD.swapaxes(1, 2), preferred_element_type=jnp.float32
+    )
+    if softcap is not None:
+        products_KXS = softcap * jnp.tanh(products_KXS / softcap)
+    products_KGTS = products_KXS.reshape(*q_KGTD.shape[:3], places)
+    weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products_KGTS, -jnp.inf), axis=-1)
+    weights_KXS = weights.astype(v_KSD.dtype).reshape(products_KXS.shape)
+    y_KGTD = jnp.matmul(weights_KXS, v_KSD).reshape(q_KGTD.shape)
+    return _by_token(y_KGTD)
+
+
+def _by_kv_head(q_THD, kv_heads: int) -> jax.Array:
+    """Queries (T, H, D) grouped by the keys that they share: (K, G, T, D)."""
+    tokens, _, head_dim = q_THD.shape
+    return q_THD.reshape(tokens, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
+
+
+def _by_token(y_KGTD) -> jax.Array:
+    """Undoes `_by_kv_head`."""
+    kv_heads, group, tokens, head_dim = y_KGTD.shape
+    return y_KGTD.transpose(2, 0, 1, 3).reshape(tokens, kv_heads * group, head_dim)
+
+
+def _attend_in_blocks(
+    q_THD, k_TKD, v_TKD, segments_T, window: int | None, scale: float, softcap: float | None
+) -> jax.Array:
+    """One block of queries at a time; products with keys that none of them sees are skipped."""
+    tokens = len(q_THD)
+    k_KTD, v_KTD = k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1)
+    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
+    outputs = []
+    for start in range(0, tokens, size):
+        end = min(start + size, tokens)
+        first = 0 if window is None else max(start - window + 1, 0)
+        mask_TS = visible(jnp.arange(start, end), jnp.arange(first, end), window)
+        if segments_T is not None:
+            mask_TS &= segments_T[start:end, None] == segments_T[None, first:end]
+        seen = k_KTD[:, first:end], v_KTD[:, first:end]
+        outputs.append(attend_masked(q_THD[start:end], *seen, mask_TS, scale, softcap))
+    return jnp.concatenate(outputs)
+
+
+def _attend_cudnn(q_THD, k_TKD, v_TKD, window: int | None, scale: float) -> jax.Array:
+    """NVIDIA's fused kernel, which holds no mask."""
+    return jax.nn.dot_product_attention(
+        q_THD,
+        k_TKD,
+        v_TKD,
+        scale=scale,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
+    )
+
+
+def _attend_splash(
+    q_THD, k_TKD, v_TKD, segments_T, window: int | None, scale: float, softcap: float | None
+) -> jax.Array:
+    """Pallas' fused kernel for TPUs, which holds no mask; anywhere else it is interpreted, slowly.
+
+    The row is lengthened to blocks of one size. What is added comes last, where no query of the
+    row sees it, and its results are dropped.
+    """
+    tokens, heads, _ = q_THD.shape
+    kv_heads = k_TKD.shape[1]
+    size, longer = _blocks_of_splash(tokens)
+    added = [(0, longer - tokens), (0, 0)]
+    # The kernel has no scale of its own.
+    q_KGTD = jnp.pad(_by_kv_head(q_THD * scale, kv_heads), [(0, 0), (0, 0), *added])
+    k_KTD, v_KTD = (jnp.pad(x.swapaxes(0, 1), [(0, 0), *added]) for x in (k_TKD, v_TKD))
+    ids = () if segments_T is None else (jnp.pad(segments_T, added[0]),)
+    whole = (longer, longer)
+    one_head: splash_mask.Mask = splash_mask.CausalMask(whole)
+    if window is not None:
+        one_head = splash_mask.LocalMask(whole, (window - 1, 0), 0)
+    mask = splash_mask.MultiHeadMask([one_head] * (heads // kv_heads))
+
+    sizes = splash.BlockSizes(
+        block_q=size,
+        block_kv=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
+        block_q_dq=size,
+        block_kv_dq=size,
+    )
+
+    def run(interpret: bool, q_KGTD, k_KTD, v_KTD, *ids):
+        of_group = splash.make_splash_mqa_single_device(
+            mask,
+            block_sizes=sizes,
+            attn_logits_soft_cap=softcap,
+            interpret=interpret,
+        )
+        segments = splash.SegmentIds(*ids, *ids) if ids else None
+        return jax.vmap(of_group, in_axes=(0, 0, 0, None))(q_KGTD, k_KTD, v_KTD, segments)
+
+    # Chosen when the program is lowered: a CPU may compile it for a TPU.
+    y_KGTD = jax.lax.platform_dependent(
+        q_KGTD,
+        k_KTD,
+        v_KTD,
+        *ids,
+        tpu=functools.partial(run, False),
+        default=functools.partial(run, True),
+    )
+    return _by_token(y_KGTD[:, :, :tokens])
+
+
+def _blocks_of_splash(tokens: int) -> tuple[int, int]:
+    """The tokens of a block, and of as few blocks as hold the row."""
+    blocks = -(-tokens // LONGEST_BLOCK)
+    size = TILE * -(-tokens // (TILE * blocks))
+    return size, blocks * size
