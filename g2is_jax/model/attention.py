@@ -13,8 +13,6 @@ from g2is_jax.model.kernels import attend, attend_masked, visible
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
-KERNELS = ("xla", "cudnn")  # cudnn: NVIDIA GPUs, bfloat16
-SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # queries in a block, and blocks in a row
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each ([layers,] K, S, width of a head)
 Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
 
@@ -131,7 +129,8 @@ class Attention(nnx.Module):
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
         else:
-            y_THD = attend_in_row(q_THD, *seen, segments_T, window, scale, softcap)
+            row = q_THD, k_TKD, v_TKD
+            y_THD = attend(self.kernel, *row, segments_T, window, scale, softcap)
         return self.o_proj(y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype), keys[3]), made
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from g2is_jax.model.attention import KERNELS, LayerCache
+from g2is_jax.model.attention import LayerCache
 from g2is_jax.model.block import BlockGraph, describe_block
 from g2is_jax.model.config import DecoderConfig, LayerConfig
 from g2is_jax.model.decoder import Decoder, Taps

@@ -27,7 +27,7 @@ def merge_folders(checkpoint: str, adapter: epath.Path, output: epath.Path, dtyp
     lora = read_lora_config(adapter)
     source = resolve_checkpoint(checkpoint, None)
     model, base = load_model(
-        source, lora, ModelConfig(dtype, dtype, "xla", remat=False, shard_base=False, scan=False)
+        source, lora, ModelConfig(dtype, dtype, "blocks", remat=False, shard_base=False, scan=False)
     )
     leaves = read_adapter(adapter, model)
     with naming_failures(output):

@@ -73,7 +73,7 @@ class WeightSettings:
     @property
     def model(self) -> ModelConfig:
         """A model that holds these weights, however it would compute with them."""
-        return ModelConfig(self.dtype, self.dtype, "xla", False, self.shard_base, self.scan)
+        return ModelConfig(self.dtype, self.dtype, "blocks", False, self.shard_base, self.scan)
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def sharding(path):
     spec = jax.P("a", None) if path.endswith("q_proj.weight") else specs.get(path)
     return None if spec is None else jax.NamedSharding(mesh, spec)
 
-settings = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
+settings = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False, scan=False)
 arguments = epath.Path(sys.argv[1]), LoraConfig(0, 1.0, 0.0, (), False), settings
 _, whole = load_model(*arguments)
 _, parts = load_model(*arguments, sharding)

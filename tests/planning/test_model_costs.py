@@ -24,7 +24,7 @@ from g2is_jax.training.loss import example_loss
 from tests.support.tiny_models import FLOAT32, RAW
 
 LORA = LoraConfig(8, 16.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj"), False)
-BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "xla", remat=False, shard_base=False, scan=False)
+BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "blocks", remat=False, shard_base=False, scan=False)
 
 
 def model_of(raw: dict, layers: int, settings: ModelConfig = BFLOAT16) -> Model:
@@ -81,7 +81,7 @@ def test_operations_of_a_layer_are_those_of_the_program(name):
 def test_remat_computes_the_blocks_once_more():
     raw = RAW["llama"]
     plain, again = (
-        model_of(raw, 2, ModelConfig("float32", "float32", "xla", remat, False, False))
+        model_of(raw, 2, ModelConfig("float32", "float32", "blocks", remat, False, False))
         for remat in (False, True)
     )
     more = gradient_operations(again, 100) - gradient_operations(plain, 100)
@@ -127,7 +127,7 @@ def test_kept_bytes_are_about_what_the_compiler_sets_aside():
 
 def test_remat_keeps_the_blocks_inputs_and_one_block():
     plain, again = (
-        model_of(RAW["llama"], 2, ModelConfig("float32", "float32", "xla", remat, False, False))
+        model_of(RAW["llama"], 2, ModelConfig("float32", "float32", "blocks", remat, False, False))
         for remat in (False, True)
     )
     block = kept_bytes(plain, 10, 50) / 2
@@ -136,7 +136,7 @@ def test_remat_keeps_the_blocks_inputs_and_one_block():
 
 def test_bytes_of_the_base_on_each_device():
     raw = BASE_MODELS["meta-llama/Llama-3.1-8B"]
-    shared = ModelConfig("bfloat16", "bfloat16", "xla", remat=False, shard_base=True, scan=False)
+    shared = ModelConfig("bfloat16", "bfloat16", "blocks", remat=False, shard_base=True, scan=False)
     model, shared_out = model_of(raw, 2), model_of(raw, 2, shared)
     whole = 2 * size(model.base_shapes)
     assert [base_bytes(model, 1), base_bytes(model, 8), base_bytes(shared_out, 1)] == [whole] * 3

@@ -16,8 +16,8 @@ from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.families import FAMILIES, decoder_config
 from g2is_jax.model.lora import Leaves, LoraConfig
 
-FLOAT32 = ModelConfig("float32", "float32", "xla", remat=False, shard_base=False, scan=False)
-BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "xla", remat=False, shard_base=False, scan=False)
+FLOAT32 = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False, scan=False)
+BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "blocks", remat=False, shard_base=False, scan=False)
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 NO_LORA = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 SIZES = {
