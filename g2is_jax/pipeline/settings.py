@@ -200,11 +200,7 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
 
 def _model(section: ConfigDict, backend: str) -> ModelConfig:
     """The decoder's execution, with the backend's kernel where none is asked for by name."""
-    choice = {
-        "name": section.attention,
-        "backend": backend,
-        "activations": section.activations,
-    }
+    choice = {"name": section.attention, "backend": backend, "dtype": section.dtype}
     kernel = owned(kernel_for, choice, "model")
     return part_of(ModelConfig, ConfigDict({**section, "attention": kernel}), "model")
 
