@@ -52,8 +52,8 @@ class Block(nnx.Module):
             if name is not None:
                 setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
 
-    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, key):
-        keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
+    def __call__(self, x_TD, start, tables: Tables, segments_T, cache: LayerCache | None, keys_T):
+        keys = [None] * 7 if keys_T is None else list(jax.vmap(_seven, out_axes=1)(keys_T))
         y_TD, cache = self.self_attn(
             self._norm(self.norms.before_attention, x_TD),
             start,
@@ -68,6 +68,13 @@ class Block(nnx.Module):
 
     def _norm(self, name: str | None, x_TD: jax.Array) -> jax.Array:
         return x_TD if name is None else getattr(self, name)(x_TD)
+
+
+def _seven(key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 7)
+
+
+_of_layer = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
 def _is_kept(primitive, *_, **__) -> bool:
@@ -105,19 +112,25 @@ class Decoder(nnx.Module):
         """Hidden states and caches; `start` is the position of the first token.
 
         `segments_T`: the packed row that each token belongs to; positions restart in each row.
+        `key`: of the row, or of each token's row (T,); what a token drops depends on that and on
+        its position.
         """
         positions_T = start + jnp.arange(tokens_T.shape[0])
         if segments_T is not None:
             positions_T = positions_in(segments_T)
+        keys_T = None
+        if key is not None:
+            keys_T = jnp.broadcast_to(key, positions_T.shape)
+            keys_T = jax.vmap(jax.random.fold_in)(keys_T, positions_T)
         tables = rotary_tables(positions_T, self.c.head_dim, self.c.rope)
         x_TD = self.embed_tokens[...][tokens_T].astype(self.activations)
         x_TD = x_TD * jnp.asarray(self.c.embedding_scale, self.activations)
         new_caches = []
         for index, block in enumerate(self.layers):
-            key_block = None if key is None else jax.random.fold_in(key, index)
+            keys_block_T = None if keys_T is None else _of_layer(keys_T, index)
             cache = None if caches is None else caches[index]
             run = self._checkpointed(block)
-            x_TD, cache = run(x_TD, start, tables, segments_T, cache, key_block)
+            x_TD, cache = run(x_TD, start, tables, segments_T, cache, keys_block_T)
             new_caches.append(cache)
         return self.norm(x_TD), new_caches
 

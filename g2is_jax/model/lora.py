@@ -1,6 +1,7 @@
 """Low-rank adapters: the adapted layer, the choice of layers, and the order of the leaves."""
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -72,15 +73,16 @@ class Linear(nnx.Module):
         """True if this device holds only a share of the weight."""
         return self.weight[...].shape != self.shape
 
-    def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_TD: jax.Array, dropout_keys_T: jax.Array | None) -> jax.Array:
         y_TD = x_TD @ whole(self.weight[...], self.shape).astype(x_TD.dtype).T
         if self.biased:
             y_TD += self.bias[...].astype(x_TD.dtype)[None, :]
         if not self.adapted:
             return y_TD
-        if dropout_key is not None and self.lora.dropout > 0:
+        if dropout_keys_T is not None and self.lora.dropout > 0:
             keep = 1.0 - self.lora.dropout
-            kept_TD = jax.random.bernoulli(dropout_key, keep, x_TD.shape)
+            drawn = functools.partial(jax.random.bernoulli, p=keep, shape=x_TD.shape[1:])
+            kept_TD = jax.vmap(drawn)(dropout_keys_T)
             x_TD = jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
         a_RD, b_DR = self.lora_A[...].astype(x_TD.dtype), self.lora_B[...].astype(x_TD.dtype)
         return y_TD + self.lora.scale * ((x_TD @ a_RD.T) @ b_DR.T)
