@@ -10,7 +10,8 @@ Shape = tuple[int, int]  # sequences of a microbatch, and the tokens that each h
 
 BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
 ATTENTION = 16_384  # tokens of a sequence whose attention costs as much as all else; only steers
-WORTH = 0.005  # the least share of the tokens that one more shape has to save
+WORTH = 0.004  # the least share of the tokens that one more shape has to save
+NEVER = 2**31  # sequences that no shape has
 STEPS = 16  # widths that are tried, up to that of the longest row, and as many above
 
 
@@ -68,7 +69,7 @@ def microbatches(
 
 
 def cost(shape: Shape) -> float:
-    """What a microbatch of this shape costs, in tokens."""
+    """Returns the tokens that take as long as a microbatch of this shape."""
     size, width_T = shape
     return size * width_T * (1 + width_T / ATTENTION) + BATCH_OVERHEAD
 
@@ -83,31 +84,25 @@ def packed_shapes(
     sequences. The first shape is as wide as the longest row; each of the others is the one that
     saves most beside those before, and there are no more where it would not be worth compiling.
     """
-    steps = [rows for rows in steps if len(rows)]
     widths = _widths(int(lengths_N.max()))
     sizes = {width: max(tokens // (width * multiple), 1) * multiple for width in widths}
 
     def needed(rows: np.ndarray, width: int) -> int:
-        sequences, _ = pack(rows, lengths_N, width, len(rows))
-        return -(-len(sequences) // multiple) * multiple
+        sequences, left = pack(rows, lengths_N, width, len(rows))
+        return NEVER if len(left) else -(-len(sequences) // multiple) * multiple
 
     longest = next(width for width in widths if width >= lengths_N.max())
     first = (min(sizes[longest], max(needed(rows, longest) for rows in steps)), longest)
-    # What follows is about the last microbatch of each step: the others are full.
+    # The others are chosen by the last microbatch of each step: those before it are full.
     parts = [microbatches(rows, lengths_N, [first]) for rows in steps]
     full = sum(len(part) - 1 for part in parts) * cost(first)
     last = [np.concatenate(part[-1][1]) for part in parts]
-    held = {  # the last microbatches that a shape holds, by the shape
-        (size, width): np.array(needed_L) <= size
-        for width in widths
-        for needed_L in [
-            [needed(rows, width) if lengths_N[rows].max() <= width else np.inf for rows in last]
-        ]
-        for size in set(needed_L)
-        if size <= sizes[width]
-    }
-    candidates = sorted(held)
-    costs_CL = np.array([np.where(held[shape], cost(shape), np.inf) for shape in candidates])
+    costs = {}  # of the last microbatches, by the shape that they have
+    for width in widths:
+        needed_L = np.array([needed(rows, width) for rows in last])
+        for size in np.unique(needed_L[needed_L <= sizes[width]]).tolist():
+            costs[size, width] = np.where(needed_L <= size, cost((size, width)), np.inf)
+    candidates, costs_CL = list(costs), np.stack(list(costs.values()))
     shapes, cheapest_L = [first], np.full(len(last), cost(first))
     while len(shapes) < most:
         totals_C = np.minimum(costs_CL, cheapest_L[None]).sum(axis=1)

@@ -80,8 +80,8 @@ class Model:
         """Next-token logits (T, V) in float32.
 
         `segments_T`: the packed row that each token belongs to; tokens of different rows do not
-        see each other. None: all tokens are one row. `dropout_key`: one, or that of each token's row
-        (T,); None: nothing is dropped.
+        see each other. None: all tokens are one row. `dropout_key`: the row's, or that of each
+        token's row (T,); None: nothing is dropped.
         """
         return self.head(base, self.hidden(adapter, base, tokens_T, dropout_key, segments_T))
 
