@@ -83,7 +83,7 @@ def _features(config: ConfigDict) -> None:
     config.grads.folds = 0  # times that finished rows are folded to half their width
 
     config.projection = ConfigDict()
-    config.projection.kind = "rademacher"  # or sketch, none (LESS: rademacher)
+    config.projection.kind = "sketch"  # ours; or rademacher (LESS), none
     config.projection.width = 8192  # values a row (paper)
     config.projection.repetitions = 2  # of the sketch (ours)
     config.projection.seed = 0  # added to the run's: another projection of the same gradients
@@ -177,7 +177,7 @@ def _training(epochs: int, learning_rate: float, schedule: str) -> ConfigDict:
     training.epochs = epochs
     training.batch_size = 128  # examples an optimiser step (LESS)
     training.microbatch_tokens = 16384  # tokens a device and forward pass, padding included
-    training.packing = False  # short rows share a sequence, each blind to the others; not cudnn
+    training.packing = True  # short rows share a sequence, each blind to the others; not cudnn
     training.keep_checkpoints = 1  # the newest; one is written after each epoch
     training.learning_rate = learning_rate
     training.schedule = schedule  # linear, cosine, constant

@@ -29,6 +29,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.grads.kind = config.paper.kind
+    config.projection.kind = "rademacher"  # LESS
     config.knowledge.update(config.paper.knowledge)
     config.graph.update(config.paper.graph)
     config.walk.update(config.paper.walk)

@@ -47,7 +47,6 @@ def get_config(argument: str = DEFAULTS) -> ConfigDict:
     config.warmup.microbatch_tokens = 4096
     config.finetune.microbatch_tokens = 4096
     config.grads.batch_tokens = 4096
-    config.projection.kind = "sketch"
     config.selection.budget = 0.01
     config.evaluate.tasks = target
     config.evaluate.new_tokens = TARGETS[target]

@@ -10,10 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.data.chat import Encoded
-from g2is_jax.data.packing import joined, pack, segments
+from g2is_jax.data.packing import (
+    BATCH_OVERHEAD,
+    Shape,
+    joined,
+    microbatches,
+    packed_shapes,
+    segments,
+)
 from g2is_jax.data.widths import COMPILE_COST, rows_at, widths_grid
 
-BATCH_OVERHEAD = 512  # what a batch costs besides its tokens, in tokens; only steers their number
+MOST_WIDTHS, MOST_PACKED = 20, 12  # compiled shapes of a pass over rows, and of training
+STEPS = 256  # optimiser steps that the shapes of packed rows are chosen by
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Batch:
     rows_B: np.ndarray  # int32, place in the list of rows, of packed rows the first; -1: padding
     tokens_BT: np.ndarray  # int32
     supervised_BT: np.ndarray  # bool
-    segments_BT: np.ndarray | None = None  # int32, which of its packed rows a token is of; -1: none
+    segments_BT: np.ndarray | None = None  # int32, the packed row that a token is of; -1: none
 
 
 @dataclass(frozen=True)
@@ -78,30 +86,52 @@ def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
 
 
 def length_batches(
-    encoded: Sequence[Encoded], token_budget: int, most_widths: int = 12, multiple: int = 1
+    encoded: Sequence[Encoded],
+    token_budget: int,
+    multiple: int = 1,
+    compile_cost: int = COMPILE_COST,
 ) -> list[Plan]:
     """Plans every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
-    One (size_B, width_T) per width, so at most `most_widths` compiled shapes, fewer for few rows.
-    Only the first batch may hold empty rows.
+    One (size_B, width_T) per width, so at most MOST_WIDTHS compiled shapes, fewer for few rows; the
+    rows of a width are shared out evenly. `multiple`: the number of devices, which share each
+    batch. `compile_cost`: of one more shape, in tokens.
     """
-    return length_plans(row_lengths(encoded), token_budget, most_widths, multiple)
+    return length_plans(row_lengths(encoded), token_budget, multiple, compile_cost)
 
 
 def length_plans(
     lengths: Sequence[int] | np.ndarray,
     token_budget: int,
-    most_widths: int = 12,
     multiple: int = 1,
+    compile_cost: int = COMPILE_COST,
+    most_widths: int = MOST_WIDTHS,
 ) -> list[Plan]:
     """Plans as `length_batches` does, from the lengths of the rows alone."""
     lengths_N = np.asarray(lengths)
     if not len(lengths_N):
         return []
-    grid = widths_grid(lengths_N, most_widths, COMPILE_COST)
-    rows = np.arange(len(lengths_N))
-    token_budget = _cheapest_budget([rows], lengths_N, grid, token_budget, multiple)
-    return _split(rows, lengths_N, grid, token_budget, multiple)
+    grid = widths_grid(lengths_N, most_widths, compile_cost)
+    ordered = np.lexsort((np.arange(len(lengths_N)), lengths_N)).astype(np.int32)
+    of_width = np.split(ordered, np.searchsorted(lengths_N[ordered], grid[:-1], side="right"))
+    plans = []
+    for width_T, rows in zip(grid, of_width, strict=True):
+        if len(rows):
+            size_B = _even_size(len(rows), width_T, token_budget, multiple)
+            cuts = range(len(rows) % size_B or size_B, len(rows), size_B)
+            plans += [Plan(part, size_B, width_T) for part in np.split(rows, cuts)]
+    return plans
+
+
+def _even_size(count: int, width_T: int, token_budget: int, multiple: int) -> int:
+    """Returns the rows of a batch that cost least where batches of one size hold so many rows."""
+    most = max(token_budget // (width_T * multiple), 1)
+
+    def cost(size: int) -> int:
+        batches = -(-count // (size * multiple))
+        return batches * (size * multiple * width_T + BATCH_OVERHEAD)
+
+    return multiple * min(range(most, 0, -1), key=cost)
 
 
 def chunked(plans: Sequence[Plan], chunk_rows: int) -> list[list[Plan]]:
@@ -123,51 +153,6 @@ def padding_share(plans: Sequence[Plan], encoded: Sequence[Encoded]) -> float:
     return 1 - float(row_lengths(encoded).sum()) / total if total else 0.0
 
 
-def _cheapest_budget(
-    groups: Sequence[np.ndarray],
-    lengths_N: np.ndarray,
-    grid: tuple[int, ...],
-    token_budget: int,
-    multiple: int,
-) -> int:
-    """Returns the budget, or a half, a quarter, ... of it, that costs least for these rows.
-
-    A few rows, or one long row among short ones, would leave most of a large batch empty.
-    """
-    costs: dict[int, int] = {}
-    while not costs or token_budget >= grid[-1]:
-        plans = [_split(rows, lengths_N, grid, token_budget, multiple) for rows in groups]
-        costs[token_budget] = sum(
-            plan.size_B * plan.width_T + BATCH_OVERHEAD for group in plans for plan in group
-        )
-        token_budget //= 2
-    return min(costs, key=lambda budget: (costs[budget], -budget))
-
-
-def _split(
-    rows: np.ndarray,
-    lengths_N: np.ndarray,
-    grid: tuple[int, ...],
-    token_budget: int,
-    multiple: int,
-) -> list[Plan]:
-    """Cuts rows, sorted by (length, row), into plans from the longest down.
-
-    Each plan is as wide as its longest row asks and takes as many shorter ones as it has room for:
-    for these shapes no other cut is cheaper, as covering more rows never costs more later.
-    """
-    ordered = rows[np.lexsort((rows, lengths_N[rows]))].astype(np.int32)
-    plans, end = [], len(ordered)
-    while end > 0:
-        longest = lengths_N[ordered[end - 1]]
-        width_T = grid[int(np.searchsorted(grid, longest))]
-        size_B = rows_at(width_T, token_budget, multiple)
-        start = max(end - size_B, 0)
-        plans.append(Plan(ordered[start:end], size_B, width_T))
-        end = start
-    return plans[::-1]
-
-
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Returns the optimiser steps of an epoch; the last step holds the rows left over."""
     return -(-n // batch_size)
@@ -184,14 +169,18 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingShapes:
-    """The widths of microbatches, of which the last fits the longest row, and their most tokens.
+    """The shapes (size_B, width_T) of microbatches; the longest row fits at least one of them.
 
-    packed: rows of a step share sequences of at most the last width.
+    packed: rows of a step share sequences.
     """
 
-    widths: tuple[int, ...]
-    tokens: int
+    shapes: tuple[Shape, ...]
     packed: bool = False
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest row that fits."""
+        return max(width_T for _, width_T in self.shapes)
 
 
 def training_shapes(
@@ -204,22 +193,67 @@ def training_shapes(
 ) -> TrainingShapes:
     """Returns the cheapest shapes for optimiser batches drawn from rows of these lengths.
 
-    Made once for a pool, so that training on any part of it compiles the same few programs.
+    Made once for a pool, so that training on any part of it compiles the same few programs:
+    `most_widths`, or MOST_PACKED where rows are packed.
     """
     lengths_N = np.asarray(lengths)
-    batches = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
+    steps = _steps_of(len(lengths_N), batch_size, seed=0, epoch=0)
     if packed:
-        (width_T,) = widths_grid(lengths_N, most=1)
-        steps = [_totals(pack(rows, lengths_N, width_T), lengths_N) for rows in batches]
-        lengths_N = np.concatenate(steps)
-        ends = np.cumsum([len(totals) for totals in steps])
-        batches = np.split(np.arange(len(lengths_N)), ends[:-1])
-        # Sequences of other steps may be fuller than any of these.
-        widths = widths_grid([*lengths_N, width_T], most_widths, COMPILE_COST)
-    else:
-        widths = widths_grid(lengths_N, most_widths, COMPILE_COST)
-    tokens = _cheapest_budget(batches, lengths_N, widths, microbatch_tokens, multiple)
-    return TrainingShapes(widths, tokens, packed)
+        steps = _some_cut_short(steps[:STEPS])
+        shapes = packed_shapes(steps, lengths_N, microbatch_tokens, multiple, MOST_PACKED)
+        return TrainingShapes(shapes, packed=True)
+    widths = widths_grid(lengths_N, most_widths, COMPILE_COST)
+    return TrainingShapes(_cheapest_shapes(steps, lengths_N, widths, microbatch_tokens, multiple))
+
+
+def _some_cut_short(steps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leaves each eighth step a part of its rows, as the last step of an epoch has."""
+    return [
+        rows if place % 8 != 7 else rows[: -(-len(rows) * (place // 8 % 7 + 1) // 8)]
+        for place, rows in enumerate(steps)
+    ]
+
+
+def _cheapest_shapes(
+    steps: Sequence[np.ndarray],
+    lengths_N: np.ndarray,
+    widths: tuple[int, ...],
+    token_budget: int,
+    multiple: int,
+) -> tuple[Shape, ...]:
+    """Returns a shape for each width, at the budget, or a half, a quarter, ... of it, that costs
+    least for these steps.
+
+    A few rows, or one long row among short ones, would leave most of a large batch empty.
+    """
+    costs: dict[tuple[Shape, ...], int] = {}
+    while not costs or token_budget >= widths[-1]:
+        shapes = tuple((rows_at(width, token_budget, multiple), width) for width in widths)
+        plans = [_split(rows, lengths_N, shapes) for rows in steps]
+        costs[shapes] = sum(
+            plan.size_B * plan.width_T + BATCH_OVERHEAD for step in plans for plan in step
+        )
+        token_budget //= 2
+    return min(costs, key=lambda shapes: costs[shapes])
+
+
+def _split(rows: np.ndarray, lengths_N: np.ndarray, shapes: Sequence[Shape]) -> list[Plan]:
+    """Cuts rows, sorted by (length, row), into plans from the longest down.
+
+    shapes: by width. Each plan is as wide as its longest row asks and takes as many shorter ones as
+    it has room for: for these shapes no other cut is cheaper, as covering more rows never costs
+    more later.
+    """
+    widths = [width_T for _, width_T in shapes]
+    ordered = rows[np.lexsort((rows, lengths_N[rows]))].astype(np.int32)
+    plans, end = [], len(ordered)
+    while end > 0:
+        longest = lengths_N[ordered[end - 1]]
+        size_B, width_T = shapes[int(np.searchsorted(widths, longest))]
+        start = max(end - size_B, 0)
+        plans.append(Plan(ordered[start:end], size_B, width_T))
+        end = start
+    return plans[::-1]
 
 
 def training_batches(
@@ -229,7 +263,6 @@ def training_batches(
     epochs: int,
     start_step: int,
     shapes: TrainingShapes,
-    multiple: int = 1,
     pad: int = 0,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """Yields (step, microbatches) of each optimiser step from `start_step` (0-based) to the last.
@@ -245,7 +278,7 @@ def training_batches(
     step = start_step
     for epoch in range(first, epochs):
         for rows in _steps_of(len(encoded), batch_size, seed, epoch)[place:]:
-            plans = _step_plans(rows, lengths_N, shapes, multiple)
+            plans = _step_plans(rows, lengths_N, shapes)
             yield step, [lay_out(encoded, plan, pad) for plan in plans]
             step += 1
         place = 0
@@ -257,24 +290,31 @@ def _steps_of(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray
     return [order_N[first : first + batch_size] for first in range(0, n, batch_size)]
 
 
-def _step_plans(
-    rows: np.ndarray, lengths_N: np.ndarray, shapes: TrainingShapes, multiple: int
-) -> list[Plan]:
+def _step_plans(rows: np.ndarray, lengths_N: np.ndarray, shapes: TrainingShapes) -> list[Plan]:
     """Plans the microbatches of one optimiser step."""
     if not shapes.packed:
-        return _split(rows, lengths_N, shapes.widths, shapes.tokens, multiple)
-    sequences = pack(rows, lengths_N, shapes.widths[-1])
-    totals, places = _totals(sequences, lengths_N), np.arange(len(sequences))
-    plans = []
-    for plan in _split(places, totals, shapes.widths, shapes.tokens, multiple):
-        chosen = tuple(sequences[place] for place in plan.rows)
-        plans.append(Plan(np.concatenate(chosen), plan.size_B, plan.width_T, chosen))
-    return plans
+        return _split(rows, lengths_N, shapes.shapes)
+    return [
+        Plan(np.concatenate(sequences), size_B, width_T, tuple(sequences))
+        for (size_B, width_T), sequences in microbatches(rows, lengths_N, shapes.shapes)
+    ]
 
 
-def _totals(sequences: Sequence[np.ndarray], lengths_N: np.ndarray) -> np.ndarray:
-    """Returns the tokens of each sequence."""
-    return np.array([lengths_N[rows].sum() for rows in sequences])
+def training_plans(
+    lengths: Sequence[int] | np.ndarray,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    shapes: TrainingShapes,
+) -> list[Plan]:
+    """Returns all microbatches of a training, from the lengths of its rows alone."""
+    lengths_N = np.asarray(lengths)
+    return [
+        plan
+        for epoch in range(epochs)
+        for rows in _steps_of(len(lengths_N), batch_size, seed, epoch)
+        for plan in _step_plans(rows, lengths_N, shapes)
+    ]
 
 
 def training_padding(
@@ -283,17 +323,11 @@ def training_padding(
     seed: int,
     epochs: int,
     shapes: TrainingShapes,
-    multiple: int = 1,
 ) -> float:
     """Returns padding tokens as a share of all that go through the model in training."""
-    lengths_N = np.asarray(lengths)
-    cells = sum(
-        plan.size_B * plan.width_T
-        for epoch in range(epochs)
-        for rows in _steps_of(len(lengths_N), batch_size, seed, epoch)
-        for plan in _step_plans(rows, lengths_N, shapes, multiple)
-    )
-    return 1 - epochs * float(lengths_N.sum()) / cells
+    plans = training_plans(lengths, batch_size, seed, epochs, shapes)
+    cells = sum(plan.size_B * plan.width_T for plan in plans)
+    return 1 - epochs * float(np.sum(lengths)) / cells
 
 
 def rows_of_step(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:

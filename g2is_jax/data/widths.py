@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens: seconds of a CPU's work
+COMPILE_COST = 16_384  # what one more compiled shape costs, in tokens, unless more is known
+CPU_COMPILE = 1.35e11  # the same on a CPU, in tokens times the model's parameters: seconds of work
 
 
 def widths_grid(
@@ -43,6 +44,15 @@ def widths_grid(
         grid.append(int(widths_W[place]))
         place = int(back[place])
     return tuple(sorted([*grid, int(widths_W[place])]))
+
+
+def compile_cost(parameters: int, backend: str) -> int:
+    """Returns what one more compiled shape costs, in tokens that pass through the model meanwhile.
+
+    On a CPU a compilation takes the same few seconds for a model of any depth: the larger the
+    model, the fewer tokens they are. Elsewhere it takes a minute or two of a much faster device.
+    """
+    return min(COMPILE_COST, int(CPU_COMPILE / parameters)) if backend == "cpu" else COMPILE_COST
 
 
 def rows_at(width_T: int, token_budget: int, multiple: int = 1) -> int:

@@ -103,7 +103,7 @@ def batches(
     batch_tokens: of each device. Not padded beyond `most` tokens, the longest the model takes.
     """
     process, processes = process_share()
-    plans = length_batches(encoded, batch_tokens * devices, multiple=devices)
+    plans = length_batches(encoded, batch_tokens * devices, devices)
     for plan in plans[process::processes]:
         longest = max(len(encoded[row].tokens_T) for row in plan.rows)
         width_T = max(min(plan.width_T, most), longest)

@@ -11,6 +11,7 @@ import numpy as np
 
 from g2is_jax.data.batches import Batch, Plan, chunked, lay_out, length_batches, padding_share
 from g2is_jax.data.chat import Encoded
+from g2is_jax.data.widths import COMPILE_COST
 from g2is_jax.features.gradients import FeatureBatch
 from g2is_jax.features.store import StoreWriter
 from g2is_jax.runs.errors import InputError
@@ -107,14 +108,16 @@ def extract(
     label: str,
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
+    compile_cost: int = COMPILE_COST,
 ) -> dict:
     """Writes one feature row for each example to each writer's store; chunks that all of them have
     are kept.
 
     batch_tokens: tokens, padding included, that go through one device at once. share: which
-    chunks are this process's, (index, number of processes). Returns counts and seconds of the work.
+    chunks are this process's, (index, number of processes). compile_cost: of one more shape, in
+    tokens. Returns counts and seconds of the work.
     """
-    plans = length_batches(encoded, batch_tokens * devices, multiple=devices)
+    plans = length_batches(encoded, batch_tokens * devices, devices, compile_cost)
     chunks = chunked(plans, writers[0].chunk_rows)
     layout = [np.concatenate([plan.rows for plan in plans]) for plans in chunks]
     done = [all(marks) for marks in zip(*(w.start(layout) for w in writers), strict=True)]

@@ -52,8 +52,8 @@ class Block(nnx.Module):
             if name is not None:
                 setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
 
-    def __call__(self, x_TD, start, tables: Tables, segments_T, slot: Slot | None, key):
-        keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
+    def __call__(self, x_TD, start, tables: Tables, segments_T, slot: Slot | None, keys_T):
+        keys = [None] * 7 if keys_T is None else list(jax.vmap(_seven, out_axes=1)(keys_T))
         y_TD, cache = self.self_attn(
             self._norm(self.norms.before_attention, x_TD),
             start,
@@ -70,13 +70,20 @@ class Block(nnx.Module):
         return x_TD if name is None else getattr(self, name)(x_TD)
 
 
+def _seven(key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 7)
+
+
+_of_layer = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+
+
 class Pass(NamedTuple):
     """What all layers of a forward pass share."""
 
     start: Any
     tables: Tables
     segments_T: jax.Array | None
-    key: jax.Array | None
+    keys_T: jax.Array | None
     through: Callable | None
 
 
@@ -111,9 +118,9 @@ class BlockGraph:
             for path in self.adapted:
                 leaf, sums = shared.through(leaves[path], sums, states[path])
                 leaves = leaves | {path: leaf}
-        key = None if shared.key is None else jax.random.fold_in(shared.key, layer)
+        keys_T = None if shared.keys_T is None else _of_layer(shared.keys_T, layer)
         block = self._block(leaves)
-        x_TD, cache = block(x_TD, shared.start, shared.tables, shared.segments_T, slot, key)
+        x_TD, cache = block(x_TD, shared.start, shared.tables, shared.segments_T, slot, keys_T)
         return x_TD, sums, cache
 
     def _block(self, leaves: Leaves) -> Block:

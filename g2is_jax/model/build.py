@@ -97,7 +97,8 @@ class Model:
         """Next-token logits (T, V) in float32; for long rows of a large vocabulary see the loss.
 
         `segments_T`: the packed row that each token belongs to; tokens of different rows do not
-        see each other. None: all tokens are one row.
+        see each other. None: all tokens are one row. `dropout_key`: the row's, or that of each
+        token's row (T,); None: nothing is dropped.
         """
         hidden_TD = self.hidden(adapter, base, tokens_T, dropout_key, segments_T)
         return self.head(self.head_weights(base), hidden_TD)

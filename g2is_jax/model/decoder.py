@@ -66,16 +66,21 @@ class Decoder:
         """Hidden states (T, D) after the last norm, and caches: of each place of each stack.
 
         `start` is the position of the first token. `segments_T`: the packed row that each token
-        belongs to; positions restart in each row.
+        belongs to; positions restart in each row. `key`: of the row, or of each token's row (T,);
+        what a token drops depends on that and on its position.
         """
         positions_T = start + jnp.arange(tokens_T.shape[0])
         if segments_T is not None:
             positions_T = positions_in(segments_T)
+        keys_T = None
+        if key is not None:
+            keys_T = jnp.broadcast_to(key, positions_T.shape)
+            keys_T = jax.vmap(jax.random.fold_in)(keys_T, positions_T)
         tables = rotary_tables(positions_T, self.c.head_dim, self.c.rope)
         x_TD = shared_rows(leaves["embed_tokens"], self._table, tokens_T).astype(self.activations)
         x_TD = x_TD * jnp.asarray(self.c.embedding_scale, self.activations)
         through, states, sums = taps if taps is not None else (None, {}, None)
-        shared, new_caches = Pass(start, tables, segments_T, key, through), []
+        shared, new_caches = Pass(start, tables, segments_T, keys_T, through), []
         for number in range(len(self.stacks)):
             carry = Carry(x_TD, sums, None if caches is None else caches[number])
             (x_TD, sums, written), made = self._run_stack(number, leaves, states, carry, shared)

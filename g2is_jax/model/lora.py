@@ -1,6 +1,7 @@
 """Low-rank adapters: the adapted layer, the choice of layers, and the order of the leaves."""
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -74,21 +75,22 @@ class Linear(nnx.Module):
         """True if this device holds only a share of the weight."""
         return self.weight[...].shape != self.shape
 
-    def __call__(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_TD: jax.Array, dropout_keys_T: jax.Array | None) -> jax.Array:
         weight = self.weight[...]
         y_TD = shared_product(x_TD, weight, self.shape, weight.dtype)
         if self.biased:
             y_TD += self.bias[...].astype(y_TD.dtype)[None, :]
         if self.adapted:
-            inner_TR = product(self._dropped(x_TD, dropout_key), self.lora_A[...], weight.dtype)
+            inner_TR = product(self._dropped(x_TD, dropout_keys_T), self.lora_A[...], weight.dtype)
             y_TD += self.lora.scale * product(inner_TR, self.lora_B[...], weight.dtype)
         return y_TD.astype(x_TD.dtype)
 
-    def _dropped(self, x_TD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        if dropout_key is None or self.lora.dropout == 0:
+    def _dropped(self, x_TD: jax.Array, dropout_keys_T: jax.Array | None) -> jax.Array:
+        if dropout_keys_T is None or self.lora.dropout == 0:
             return x_TD
         keep = 1.0 - self.lora.dropout
-        kept_TD = jax.random.bernoulli(dropout_key, keep, x_TD.shape)
+        drawn = functools.partial(jax.random.bernoulli, p=keep, shape=x_TD.shape[1:])
+        kept_TD = jax.vmap(drawn)(dropout_keys_T)
         return jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
 
 

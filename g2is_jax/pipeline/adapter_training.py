@@ -44,7 +44,7 @@ def train(
 
     def padding(shapes: TrainingShapes) -> float:
         steps = (row_lengths(encoded), config.batch_size, seed, config.epochs)
-        return round(training_padding(*steps, shapes, devices), 4)
+        return round(training_padding(*steps, shapes), 4)
 
     counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
     if config.packing:

@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.batches import Batch, row_lengths
+from g2is_jax.data.widths import compile_cost
 from g2is_jax.features.extract import extract, fitting_tokens
 from g2is_jax.features.gradients import (
     WITH_MOMENTUM,
@@ -165,6 +166,7 @@ def _pass(
     devices = mesh.size if mesh else 1
     batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)
     rows = [record.row for record in dataset.records]
+    parameters = sum(leaf.size for leaf in job.weights.values())
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(StoreWriter(folder, rows, settings.store))
@@ -172,7 +174,14 @@ def _pass(
         ]
         label = f"gradients ({', '.join(folders)})"
         return extract(
-            compute, dataset.encoded, writers, batch_tokens, label, devices, process_share()
+            compute,
+            dataset.encoded,
+            writers,
+            batch_tokens,
+            label,
+            devices,
+            process_share(),
+            compile_cost(parameters, jax.default_backend()),
         )
 
 

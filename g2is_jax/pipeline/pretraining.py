@@ -102,7 +102,7 @@ def _microbatches(
 ) -> list[Batch]:
     """Lays out the examples of a step; those longer than the widest shape are left out."""
     encoded = _examples(chat, config, step)
-    width = shapes.widths[-1]
+    width = shapes.longest
     short = [example for example in encoded if len(example.tokens_T) <= width]
     _, batches = next(training_batches(short, config.batch_size, 0, 1, 0, shapes))
     return batches

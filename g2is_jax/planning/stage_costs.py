@@ -125,9 +125,10 @@ def _gradients(plan: Plan, name: str, rows: RowCounts, kinds: int) -> StageCost:
 def _projection_work(projection: ProjectionConfig, values: int, batch_rows: float) -> Work:
     """The work of projecting one gradient of so many values, in a batch of so many rows."""
     traffic = 2.0 * FLOAT32 * values  # the gradient, written and read
-    if projection.kind == "rademacher":  # the signs are made anew for each batch
-        exact = 2.0 * values * projection.width
-        return Work(0.0, exact, traffic + FLOAT32 * exact / batch_rows)
+    if projection.kind == "rademacher":
+        signs = 1.0 * values * projection.width
+        # Made anew for each batch, in bfloat16, and read for each of a value's two parts.
+        return Work(2 * 2 * signs, 0.0, traffic + (1 + 2) * FLOAT32 / 2 * signs / batch_rows)
     if projection.kind == "sketch":
         traffic += FLOAT32 * values * projection.repetitions
     return Work(0.0, 0.0, traffic)

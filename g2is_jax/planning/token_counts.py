@@ -5,12 +5,12 @@ lengths are known from a sample.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from g2is_jax.data.batches import length_plans, training_padding, training_shapes
-from g2is_jax.data.widths import rows_at
+from g2is_jax.data.batches import Plan, length_plans, training_plans, training_shapes
 from g2is_jax.training.fit import FitConfig
 
 MOST_LAID_OUT = 20_000  # rows; more are a multiple of these
@@ -67,16 +67,8 @@ def one_pass(rows: RowCounts, batch_tokens: int, max_length: int, devices: int =
     if rows.lengths_S is None:
         return _unpadded(rows, rows.count, batch_tokens, max_length)
     lengths = rows.drawn(min(rows.count, MOST_LAID_OUT))
-    plans = length_plans(lengths, batch_tokens * devices, multiple=devices)
-    times = rows.count / len(lengths)
-    largest = max(plans, key=lambda plan: plan.size_B * plan.width_T)
-    return Layout(
-        times * sum(plan.size_B * plan.width_T for plan in plans),
-        times * sum(plan.size_B for plan in plans),
-        times * len(plans),
-        largest.size_B * largest.width_T // devices,
-        largest.width_T,
-    )
+    plans = length_plans(lengths, batch_tokens * devices, devices)
+    return _laid_out(plans, rows.count / len(lengths), devices)
 
 
 def training(
@@ -94,12 +86,20 @@ def training(
         packed=fit.packing,
     )
     lengths = pool.drawn(min(count, MOST_LAID_OUT))
-    padding = training_padding(lengths, fit.batch_size, 0, 1, shapes, devices)
-    cells = fit.epochs * max(count, 1) * float(lengths.mean()) / (1 - padding)
-    widths = np.array(shapes.widths)
-    width = widths[-1] if fit.packing else widths[np.searchsorted(widths, lengths)].mean()
-    most = max(rows_at(int(width), shapes.tokens, devices) * int(width) for width in widths)
-    return Layout(cells, cells / float(width), cells / most, most // devices, int(widths[-1]))
+    plans = training_plans(lengths, fit.batch_size, 0, 1, shapes)
+    return _laid_out(plans, fit.epochs * max(count, 1) / len(lengths), devices)
+
+
+def _laid_out(plans: Sequence[Plan], times: float, devices: int) -> Layout:
+    """The layout of so many times these batches."""
+    largest = max(plans, key=lambda plan: plan.size_B * plan.width_T)
+    return Layout(
+        times * sum(plan.size_B * plan.width_T for plan in plans),
+        times * sum(plan.size_B for plan in plans),
+        times * len(plans),
+        largest.size_B * largest.width_T // devices,
+        largest.width_T,
+    )
 
 
 def _unpadded(rows: RowCounts, count: float, batch_tokens: int, max_length: int) -> Layout:

@@ -51,7 +51,7 @@ class FitConfig:
     batch_size: examples an optimiser step. microbatch_tokens: the most tokens, padding included,
     that go through a device at once; smaller batches are accumulated, which changes no result.
     keep_checkpoints: how many of the newest checkpoints, one an epoch, stay; 0 keeps all.
-    packing: rows share sequences, in shapes made for that; without dropout it changes no result.
+    packing: rows share sequences, in shapes made for that, which changes no result either.
     """
 
     epochs: int
@@ -98,10 +98,7 @@ def fit(
         base = model.placed(base, mesh)
     run = _Run(adapter, state, done)
     del adapter, state  # the first update takes their arrays
-    devices = 1 if mesh is None else mesh.size
-    batches = training_batches(
-        encoded, config.batch_size, seed, config.epochs, done, shapes, devices
-    )
+    batches = training_batches(encoded, config.batch_size, seed, config.epochs, done, shapes)
     # Known before the first step: a rate is computed on the device, behind the steps before it.
     rates = {step: float(rate_of(step)) for step in range(done, total)}
     take = _step_function(model, base, config.optimizer, seed, rates, mesh)
@@ -299,8 +296,8 @@ def accumulate(
 ) -> tuple[Leaves, jax.Array, jax.Array]:
     """Returns summed gradient, summed loss and token count of one optimiser step.
 
-    Dropout is drawn from the step's key and the row, or the first row of a packed sequence, so that
-    no choice of microbatches changes it.
+    Dropout is drawn from the step's key, the row, and the token's place in it, so that no choice of
+    microbatches, nor packing, changes it.
     """
     total: Any = None
     for batch in microbatches:
@@ -325,12 +322,14 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
     def gradient(shared, base, batch):
         adapter, key = shared
         rows_B, tokens_BT = batch["rows_B"], batch["tokens_BT"]
-        keys_B = None
+        keys = None
         if model.lora.dropout > 0:
-            keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
+            rows = rows_B if batch["segments_BT"] is None else batch["segments_BT"]
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows.reshape(-1))
+            keys = keys.reshape(rows.shape)
         loss = functools.partial(batch_loss, model)
         (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
-            adapter, base, tokens_BT, batch["supervised_BT"], keys_B, batch["segments_BT"]
+            adapter, base, tokens_BT, batch["supervised_BT"], keys, batch["segments_BT"]
         )
         return gradients, total, count
 

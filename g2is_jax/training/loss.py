@@ -47,12 +47,12 @@ def batch_loss(
     base: Leaves,
     tokens_BT,
     supervised_BT,
-    dropout_keys_B=None,
+    dropout_keys=None,
     segments_BT=None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums of `example_loss` over a batch; every example has a dropout key of its own."""
+    """Sums of `example_loss` over a batch; dropout keys are those of its rows (B,) or tokens."""
     loss = functools.partial(example_loss, model, adapter, base)
-    sums_B, counts_B = jax.vmap(loss)(tokens_BT, supervised_BT, dropout_keys_B, segments_BT)
+    sums_B, counts_B = jax.vmap(loss)(tokens_BT, supervised_BT, dropout_keys, segments_BT)
     return jnp.sum(sums_B), jnp.sum(counts_B)
 
 

@@ -39,6 +39,8 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "load": ({"layers": 1, "repeats": 1}, {"files", "readers", "runs"}, {}),
     "packing": ({"parts": "stories", "rank": 2, "rows": 12, "tokens": 24, "batch": 6,
                  "microbatch": 96, "repeats": 2}, set(), {"tokens": 1}),
+    "padding": ({"tokens": 64, "microbatch": 512, "batches": "8", "rows": 50}, set(),
+                {"batches": "8,0"}),
     "projection": ({"width": 64, "batch": 4, "values": 100, "sketch_values": 130, "sign_blocks": 1,
                     "rows": 5, "rank": 2, "quality_width": 32, "seeds": 2, "repeats": 2}, set(),
                    {"width": 100}),

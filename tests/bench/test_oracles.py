@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
+import json
 import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.bench import against_peft, graph, knowledge, less, models, packing, walk
+from experiments.bench import against_peft, graph, knowledge, less, models, packing, padding, walk
 from experiments.bench.plain_walk import plain_walk
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.skills.world import BASE_FOLDER
 
 WALK = walk.BenchConfig(parts="graph", rows=120, width=16, components=3, neighbours=2, budget=0.2,
                         slots=2, repeats=2)  # fmt: skip
@@ -219,3 +221,21 @@ def test_other_work_is_no_measurement(checkpoint, monkeypatch):
     for apart in ((ones_G, 1.1 * ones_G), (ones_G, -ones_G), (ones_G, ones_G, 1e-3)):
         with pytest.raises(RuntimeError, match="not the same work"):
             against_peft.agreement("float32", *apart)
+
+
+def test_padding_is_of_the_pool_given(tmp_path):
+    """Padding by hand: rows of known lengths, each alone in a batch as wide as it."""
+    plans = [padding.Plan(np.array([row]), 1, width) for row, width in enumerate((8, 16, 16))]
+    found = padding.described(plans, np.array([8, 12, 16]))
+    assert found == {"padding": pytest.approx(0.1), "shapes": 2, "batches": 3}
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(
+        json.dumps({"id": str(n), "messages": [{"role": "user", "content": "word " * n},
+                                               {"role": "assistant", "content": "yes"}]}) + "\n"
+        for n in (1, 5, 90)))  # fmt: skip
+    config = padding.BenchConfig(pool=str(pool), tokenizer=str(BASE_FOLDER), tokens=64)
+    lengths = padding.lengths_of(config)
+    assert lengths[0] < lengths[1] < lengths[2] == 64
+    found = padding.passes(dataclasses.replace(config, rows=1))["a pass over 1 rows"]["many widths"]
+    width = -(-lengths[0] // 8) * 8
+    assert found == {"padding": pytest.approx(1 - lengths[0] / width), "shapes": 1, "batches": 1}

@@ -25,7 +25,6 @@ SHARED = {
     "warmup.microbatch_tokens": 4096,
     "finetune.microbatch_tokens": 4096,
     "grads.batch_tokens": 4096,
-    "projection.kind": "sketch",
     "selection.budget": 0.01,
     "run.methods": "none,random,less,g2is_paper,g2is",
 }

@@ -12,6 +12,7 @@ from g2is_jax.data.batches import (
     epoch_order,
     lay_out,
     length_batches,
+    length_plans,
     pad_batch,
     row_lengths,
     steps_per_epoch,
@@ -71,9 +72,11 @@ def test_length_batches_hold_every_row_once(count, budget):
     for plan in plans:
         assert size_of_width[plan.width_T] == plan.size_B
         assert plan.size_B * plan.width_T <= max(budget, plan.width_T)
+        assert 0 < len(plan.rows) <= plan.size_B
         assert_faithful(lay_out(encoded, plan), encoded)
-    assert len(size_of_width) <= 12
-    assert all(len(plan.rows) == plan.size_B for plan in plans[1:])
+    assert len(size_of_width) <= 20
+    unfilled = [plan.width_T for plan in plans if len(plan.rows) < plan.size_B]
+    assert len(unfilled) == len(set(unfilled))  # one batch of a width
 
 
 def test_length_batches_of_nothing():
@@ -106,24 +109,32 @@ def test_rows_of_a_batch_fill_all_devices():
     assert all(plan.size_B % 8 == 0 for plan in plans)
 
 
-def test_waste_on_a_less_like_histogram():
-    """12 widths cannot do better than about 12 % here (the grid is optimal), 20 reach 8 %."""
+@pytest.mark.parametrize(("most", "least", "bound"), [(12, 0.11, 0.13), (20, 0.07, 0.08)])
+def test_waste_on_a_less_like_histogram(most, least, bound):
+    """12 widths cannot do better than about 12 % here: the grid is optimal."""
     lengths = less_like_lengths(20_000)
-    plans = length_batches(examples(lengths), 16_384)
-    assert len(set(shapes(plans))) <= 12
-    assert waste(lengths, plans) < 0.13
-    plans = length_batches(examples(lengths), 16_384, most_widths=20)
-    assert waste(lengths, plans) < 0.08
+    plans = length_plans(lengths, 16_384, most_widths=most)
+    assert len(set(shapes(plans))) <= most
+    assert least < waste(lengths, plans) < bound
 
 
+@pytest.mark.parametrize("count", [1000, 3000])
 @pytest.mark.parametrize("budget", [4096, 16_384])
-def test_waste_on_real_rows(budget, shared_data):
+def test_waste_on_real_rows(budget, count, shared_data):
+    """At the cost of a shape that a model of 135 million parameters has on a CPU."""
     chat = ChatFormat(load_tokenizer(shared_data / "stories260K"), "auto")
-    encoded = chat.encode_all(read_records(shared_data / "pool.jsonl.gz")[:3000], 512)
-    encoded *= 4  # as many rows as the whole pool: for few rows more widths are not worth compiling
-    plans = length_batches(encoded, budget)
+    encoded = chat.encode_all(read_records(shared_data / "pool.jsonl.gz")[:count], 2048)
+    plans = length_batches(encoded, budget, compile_cost=1000)
     assert waste(row_lengths(encoded), plans) < 0.08
-    assert len(set(shapes(plans))) <= 12
+    assert len(set(shapes(plans))) <= 20
+
+
+def test_batches_of_a_width_are_even():
+    """Nine rows where four fit: three times three, not four, four and one with empty ones."""
+    plans = length_plans([100] * 9, 416)
+    assert [(len(plan.rows), plan.size_B) for plan in plans] == [(3, 3)] * 3
+    plans = length_plans([100] * 9, 832, multiple=2)
+    assert [(len(plan.rows), plan.size_B) for plan in plans] == [(3, 6), (6, 6)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
@@ -142,7 +153,7 @@ def test_epoch_order_is_fixed_for_good():
 
 
 PINNED = [5, 6, 3, 7, 0, 1, 2, 4]
-SHAPES = TrainingShapes((64, 256, 1024, 2048), 4096)
+SHAPES = TrainingShapes(((64, 64), (16, 256), (4, 1024), (2, 2048)))
 
 
 def test_each_epoch_holds_every_example_once():

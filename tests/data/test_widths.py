@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from g2is_jax.data.widths import COMPILE_COST, rows_at, widths_grid
+from g2is_jax.data.widths import COMPILE_COST, compile_cost, rows_at, widths_grid
 from tests.support.rows_of_lengths import less_like_lengths
 
 
@@ -41,6 +41,13 @@ def test_widths_grid_at_the_edges(lengths):
     assert list(grid) == sorted(set(grid))
     assert all(width % 8 == 0 and width > 0 for width in grid)
     assert max(lengths) <= grid[-1] <= max(lengths) * 1.02 + 8
+
+
+def test_the_larger_a_model_the_more_shapes_are_worth_compiling_on_a_cpu():
+    assert compile_cost(135_000_000, "cpu") == 1000
+    assert compile_cost(8_000_000_000, "cpu") < 20
+    assert compile_cost(800_000, "cpu") == COMPILE_COST
+    assert compile_cost(135_000_000, "tpu") == compile_cost(8_000_000_000, "gpu") == COMPILE_COST
 
 
 def test_rows_at():

@@ -246,7 +246,7 @@ def contents(folder) -> dict[str, bytes]:
 
 @pytest.fixture
 def planned(monkeypatch):
-    monkeypatch.setattr(extraction, "length_batches", lambda *_, multiple: PLANS)
+    monkeypatch.setattr(extraction, "length_batches", lambda *_: PLANS)
 
 
 @pytest.mark.parametrize(
@@ -419,13 +419,14 @@ def test_one_compilation_for_each_shape(tmp_path, planned):
 def test_each_device_gets_the_tokens_asked_for(monkeypatch, tmp_path):
     asked = []
 
-    def plans_of(encoded, tokens, multiple):
-        asked.append((tokens, multiple))
+    def plans_of(encoded, tokens, multiple, compile_cost):
+        asked.append((tokens, multiple, compile_cost))
         return [Plan(np.arange(7), 8, 8)]
 
     monkeypatch.setattr(extraction, "length_batches", plans_of)
     with StoreWriter(epath.Path(tmp_path), range(7), StoreConfig("float32", 100)) as first:
         second = StoreWriter(epath.Path(tmp_path) / "b", range(7), StoreConfig("float32", 100))
         with second:
-            extract(Device(), row_examples(), [first, second], 100, "fake", devices=4)
-    assert asked == [(400, 4)]
+            stores = [first, second]
+            extract(Device(), row_examples(), stores, 100, "fake", devices=4, compile_cost=7)
+    assert asked == [(400, 4, 7)]

@@ -236,7 +236,7 @@ def test_one_compilation_for_each_shape(tmp_path, monkeypatch):
         return step(self, adapter, base, tokens_T, start, caches)
 
     monkeypatch.setattr(Model, "step", counting)
-    monkeypatch.setattr(extract, "length_batches", lambda *_, **__: PLANS)
+    monkeypatch.setattr(extract, "length_batches", lambda *_: PLANS)
     network, base = model()
     fresh = dataclasses.replace(network)  # another model to functools.cache
     for folder in ("pool", "validation"):

@@ -19,7 +19,9 @@ from g2is_jax.features.projection import (
     empty_sum,
     finished,
     fold,
+    in_two_parts,
     random_bits,
+    times_signs,
 )
 from g2is_jax.runs.errors import InputError
 from tests.support.documented_projection import documented_matrix
@@ -96,6 +98,38 @@ def test_sums_over_leaves(config):
     leaves = two_leaves()
     parts = [np.asarray(project(config, SEED, {path: x})) for path, x in leaves.items()]
     np.testing.assert_allclose(jitted(config)(leaves), sum(parts), rtol=0, atol=3e-5)
+
+
+def signs_and_values(batch: int, values: int, width: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Values of many magnitudes, (batch, values), and signs (values, width), both float32."""
+    rng = np.random.default_rng(batch)
+    x_BS = rng.normal(size=(batch, values)) * rng.lognormal(sigma=4.0, size=(batch, 1))
+    return x_BS.astype(np.float32), rng.choice([-1.0, 1.0], (values, width)).astype(np.float32)
+
+
+def test_two_parts_keep_sixteen_bits_of_each_value():
+    x_BS, signs_SP = signs_and_values(5000, 1)
+    errors = np.abs(jax.jit(in_two_parts)(x_BS, signs_SP) - np.float64(x_BS) * signs_SP)
+    relative = errors / np.abs(x_BS)
+    assert 2**-18 < relative.max() <= 2**-17  # one part: 2^-9
+
+
+def test_two_parts_of_a_row_are_within_a_hundred_thousandth():
+    """In proportion to its norm, so that stores of an earlier version are the same features."""
+    x_BS, signs_SP = signs_and_values(20, 4000)
+    expected = np.float64(x_BS) @ signs_SP
+    errors = np.linalg.norm(jax.jit(in_two_parts)(x_BS, signs_SP) - expected, axis=1)
+    assert (errors / np.linalg.norm(expected, axis=1)).max() < 5e-6
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu", "cuda"])
+def test_backends_without_fast_float32_multiply_in_bfloat16(backend):
+    traced = jax.jit(times_signs).trace(*signs_and_values(4, 8))
+    text = traced.lower(lowering_platforms=(backend,)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    expected = [0] if backend == "cpu" else [2, 2]
+    assert [line.count("xbf16>") for line in products] == expected
+    assert ("HIGHEST" in text) == (backend == "cpu")
 
 
 def test_bfloat16_leaves_are_projected_in_float32():

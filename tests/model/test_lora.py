@@ -164,8 +164,8 @@ def test_dropout_acts_on_the_adapter_alone():
 def test_dropout_is_unbiased():
     """The mean over keys is the output without dropout, as kept values are x / keep."""
     layer, x_TD = linear(lora_config("q_proj", dropout=0.3))
-    keys = jax.random.split(jax.random.key(0), 5_000)
-    dropped_KTD = jax.jit(jax.vmap(lambda key: layer(x_TD, key)))(keys)
+    keys = jax.random.split(jax.random.key(0), (5_000, len(x_TD)))
+    dropped_KTD = jax.jit(jax.vmap(lambda keys_T: layer(x_TD, keys_T)))(keys)
     plain_TD = np.asarray(layer(x_TD, None))
     spread_TD = np.asarray(dropped_KTD.std(axis=0)) / len(keys) ** 0.5
     assert (spread_TD > 0).all()

@@ -93,7 +93,7 @@ def test_batches_are_those_of_the_run(file_config, job):
     drawn = rows.drawn(40)
     padding = training_padding(drawn, fit.batch_size, 0, 1, shapes)
     assert found.cells == pytest.approx(2 * drawn.sum() / (1 - padding))
-    assert found.longest == shapes.widths[-1]
+    assert found.longest == shapes.longest
 
 
 def test_without_a_tokenizer_rows_are_as_long_as_they_may_be(file_config, base, tmp_path):

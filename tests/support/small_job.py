@@ -72,6 +72,7 @@ def small_config(checkpoint: epath.Path) -> ConfigDict:
         training.epochs = 2
         training.batch_size = 8
         training.microbatch_tokens = 512
+        training.packing = False
         training.learning_rate = 1e-2
     config.grads.kind = "rms"  # neither that of less nor that of validation rows
     config.grads.batch_tokens = 1024

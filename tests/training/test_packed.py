@@ -12,7 +12,7 @@ from tests.support.tiny_models import random_leaves
 from tests.support.tiny_training import random_rows, tiny_model
 
 LENGTHS = (13, 6, 16, 9, 2, 14, 8, 11, 16, 1)
-PADDED, PACKED = TrainingShapes((16,), 64), TrainingShapes((32,), 64, packed=True)
+PADDED, PACKED = TrainingShapes(((4, 16),)), TrainingShapes(((2, 32),), packed=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def test_packing_is_at_work(world):
     """Sequences hold several rows, and there are fewer tokens in all."""
     rows = world[1]
     padded, packed = one_step(rows, PADDED), one_step(rows, PACKED)
-    assert max(batch.segments_BT.max() for batch in packed) > 1
+    assert max(len(np.unique(row_T)) for batch in packed for row_T in batch.segments_BT) > 2
     assert all(batch.segments_BT is None for batch in padded)
     cells = [sum(batch.tokens_BT.size for batch in batches) for batches in (padded, packed)]
     assert cells[1] < cells[0]
 
 
-def test_dropout_depends_on_step_and_sequence_alone(world):
-    """Sequences that share a microbatch do not matter."""
+def test_dropout_depends_on_step_row_and_place_alone(world):
+    """Rows that share a sequence, and sequences that share a microbatch, do not matter."""
     _, rows, adapter, base = world
     model = tiny_model(dropout=0.3)
 
@@ -64,5 +64,20 @@ def test_dropout_depends_on_step_and_sequence_alone(world):
         return float(accumulate(model, adapter, base, batches, jax.random.key(seed))[1])
 
     packed = loss(PACKED)
-    assert loss(replace(PACKED, tokens=32)) == pytest.approx(packed, rel=1e-6)
+    for others in (PADDED, replace(PACKED, shapes=((1, 32),)), replace(PACKED, shapes=((3, 48),))):
+        assert loss(others) == pytest.approx(packed, rel=1e-6)
     assert abs(loss(PACKED, seed=1) - packed) > 1e-3
+
+
+def test_tokens_of_a_row_lose_different_values(world):
+    """A row of one token throughout has the same loss at each place, but for dropout."""
+    _, _, adapter, base = world
+    model = tiny_model(dropout=0.3)
+    (row,) = random_rows([9])
+    row = replace(row, tokens_T=np.full(9, 5, np.int32), supervised_T=np.ones(9, bool))
+    key = jax.random.key(0)
+    losses = [
+        accumulate(model, adapter, base, one_step([one], TrainingShapes(((1, 16),))), key)[1]
+        for one in (row, replace(row, supervised_T=np.arange(9) == 1))
+    ]
+    assert float(losses[0]) != pytest.approx(8 * float(losses[1]), rel=1e-3)

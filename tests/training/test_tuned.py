@@ -18,7 +18,7 @@ from tests.support.tiny_training import ADAMW, log_of, random_rows, tiny_model
 
 ROWS = random_rows((13, 6, 16, 9, 2, 14, 8, 11, 16))
 IDS = [str(row) for row in range(len(ROWS))]
-SHAPES = TrainingShapes((16,), 64)
+SHAPES = TrainingShapes(((4, 16),))
 CONFIG = FitConfig(3, 4, 64, 1, False, dataclasses.replace(ADAMW, weight_decay=0.0))
 
 
