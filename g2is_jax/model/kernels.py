@@ -22,25 +22,24 @@ TILE, LONGEST_BLOCK = 128, 512
 WIDEST_CUDNN_HEAD = 128  # 256 from Hopper on alone
 
 
-def kernel_for(name: str, backend: str, dtype: str) -> str:
+def kernel_for(name: str, backend: str, activations: str) -> str:
     """The kernel that `name` asks for: one of KERNELS, or `auto` for the backend's own.
 
-    `backend` as in `jax.default_backend()`; `dtype`: the name of the weights', which queries, keys
-    and values have too. On a GPU the kernel is NVIDIA's, which takes bfloat16 alone; `cudnn` by
-    name is refused with any other.
+    `backend` as in `jax.default_backend()`; `activations`: a dtype's name. On a GPU the kernel is
+    NVIDIA's, which computes in bfloat16; `cudnn` by name refuses other activations.
     """
     if name not in ("auto", *KERNELS):
         known = ", ".join(("auto", *KERNELS))
         raise InputError(f"attention = {name!r} is unknown; choose one of {known}")
-    if name == "cudnn" and dtype != "bfloat16":
+    if name == "cudnn" and activations != "bfloat16":
         raise InputError(
-            f"attention = 'cudnn' takes weights in bfloat16, and model.dtype is {dtype!r}; "
-            "set model.dtype to bfloat16, or attention to auto"
+            f"attention = 'cudnn' computes in bfloat16, and model.activations is {activations!r}; "
+            "set model.activations to bfloat16, or attention to auto"
         )
     if name != "auto":
         return name
     if backend == "gpu":
-        return "cudnn" if dtype == "bfloat16" else "blocks"
+        return "cudnn" if activations == "bfloat16" else "blocks"
     return "splash" if backend == "tpu" else "blocks"
 
 

@@ -200,7 +200,11 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
 
 def _model(section: ConfigDict, backend: str) -> ModelConfig:
     """The decoder's execution, with the backend's kernel where none is asked for by name."""
-    choice = {"name": section.attention, "backend": backend, "dtype": section.dtype}
+    choice = {
+        "name": section.attention,
+        "backend": backend,
+        "activations": section.activations,
+    }
     kernel = owned(kernel_for, choice, "model")
     return part_of(ModelConfig, ConfigDict({**section, "attention": kernel}), "model")
 

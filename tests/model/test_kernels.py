@@ -211,7 +211,7 @@ def test_gradients_on_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype", "kernel"),
+    ("backend", "activations", "kernel"),
     [
         ("tpu", "bfloat16", "splash"),
         ("tpu", "float32", "splash"),
@@ -220,8 +220,8 @@ def test_gradients_on_a_gpu():
         ("cpu", "bfloat16", "blocks"),
     ],
 )
-def test_auto(backend, dtype, kernel):
-    assert kernel_for("auto", backend, dtype) == kernel
+def test_auto(backend, activations, kernel):
+    assert kernel_for("auto", backend, activations) == kernel
 
 
 def test_a_kernel_by_name():
@@ -229,5 +229,5 @@ def test_a_kernel_by_name():
         assert kernel_for(name, "tpu", "bfloat16") == name
     with pytest.raises(InputError, match=r"'flash' is unknown; choose one of auto, blocks, splash"):
         kernel_for("flash", "cpu", "float32")
-    with pytest.raises(InputError, match=r"'cudnn' takes weights in bfloat16, .* is 'float32'"):
+    with pytest.raises(InputError, match=r"'cudnn' computes in bfloat16, .* is 'float32'"):
         kernel_for("cudnn", "gpu", "float32")

@@ -244,7 +244,7 @@ def test_tokenizer_of_another_model(file_config, own_base, tmp_path):
         ("model.dtype", "float8"),
         ("model.activations", "float16"),
         ("model.attention", "flash"),
-        ("model.attention", "cudnn"),  # with weights in float32
+        ("model.attention", "cudnn"),  # with activations in float32
         ("model.revision", "main"),  # of a folder
         ("model.chat_template", "vicuna"),
         ("model.max_length", 0),
