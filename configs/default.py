@@ -36,10 +36,13 @@ def _inputs(config: ConfigDict) -> None:
     config.model.checkpoint = ""  # folder, gs:// path or hub id; or `skills`: the built-in one
     config.model.revision = ""  # of a hub id: branch, tag or commit; empty: its main branch
     config.model.dtype = "bfloat16"  # of the base's weights: float32, bfloat16
-    config.model.activations = "bfloat16"  # between the weights: float32, bfloat16
+    # Between the weights: float32, bfloat16; auto: float32 on a CPU, else as the weights.
+    config.model.activations = "auto"
     config.model.attention = "auto"  # splash (TPU), cudnn (NVIDIA, in bfloat16), blocks (any)
+    # scan: layers that repeat are compiled once; loop: each is; auto: loop on a CPU, else scan.
+    config.model.layers = "auto"
     config.model.remat = False  # recompute each block in the backward pass: less memory, slower
-    config.model.shard_base = False  # each device holds a share of the base's linear layers
+    config.model.shard_base = False  # each device holds a share of every matrix of the base
     config.model.chat_template = "auto"  # the tokenizer's own, else tulu; or a named one
     config.model.max_length = 2048  # tokens; longer rows lose their end (LESS)
 

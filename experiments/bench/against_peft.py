@@ -46,8 +46,8 @@ from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.build import DTYPES
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
-from g2is_jax.training.fit import gradient_function, update_function
 from g2is_jax.training.optimizer import OptimizerConfig, adam_direction
+from g2is_jax.training.steps import gradient_function, update_function
 
 PARTS = ("training", "features")
 OPTIMIZER = OptimizerConfig(2e-5, "constant", 0.0, 0.0, 0.9, 0.999, 1e-8)
@@ -63,7 +63,7 @@ class BenchConfig:
     checkpoint: a Hugging Face folder; `skills` is the built-in base
     parts: of training and features, by commas
     dtype: of the base's weights on both sides: float32 or bfloat16
-    activations: ours between the weights; that of the weights if empty
+    activations: ours between the weights, or auto
     model: more of our settings, as `attention=xla,remat=true`: fields of the config's model section
     peft_adapter: dtype of peft's adapter; float32 is its own choice
     rank: rank of the adapter
@@ -76,7 +76,7 @@ class BenchConfig:
     checkpoint: str = "skills"
     parts: str = "training,features"
     dtype: str = "bfloat16"
-    activations: str = ""
+    activations: str = "auto"
     model: str = ""
     peft_adapter: str = "float32"
     rank: int = 16

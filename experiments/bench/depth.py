@@ -32,8 +32,8 @@ from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import decoder_config
 from g2is_jax.runs.errors import InputError
-from g2is_jax.training.fit import gradient_function
 from g2is_jax.training.optimizer import Moments
+from g2is_jax.training.steps import gradient_function
 
 PARTS = ("features", "training")
 KINDS = ("sgd", "adam")
@@ -50,7 +50,7 @@ class BenchConfig:
     against: the depth to which the others' growth is
     hidden: width of the Llama
     dtype: of its weights: float32 or bfloat16
-    activations: between the weights; that of the weights if empty
+    activations: between the weights, or auto
     model: more settings, as `attention=xla,remat=true`: fields of the config's model section
     rank: rank of the adapter
     dropout: of the adapter, in training
@@ -65,7 +65,7 @@ class BenchConfig:
     against: int = 8
     hidden: int = 64
     dtype: str = "bfloat16"
-    activations: str = ""
+    activations: str = "auto"
     model: str = ""
     rank: int = 8
     dropout: float = 0.1

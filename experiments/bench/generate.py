@@ -50,7 +50,7 @@ class BenchConfig:
     hidden, layers, heads, vocabulary: sizes of a random Llama
     checkpoint: folder of one more model to measure
     dtype: of the weights on both sides: float32 or bfloat16
-    activations: ours between the weights; that of the weights if empty
+    activations: ours between the weights, or auto
     model: more of our settings, as `attention=xla`: fields of the config's model section
     batch, prompt_tokens, new_tokens: rows, and their tokens before and after
     threads: cores to use
@@ -63,7 +63,7 @@ class BenchConfig:
     vocabulary: int = 4096
     checkpoint: str = ""
     dtype: str = "float32"
-    activations: str = ""
+    activations: str = "auto"
     model: str = ""
     batch: int = 8
     prompt_tokens: int = 128

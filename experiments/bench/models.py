@@ -1,6 +1,5 @@
 """The models with an adapter, and the rows, that the benchmarks of features measure on."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from g2is_jax.features.gradients import (
     shared_inputs,
 )
 from g2is_jax.features.projection import Bits, ProjectionConfig, add_leaf, empty_sum, finished
+from g2is_jax.model.backends import EXECUTION, execution
 from g2is_jax.model.build import Model, ModelConfig, build_model, load_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import decoder_config
@@ -80,22 +80,22 @@ def model_settings(fields: Mapping[str, Any], others: str = "") -> ModelConfig:
 
     others: more of them as flags give them, `name=value` by commas; they come last.
     """
-    section = get_config().model.to_dict()
-    known = {field.name: section[field.name] for field in dataclasses.fields(ModelConfig)}
+    section = get_config().model
+    known = {name: section[name] for name in EXECUTION}
     given = dict(fields)
     for name, _, value in (part.partition("=") for part in others.split(",") if part):
         if name not in known:
             raise InputError(f"model: {name!r} is unknown; choose from {', '.join(known)}")
         given[name] = _like(known[name], name, value)
-    return ModelConfig(**known | given)
+    return execution(**known | given, backend=jax.default_backend())
 
 
 def settings_of(config: Any) -> ModelConfig:
     """Returns the decoder's settings that a benchmark's `dtype`, `activations` and `model` ask for.
 
-    Empty `activations` are those of `dtype`. InputError names a flag that is wrong.
+    InputError names a flag that is wrong.
     """
-    fields = {"dtype": config.dtype, "activations": config.activations or config.dtype}
+    fields = {"dtype": config.dtype, "activations": config.activations}
     try:
         return model_settings(fields, config.model)
     except InputError as error:
@@ -114,7 +114,7 @@ def _like(default: Any, name: str, value: str) -> Any:
         raise InputError(f"model: {name} is {value!r}; give a number") from error
 
 
-FLOAT32 = model_settings({"dtype": "float32", "activations": "float32"})
+FLOAT32 = ModelConfig("float32", "float32", "blocks", False, False, scan=False)
 
 
 def lora_config(rank: int, dropout: float) -> LoraConfig:
@@ -148,18 +148,20 @@ def make_subject(name: str, raw: dict, lora: LoraConfig, settings: ModelConfig) 
         else jnp.ones(shape, model.dtype)
         for path, shape in sorted(model.base_shapes.items())
     }
+    base = model.base_layout.stacked(base)
     return Subject(name, raw, model, _adapter(model), base, _moments(model))
 
 
 def _adapter(model: Model) -> Leaves:
     draws = np.random.default_rng(1)
-    return {
+    leaves = {
         path: jnp.asarray(
             draws.normal(0, (0.1 if path.endswith("lora_B") else 1) * shape[1] ** -0.5, shape),
             "float32",
         )
         for path, shape in sorted(model.adapter_shapes.items())
     }
+    return model.adapter_layout.stacked(leaves)
 
 
 def _moments(model: Model) -> Moments:
@@ -168,7 +170,7 @@ def _moments(model: Model) -> Moments:
     second = {path: (GRADIENT * draws.lognormal(size=shape)) ** 2 for path, shape in shapes}
     parts = [{path: jnp.asarray(x, "float32") for path, x in part.items()}
              for part in (first, second)]  # fmt: skip
-    return Moments(100, *parts)
+    return Moments(100, *map(model.adapter_layout.stacked, parts))
 
 
 def adam(kind: str) -> DirectionConfig:

@@ -35,7 +35,7 @@ from experiments.bench.timing import (
 )
 from g2is_jax.data.batches import training_batches, training_padding, training_shapes
 from g2is_jax.runs.errors import InputError
-from g2is_jax.training.fit import accumulate
+from g2is_jax.training.steps import accumulate
 
 PARTS = ("stories", "skills")
 STORIES = {

@@ -46,7 +46,7 @@ from g2is_jax.model.sampling import row_keys
 from g2is_jax.planning.base_models import BASE_MODELS
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import DATA, replicated
-from g2is_jax.training.fit import gradient_function
+from g2is_jax.training.steps import gradient_function
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")

@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         kernel: str,
         lora: LoraConfig,
     ):
-        self.c, self.layer, self.kernel, self.dtype = c, layer, kernel, dtype
+        self.c, self.layer, self.kernel = c, layer, kernel
         d, q, kv = (
             c.hidden_size,
             c.num_attention_heads * c.head_dim,
@@ -131,13 +131,10 @@ class Attention(nnx.Module):
         else:
             row = q_THD, k_TKD, v_TKD
             y_THD = attend(self.kernel, *row, segments_T, window, scale, softcap)
-        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype), keys[3]), made
+        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), made
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values by heads, normalised and rotated as the family does.
-
-        They are in the dtype of the weights, as the operands of all products are.
-        """
+        """Queries, keys and values by heads, normalised and rotated as the family does."""
         q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
         if self.c.query_key_norm == "all":
             q_TF, k_TF = self.q_norm(q_TF), self.k_norm(k_TF)
@@ -147,5 +144,4 @@ class Attention(nnx.Module):
             q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
         if self.layer.rotary:
             q_THD, k_TKD = rotate(q_THD, tables), rotate(k_TKD, tables)
-        v_TKD = self.v_proj(x_TD, keys[2]).reshape(heads)
-        return q_THD.astype(self.dtype), k_TKD.astype(self.dtype), v_TKD.astype(self.dtype)
+        return q_THD, k_TKD, self.v_proj(x_TD, keys[2]).reshape(heads)

@@ -143,9 +143,9 @@ class Model:
         """Caches of one example with room for `length` tokens."""
         self._check_length(length)
         shape = (self.config.num_key_value_heads, length, self.config.head_dim)
-        caches = []
+        dtype, caches = DTYPES[self.settings.activations], []
         for stack in self.decoder.stacks:
-            zeros = jnp.zeros(shape if stack.repeats == 1 else (stack.repeats, *shape), self.dtype)
+            zeros = jnp.zeros(shape if stack.repeats == 1 else (stack.repeats, *shape), dtype)
             caches.append([(zeros, zeros)] * stack.period)
         return caches
 

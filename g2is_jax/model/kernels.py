@@ -12,35 +12,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from g2is_jax.runs.errors import InputError
-
 KERNELS = ("blocks", "splash", "cudnn")
-SMALLEST_BLOCK, MOST_BLOCKS = 64, 8  # of `blocks`: queries in a block, and blocks in a row
+SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # of `blocks`: queries in a block, and blocks in a row
 # Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector
 # memory where heads are 256 wide.
 TILE, LONGEST_BLOCK = 128, 512
 WIDEST_CUDNN_HEAD = 128  # 256 from Hopper on alone
-
-
-def kernel_for(name: str, backend: str, activations: str) -> str:
-    """The kernel that `name` asks for: one of KERNELS, or `auto` for the backend's own.
-
-    `backend` as in `jax.default_backend()`; `activations`: a dtype's name. On a GPU the kernel is
-    NVIDIA's, which computes in bfloat16; `cudnn` by name refuses other activations.
-    """
-    if name not in ("auto", *KERNELS):
-        known = ", ".join(("auto", *KERNELS))
-        raise InputError(f"attention = {name!r} is unknown; choose one of {known}")
-    if name == "cudnn" and activations != "bfloat16":
-        raise InputError(
-            f"attention = 'cudnn' computes in bfloat16, and model.activations is {activations!r}; "
-            "set model.activations to bfloat16, or attention to auto"
-        )
-    if name != "auto":
-        return name
-    if backend == "gpu":
-        return "cudnn" if activations == "bfloat16" else "blocks"
-    return "splash" if backend == "tpu" else "blocks"
 
 
 def attend(

@@ -11,8 +11,8 @@ from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.store import StoreConfig
+from g2is_jax.model.backends import EXECUTION, execution
 from g2is_jax.model.build import ModelConfig
-from g2is_jax.model.kernels import kernel_for
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
 from g2is_jax.pipeline.fields import listed, owned, part_of, parts
@@ -171,7 +171,7 @@ def check_settings(config: ConfigDict, backend: str) -> Settings:
     data = _data(config, checkpoint)
     return Settings(
         data=data,
-        base=BaseSettings(checkpoint, _model(config.model, backend)),
+        base=BaseSettings(checkpoint, read_model(config.model, backend)),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
         features=_features(config),
@@ -198,15 +198,10 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
     )
 
 
-def _model(section: ConfigDict, backend: str) -> ModelConfig:
-    """The decoder's execution, with the backend's kernel where none is asked for by name."""
-    choice = {
-        "name": section.attention,
-        "backend": backend,
-        "activations": section.activations,
-    }
-    kernel = owned(kernel_for, choice, "model")
-    return part_of(ModelConfig, ConfigDict({**section, "attention": kernel}), "model")
+def read_model(section: ConfigDict, backend: str) -> ModelConfig:
+    """The decoder's execution on a backend, from the section `model` of a config."""
+    fields = {name: section[name] for name in EXECUTION}
+    return owned(execution, {**fields, "backend": backend}, "model")
 
 
 def _features(config: ConfigDict) -> FeatureSettings:

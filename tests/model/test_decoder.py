@@ -204,7 +204,7 @@ def test_dtypes_on_a_trained_model(shared_data, dtype, activations):
     assert {leaf.dtype for leaf in base.values()} == {jnp.dtype(dtype)}
     hidden, _ = jax.eval_shape(model.step, {}, base, jnp.zeros(4, int), 0, None)
     assert hidden.dtype == jnp.dtype(activations)
-    assert {x.dtype for x in jax.tree.leaves(model.empty_caches(3))} == {jnp.dtype(dtype)}
+    assert {x.dtype for x in jax.tree.leaves(model.empty_caches(3))} == {jnp.dtype(activations)}
     exact = load_model(folder, NO_LORA, FLOAT32)
     exact_TV, logits_TV = (logits(m, {}, b, tokens_T) for m, b in (exact, (model, base)))
     assert logits_TV.dtype == np.float32

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from g2is_jax.model.backends import kernel_for
 from g2is_jax.model.build import build_model
-from g2is_jax.model.kernels import KERNELS, attend, kernel_for
+from g2is_jax.model.kernels import KERNELS, attend
 from g2is_jax.runs.errors import InputError
 from g2is_jax.training.loss import example_loss
 from tests.support.tiny_models import (

@@ -19,8 +19,8 @@ from g2is_jax.planning.model_costs import (
     kept_bytes,
     size,
 )
-from g2is_jax.training.fit import gradient_function
 from g2is_jax.training.loss import example_loss
+from g2is_jax.training.steps import gradient_function
 from tests.support.tiny_models import FLOAT32, RAW
 
 LORA = LoraConfig(8, 16.0, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj"), False)

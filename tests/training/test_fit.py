@@ -15,7 +15,9 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.metrics import MetricsLog
 from g2is_jax.runs.stopping import Stopped, sigterm_heeded
 from g2is_jax.training import fit as loop
-from g2is_jax.training.fit import FitConfig, accumulate, fit, load_trained, mean_rates
+from g2is_jax.training import steps as one_step
+from g2is_jax.training.fit import FitConfig, fit, load_trained, mean_rates
+from g2is_jax.training.steps import accumulate
 from tests.support.tiny_models import random_leaves
 from tests.support.tiny_training import ADAMW, log_of, random_rows, shapes_of, tiny_model
 
@@ -113,7 +115,7 @@ def test_sigterm_costs_no_step(model, base, uninterrupted, tmp_path, monkeypatch
 def test_finished_run_is_only_read(model, base, uninterrupted, monkeypatch):
     folder, expected = uninterrupted
     before = (folder / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(loop, "accumulate", None)  # no step is taken
+    monkeypatch.setattr(one_step, "accumulate", None)  # no step is taken
     assert_equal(run(model, base, folder), expected)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert_equal(load_trained(model, CONFIG, 5, epath.Path(folder))[-1], expected)
@@ -191,13 +193,13 @@ def test_seed_decides_the_run(model, base, uninterrupted, tmp_path):
 def test_compiles_once_a_shape(base, tmp_path, monkeypatch):
     """A resumed run, or other rows in the same shapes, compile nothing more."""
     traced = []
-    true_loss = loop.batch_loss
+    true_loss = one_step.batch_loss
 
     def counted(model, adapter, base, tokens_BT, *rest):
         traced.append(tokens_BT.shape)
         return true_loss(model, adapter, base, tokens_BT, *rest)
 
-    monkeypatch.setattr(loop, "batch_loss", counted)
+    monkeypatch.setattr(one_step, "batch_loss", counted)
     fresh = tiny_model(dropout=0.2)  # its functions are not traced yet
     config = replace(CONFIG, epochs=2, optimizer=replace(ADAMW, eps=2e-6))
     run(fresh, base, tmp_path / "a", config=config)
@@ -273,7 +275,7 @@ def test_after_each_epoch_the_adapter_is_handed_out(model, base, uninterrupted, 
 
 def without_number(monkeypatch, bad: int, what: str, asked: int | None = None) -> None:
     """One step's gradient or loss is no number; SIGTERM comes at the step `asked`."""
-    true_accumulate, steps = loop.accumulate, itertools.count()
+    true_accumulate, steps = one_step.accumulate, itertools.count()
 
     def accumulated(*arguments):
         gradients, loss, tokens = true_accumulate(*arguments)
@@ -287,7 +289,7 @@ def without_number(monkeypatch, bad: int, what: str, asked: int | None = None) -
         last = max(gradients)
         return gradients | {last: gradients[last].at[0, 0].set(np.inf)}, loss, tokens
 
-    monkeypatch.setattr(loop, "accumulate", accumulated)
+    monkeypatch.setattr(one_step, "accumulate", accumulated)
 
 
 @pytest.mark.parametrize("bad", [3, 4, 5], ids=["first", "second", "last of its epoch"])
@@ -325,7 +327,7 @@ ONE_ROW = replace(CONFIG, batch_size=1, epochs=2)  # nine steps an epoch
 def test_the_device_has_steps_to_do_while_one_is_read(model, base, tmp_path, monkeypatch):
     """No value but those of a step's outcome comes to the host, and that two steps later."""
     events: list[str] = []
-    true_accumulate, write, steps = loop.accumulate, MetricsLog.write, itertools.count()
+    true_accumulate, write, steps = one_step.accumulate, MetricsLog.write, itertools.count()
     array = type(jnp.zeros(()))
     value = array._value
 
@@ -344,7 +346,7 @@ def test_the_device_has_steps_to_do_while_one_is_read(model, base, tmp_path, mon
         return value.fget(self)
 
     run(model, base, tmp_path / "before", config=ONE_ROW)  # compiles, which fetches constants
-    monkeypatch.setattr(loop, "accumulate", accumulated)
+    monkeypatch.setattr(one_step, "accumulate", accumulated)
     monkeypatch.setattr(MetricsLog, "write", written)
     monkeypatch.setattr(array, "_value", property(fetched))
     run(

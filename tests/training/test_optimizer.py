@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from g2is_jax.runs.errors import InputError
-from g2is_jax.training.fit import update_function
 from g2is_jax.training.optimizer import adam_direction, learning_rates, read_moments
+from g2is_jax.training.steps import update_function
 from tests.support.tiny_models import random_leaves
 from tests.support.tiny_training import ADAMW
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.data.batches import TrainingShapes, training_batches
-from g2is_jax.training.fit import accumulate
+from g2is_jax.training.steps import accumulate
 from tests.support.tiny_models import random_leaves
 from tests.support.tiny_training import random_rows, tiny_model
 

@@ -1,0 +1,120 @@
+"""One optimiser step: summed gradients of its microbatches, and what AdamW makes of them."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jax.stages import Wrapped
+
+from g2is_jax.data.batches import Batch
+from g2is_jax.model.build import Model
+from g2is_jax.model.lora import Leaves
+from g2is_jax.training.loss import batch_loss
+from g2is_jax.training.optimizer import OptimizerConfig, adam_direction
+
+
+class Outcome(NamedTuple):
+    """A step's mean loss over its supervised tokens, their number, and whether loss and gradient
+    are finite; on the device, and there once the step is computed."""
+
+    loss: jax.Array
+    tokens: jax.Array
+    finite: jax.Array
+
+
+def step_function(
+    model: Model,
+    base: Leaves,
+    optimizer: OptimizerConfig,
+    seed: int,
+    rates: Mapping[int, float],
+    mesh: Mesh | None,
+) -> Callable[[Leaves, Any, int, Sequence[Batch]], tuple[Leaves, Any, Outcome]]:
+    """Returns (adapter, state, step, microbatches) -> adapter, state, Outcome, which waits for
+    nothing; the arrays of the adapter and the state that it is given are gone afterwards."""
+    update = update_function(optimizer)
+
+    def take(adapter: Leaves, state: Any, step: int, microbatches: Sequence[Batch]):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        summed = accumulate(model, adapter, base, microbatches, key, mesh)
+        return update(adapter, state, *summed, rates[step])
+
+    return take
+
+
+def accumulate(
+    model: Model,
+    adapter: Leaves,
+    base: Leaves,
+    microbatches: Sequence[Batch],
+    key: jax.Array,
+    mesh: Mesh | None = None,
+) -> tuple[Leaves, jax.Array, jax.Array]:
+    """Returns summed gradient, summed loss and token count of one optimiser step.
+
+    Dropout is drawn from the step's key, the row, and the token's place in it, so that no choice of
+    microbatches, nor packing, changes it.
+    """
+    total: Any = None
+    for batch in microbatches:
+        part = gradient_function(model, mesh)(adapter, base, vars(batch), key)
+        total = part if total is None else _added(total, part)
+    return total
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: Any, part: Any) -> Any:
+    """Adds two trees in one program; one for each leaf would keep the host busy."""
+    return jax.tree.map(jnp.add, total, part)
+
+
+@functools.cache
+def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
+    """Returns jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
+
+    On a mesh each device computes its own rows, and each one has the sums over all devices.
+    """
+
+    def gradient(shared, base, batch):
+        adapter, key = shared
+        rows_B, tokens_BT = batch["rows_B"], batch["tokens_BT"]
+        keys = None
+        if model.lora.dropout > 0:
+            rows = rows_B if batch["segments_BT"] is None else batch["segments_BT"]
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows.reshape(-1))
+            keys = keys.reshape(rows.shape)
+        loss = functools.partial(batch_loss, model)
+        (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
+            adapter, base, tokens_BT, batch["supervised_BT"], keys, batch["segments_BT"]
+        )
+        return gradients, total, count
+
+    def summed(*arguments):
+        found = gradient(*arguments)
+        return found if mesh is None else jax.lax.psum(found, mesh.axis_names)
+
+    run = model.over_rows(summed, mesh, PartitionSpec())
+    return jax.jit(lambda adapter, base, batch, key: run((adapter, key), base, batch))
+
+
+@functools.cache
+def update_function(config: OptimizerConfig) -> Callable:
+    """Returns jitted (adapter, state, summed gradients, summed loss, token count, rate) -> adapter,
+    state, Outcome. The arrays of the adapter and the state that it is given are gone afterwards.
+    """
+    direction = adam_direction(config)
+
+    def update(adapter, state, gradients, loss, tokens, rate):
+        count = jnp.maximum(tokens, 1)
+        mean = jax.tree.map(lambda leaf: leaf / count, gradients)
+        steps, state = direction.update(mean, state, adapter)
+        adapter = optax.apply_updates(adapter, jax.tree.map(lambda s: -rate * s, steps))
+        loss = loss / count
+        sound = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *gradients.values())]
+        return adapter, state, Outcome(loss, tokens, jnp.all(jnp.stack(sound)))
+
+    return jax.jit(update, donate_argnums=(0, 1))
