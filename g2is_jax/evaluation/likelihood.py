@@ -111,7 +111,7 @@ def batches(
 
 
 @functools.cache
-def likelihood_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
+def likelihood_function(model: Model, mesh: Mesh | None) -> Wrapped:
     """Compiles (adapter, base, tokens_BT, supervised_BT) -> sums (B,), counts (B,), greedy (B,).
 
     The devices of a mesh share the rows.

@@ -19,7 +19,7 @@ from g2is_jax.runs.processes import process_share
 
 
 @functools.cache
-def hidden_function(model: Model, mesh: Mesh | None = None) -> Callable[..., jax.Array]:
+def hidden_function(model: Model, mesh: Mesh | None) -> Callable[..., jax.Array]:
     """Returns a jitted (base, tokens_BT, lengths_B) -> features_BD, float32.
 
     A row of no tokens is zero.

@@ -152,7 +152,7 @@ def _cut(tokens: list[int], strings: Sequence[str], decode: Callable[[list[int]]
 
 @functools.cache
 def decoding_functions(
-    model: Model, temperature: float, top_p: float, ends: tuple[int, ...], mesh: Mesh | None = None
+    model: Model, temperature: float, top_p: float, ends: tuple[int, ...], mesh: Mesh | None
 ) -> tuple[Wrapped, Wrapped]:
     """Returns jitted `prefill`, from prompts to a first new token, and `advance`, to `chunk` more.
 

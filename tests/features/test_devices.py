@@ -11,12 +11,15 @@ import pytest
 from tests.support.eight_devices import run_on_eight_devices
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-RUNS = {  # devices, remat, shard_base
-    "one": (1, False, False),
-    "two": (2, False, False),
-    "eight": (8, False, False),
-    "shared": (8, False, True),
-    "shared remat": (8, True, True),
+RUNS = {  # devices, remat, shard_base, scan
+    "one": (1, False, False, False),
+    "two": (2, False, False, False),
+    "eight": (8, False, False, False),
+    "shared": (8, False, True, False),
+    "shared remat": (8, True, True, False),
+    "scanned": (1, False, False, True),
+    "shared scanned": (8, False, True, True),
+    "shared scanned remat": (8, True, True, True),
 }
 KINDS = ("adam", "sgd")
 VALIDATION = 8  # rows, of 40
@@ -47,13 +50,13 @@ def main(folder: Path) -> None:
     batch = pad_batch(encoded, range(40), 40, 16)
     projection = ProjectionConfig("sketch", 64, 2)
     results, arrays = {}, {}
-    for name, (devices, remat, shard_base) in RUNS.items():
+    for name, (devices, remat, shard_base, scan) in RUNS.items():
         mesh = data_mesh()
         if devices < mesh.size:
             auto = (jax.sharding.AxisType.Auto,)
             some = jax.devices()[:devices]
             mesh = None if devices == 1 else jax.make_mesh((devices,), (DATA,), auto, devices=some)
-        world = build(config, LORA, remat=remat, shard_base=shard_base)
+        world = build(config, LORA, remat=remat, shard_base=shard_base, scan=scan)
         function = feature_function(world[0], directions(*KINDS), projection, mesh)
         inputs = inputs_of(world, projection, mesh=mesh)
         lowered = function.lower(inputs, batch.tokens_BT, batch.supervised_BT)
@@ -140,24 +143,29 @@ def test_devices_do_not_talk_where_each_holds_the_base(runs, name):
     assert {share for shares in results[name]["held"].values() for share in shares} == {1.0}
 
 
-@pytest.mark.parametrize("name", ["shared", "shared remat"])
+@pytest.mark.parametrize("name", [name for name in RUNS if "shared" in name])
 def test_each_device_holds_a_share_of_the_base(runs, name):
+    """Of every matrix; the norms are whole."""
     results, _ = runs
-    linear = {path for path in results[name]["held"] if path.endswith("_proj.weight")}
-    assert len(linear) == 14
+    norms = {path for path in results[name]["held"] if "norm" in path}
+    matrices = set(results[name]["held"]) - norms
+    assert len(matrices) == 2 + (7 if "scanned" in name else 14)
     for path, shares in results[name]["held"].items():
-        assert shares == [1 / 8 if path in linear else 1.0], path
+        assert shares == [1.0 if path in norms else 1 / 8], path
     collectives = results[name]["collectives"]
-    assert collectives.pop("all-gather") >= len(linear)
+    assert collectives.pop("all-gather") >= len(matrices)
     assert set(collectives.values()) == {0}
 
 
 def test_gathered_weights_are_not_kept_for_the_backward_pass(runs):
     """They are gathered once more: of 14 weights all but q, k and v of the first layer, below
-    which there is no adapter. (As written: XLA may join the two where it does not mind memory.)"""
+    which there is no adapter. Embedding and head are gathered once. (As written: XLA may join the
+    two where it does not mind memory.)"""
     results, _ = runs
-    assert results["shared"]["gathers written"] == 14 + 11
-    assert results["shared remat"]["gathers written"] >= 14 + 11
+    assert results["shared"]["gathers written"] == 14 + 11 + 2
+    assert results["shared remat"]["gathers written"] >= 14 + 11 + 2
+    assert results["shared scanned"]["gathers written"] == 7 + 7 + 2
+    assert results["shared scanned remat"]["gathers written"] >= 7 + 7 + 2
 
 
 if __name__ == "__main__":

@@ -342,7 +342,7 @@ def write_fakes(folder, device: Device) -> None:
 
 @pytest.fixture
 def _single_rows(monkeypatch):
-    monkeypatch.setattr(extraction, "length_batches", lambda *_, multiple: single_rows(7))
+    monkeypatch.setattr(extraction, "length_batches", lambda *_, **__: single_rows(7))
 
 
 @pytest.mark.usefixtures("_single_rows")

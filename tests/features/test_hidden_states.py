@@ -81,7 +81,7 @@ def test_row_is_the_weighted_mean_of_transformers_hidden_states(torch, tmp_path,
         Encoded(random_tokens(length, seed), np.ones(length, bool), False)
         for seed, length in enumerate(lengths)
     ]
-    rows = hidden_function(network)(base, *padded(encoded, 520))
+    rows = hidden_function(network, None)(base, *padded(encoded, 520))
     theirs = theirs.double()
     for row, example in zip(rows, encoded, strict=True):
         tokens = torch.tensor(example.tokens_T[None], dtype=torch.long)
@@ -114,7 +114,7 @@ def test_extraction_writes_each_row_under_its_number(tmp_path, order, batch_toke
 def test_batch_and_padding_change_nothing():
     encoded = random_examples(LENGTHS)
     network, base = model()
-    compute = functools.partial(hidden_function(network), base)
+    compute = functools.partial(hidden_function(network, None), base)
     for width in (16, 24, 64):
         np.testing.assert_allclose(compute(*padded(encoded, width)), expected(), atol=2e-6)
     backwards = compute(*padded(encoded[::-1], 16))[::-1]
@@ -124,7 +124,7 @@ def test_batch_and_padding_change_nothing():
 def test_the_padding_token_changes_nothing():
     encoded = random_examples(LENGTHS)
     network, base = model()
-    rows = [hidden_function(network)(base, *padded(encoded, 16, pad)) for pad in (0, 17)]
+    rows = [hidden_function(network, None)(base, *padded(encoded, 16, pad)) for pad in (0, 17)]
     np.testing.assert_array_equal(*rows)
 
 
@@ -136,18 +136,19 @@ def averaged(monkeypatch):
     """(hidden_BTD, lengths_B) -> features_BD, of a model that looks its hidden states up."""
     table = "embed_tokens"
 
-    def look_up(self, adapter, base, tokens_T, start, caches):
-        assert (int(start), caches) == (0, None)
-        return base[table][tokens_T], None
+    def look_up(self, adapter, base, tokens_T):
+        return base[table][tokens_T]
 
-    monkeypatch.setattr(Model, "step", look_up)
+    monkeypatch.setattr(Model, "hidden", look_up)
     network = dataclasses.replace(model()[0])  # another model to functools.cache
 
     def average(hidden_BTD, lengths_B):
         b, t, d = hidden_BTD.shape
         base = {table: jnp.asarray(hidden_BTD).reshape(-1, d)}
         tokens_BT = np.arange(b * t, dtype=np.int32).reshape(b, t)
-        return np.asarray(hidden_function(network)(base, tokens_BT, np.array(lengths_B, np.int32)))
+        return np.asarray(
+            hidden_function(network, None)(base, tokens_BT, np.array(lengths_B, np.int32))
+        )
 
     return average
 
@@ -229,14 +230,14 @@ def test_resumed_extraction_computes_only_what_is_missing(tmp_path, monkeypatch)
 
 def test_one_compilation_for_each_shape(tmp_path, monkeypatch):
     traced = []
-    step = Model.step
+    hidden = Model.hidden
 
-    def counting(self, adapter, base, tokens_T, start, caches):
+    def counting(self, adapter, base, tokens_T):
         traced.append(tokens_T.shape)
-        return step(self, adapter, base, tokens_T, start, caches)
+        return hidden(self, adapter, base, tokens_T)
 
-    monkeypatch.setattr(Model, "step", counting)
-    monkeypatch.setattr(extract, "length_batches", lambda *_: PLANS)
+    monkeypatch.setattr(Model, "hidden", counting)
+    monkeypatch.setattr(extract, "length_batches", lambda *_, **__: PLANS)
     network, base = model()
     fresh = dataclasses.replace(network)  # another model to functools.cache
     for folder in ("pool", "validation"):

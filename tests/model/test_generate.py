@@ -199,11 +199,11 @@ def test_decoding_ends_with_the_last_row(adapted, prompts, free):
     model, adapter, base = adapted
     ends = tuple({tokens[3] for tokens in free})
     rows = padded([*prompts, []])
-    prefill, advance = decoding_functions(model, 0.0, 1.0, ends)
+    prefill, advance = decoding_functions(model, 0.0, 1.0, ends, None)
     tokens_BT, lengths_B = left_aligned(rows.tokens_BT, rows.mask_BT)
     keys_B = jax.random.split(jax.random.key(0), 5)
     state = prefill(adapter, base, tokens_BT, lengths_B, keys_B, room=49)
-    _, _, count = advance(adapter, base, state, np.zeros(5, bool), 30, chunk=30)
+    _, _, count = advance(adapter, base, state, np.zeros(5, bool), 1, 30, chunk=30)
     assert int(count) <= 3
 
 
@@ -272,17 +272,17 @@ def test_cold_sampling_is_greedy(adapted, prompts, free):
 
 def test_one_compilation_for_a_shape(adapted):
     model, _, _ = adapted
-    functions = decoding_functions(model, 0.0, 1.0, (3,))
+    functions = decoding_functions(model, 0.0, 1.0, (3,), None)
     for seed in range(3):
         rows = padded([random_tokens(9, seed), random_tokens(4 + seed, seed)])
         reply_tokens(adapted, rows, greedy(7), Stops((3,), ()))
     assert [function._cache_size() for function in functions] == [1, 1]
-    assert decoding_functions(model, 0.0, 1.0, (3,)) is functions
+    assert decoding_functions(model, 0.0, 1.0, (3,), None) is functions
 
 
 def test_prefill_computes_logits_of_last_tokens_alone(adapted):
     model, adapter, base = adapted
-    prefill, _ = decoding_functions(model, 0.0, 1.0, ())
+    prefill, _ = decoding_functions(model, 0.0, 1.0, (), None)
     keys_B = jax.random.split(jax.random.key(0), 2)
     text = prefill.lower(
         adapter, base, jnp.zeros((2, 17), jnp.int32), jnp.array([17, 3]), keys_B, room=18

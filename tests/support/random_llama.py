@@ -50,7 +50,8 @@ def build(config=CONFIG, lora: LoraConfig = LORA, **settings) -> tuple[Model, di
     def weights(shapes):
         return {path: _weight(rng, path, shape) for path, shape in sorted(shapes.items())}
 
-    return model, weights(model.adapter_shapes), weights(model.base_shapes)
+    adapter, base = weights(model.adapter_shapes), weights(model.base_shapes)
+    return model, model.adapter_layout.stacked(adapter), model.base_layout.stacked(base)
 
 
 @functools.cache
@@ -74,11 +75,11 @@ def random_moments(model: Model, scale: float = SCALE) -> Moments:
     shapes = sorted(model.adapter_shapes.items())
     first = {path: scale * rng.normal(size=shape) for path, shape in shapes}
     second = {path: (scale * rng.lognormal(size=shape)) ** 2 for path, shape in shapes}
-    return Moments(
-        STEP,
-        {path: jnp.asarray(leaf, "float32") for path, leaf in first.items()},
-        {path: jnp.asarray(leaf, "float32") for path, leaf in second.items()},
-    )
+    parts = [
+        {path: jnp.asarray(leaf, "float32") for path, leaf in part.items()}
+        for part in (first, second)
+    ]
+    return Moments(STEP, *map(model.adapter_layout.stacked, parts))
 
 
 def random_examples(lengths: Sequence[int] = LENGTHS) -> list[Encoded]:
