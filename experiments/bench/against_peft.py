@@ -151,25 +151,27 @@ def training(config: BenchConfig, task: Task) -> dict:
     gradients, loss, tokens = gradient(*inputs)
     means = jax.tree.map(lambda leaf: np.asarray(leaf) / int(tokens), gradients)
     difference = abs(float(loss) / int(tokens) / task.peft.gradient() - 1)
-    same = agreement(config.dtype, flat(means), flat(task.peft.read(gradient=True)), difference)
-    state = adam_direction(OPTIMIZER).init(subject.adapter)
-    rate = OPTIMIZER.learning_rate
+    by_layer = subject.model.adapter_layout.by_layer
+    theirs_G = flat(task.peft.read(gradient=True))
+    same = agreement(config.dtype, flat(by_layer(means)), theirs_G, difference)
+    adapter = jax.tree.map(jnp.copy, subject.adapter)  # an update takes the arrays it is given
+    state, rate = adam_direction(OPTIMIZER).init(adapter), OPTIMIZER.learning_rate
     of_update, update = build_program(
-        update_function(OPTIMIZER), subject.adapter, state, gradients, tokens, rate
+        update_function(OPTIMIZER), adapter, state, gradients, loss, tokens, rate
     )
-    optimizer, kept = task.peft.optimizer(OPTIMIZER), [subject.adapter, state]
+    optimizer, kept = task.peft.optimizer(OPTIMIZER), [adapter, state]
 
     def ours() -> None:
-        found, _, count = gradient(kept[0], subject.base, fields, key)
-        kept[:] = jax.block_until_ready(update(*kept, found, count, rate))
+        summed = gradient(kept[0], subject.base, fields, key)
+        kept[:] = jax.block_until_ready(update(*kept, *summed, rate))[:2]
 
     def theirs() -> None:
         task.peft.gradient()
         optimizer.step()
 
-    start_G = flat(subject.adapter)
+    start_G = flat(by_layer(subject.adapter))
     seconds = timed_sides(ours, theirs, config.repeats)
-    moved = flat(kept[0]) - start_G, flat(task.peft.read(gradient=False)) - start_G
+    moved = flat(by_layer(kept[0])) - start_G, flat(task.peft.read(gradient=False)) - start_G
     return {
         "building_seconds": {"gradient": of_gradient, "update": of_update},
         **same,

@@ -86,13 +86,15 @@ def cache_bytes(model: Model) -> float:
 
 
 def base_bytes(model: Model, devices: int) -> float:
-    """Returns the bytes on each of so many devices; of a base that is shared out also one layer,
-    gathered."""
+    """Returns the bytes on each of so many devices; of a base that is shared out also the head and
+    one layer, gathered."""
     itemsize = jnp.dtype(model.dtype).itemsize
-    linear, whole = size(linear_layers(model.base_shapes)), size(model.base_shapes)
+    shapes, head = model.base_shapes, model.config.vocab_size * model.config.hidden_size
     if not model.settings.shard_base or devices == 1:
-        return itemsize * whole
-    return itemsize * (whole - linear + linear / devices + linear / len(model.config.layers))
+        return itemsize * size(shapes)
+    matrices = size({path: shape for path, shape in shapes.items() if len(shape) > 1})
+    layer = size(linear_layers(shapes)) / len(model.config.layers)
+    return itemsize * (size(shapes) - matrices + matrices / devices + layer + head)
 
 
 def _activation_bytes(model: Model) -> int:

@@ -10,7 +10,7 @@ from g2is_jax.planning.model_costs import base_bytes, kept_bytes, size
 from g2is_jax.planning.token_counts import Layout, RowCounts
 from g2is_jax.runs.errors import InputError
 
-BACKEND = "cpu"  # the memory that is counted is that of attention in plain JAX
+BACKEND = "tpu"  # plans are for accelerators
 FLOAT32 = 4  # bytes of a value of the adapter, its moments and its gradients
 
 

@@ -109,14 +109,14 @@ def test_both_decode_in_the_dtype_asked_for(torch, tmp_path, monkeypatch):
 
 
 def test_settings_are_the_defaults_but_for_the_flags():
-    config = generate.BenchConfig(dtype="bfloat16", model="remat=true,attention=cudnn")
+    config = generate.BenchConfig(dtype="bfloat16", model="remat=true,attention=splash")
     defaults, found = get_config().model, models.settings_of(config)
-    assert (found.dtype, found.activations) == ("bfloat16", "bfloat16")
-    assert (found.remat, found.attention) == (True, "cudnn")
+    assert (found.dtype, found.activations) == ("bfloat16", "float32")  # of a CPU
+    assert (found.remat, found.attention, found.scan) == (True, "splash", False)
     assert found.shard_base == defaults.shard_base
     plain = models.settings_of(generate.BenchConfig(activations="bfloat16"))
     assert (plain.dtype, plain.activations) == ("float32", "bfloat16")
-    assert (plain.remat, plain.attention) == (defaults.remat, defaults.attention)
+    assert (plain.remat, plain.attention) == (defaults.remat, "blocks")
     assert models._like(7, "unroll", "30") == 30
     with pytest.raises(InputError, match=r"unroll is '3\.5'; give a number"):
         models._like(7, "unroll", "3.5")

@@ -1,8 +1,11 @@
 """Likelihoods of continuations: equal to the full softmax in float64, whatever the batches."""
 
+import dataclasses
 import functools
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from g2is_jax.evaluation.likelihood import continuations, likelihoods
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.training import loss as of_loss
 from g2is_jax.training.loss import example_loss
 from tests.support.tiny_models import NO_LORA, both, lora_config, oracle_logits, ours, random_tokens
 
@@ -106,7 +110,7 @@ def test_the_next_batch_is_dispatched_before_the_last_is_waited_for(adapted, mon
         events.append(f"start {batch}")
         return Later(batch, -float(batch)), Later(batch, 1), Later(batch, True)
 
-    monkeypatch.setattr(likelihood, "likelihood_function", lambda model: dispatched)
+    monkeypatch.setattr(likelihood, "likelihood_function", lambda model, mesh: dispatched)
     found = likelihoods(*adapted, random_rows((3, 4, 5, 6)), 1)
     order = "start 0, start 1, end 0, start 2, end 1, start 3, end 2, end 3"
     assert ", ".join(dict.fromkeys(events)) == order
@@ -122,6 +126,20 @@ def test_equals_the_loss_of_training(adapted, rows):
     sums_B, counts_B = loss(batch.tokens_BT, batch.supervised_BT)
     np.testing.assert_allclose(-found.sums_M, sums_B, rtol=1e-5)
     np.testing.assert_array_equal(found.counts_M, counts_B)
+
+
+def test_logits_are_those_of_some_tokens_at_a_time(adapted, monkeypatch):
+    """No array of the program has a value for each token of the batch and each of the words."""
+    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)
+    monkeypatch.setattr(of_loss, "CHUNKS", 1000)
+    model, adapter, base = adapted
+    fresh = dataclasses.replace(model)  # another model to functools.cache
+    batch = (jnp.zeros((3, 17), int), jnp.ones((3, 17), bool))
+    text = likelihood.likelihood_function(fresh, None).lower(adapter, base, *batch).as_text()
+    shapes = re.findall(rf"tensor<([\dx]*)x{model.config.vocab_size}xf32>", text)
+    rows = {int(np.prod([int(side) for side in shape.split("x")])) for shape in shapes}
+    assert 4 in rows
+    assert max(rows) <= model.config.hidden_size  # the head itself, of whatever dtype
 
 
 def test_equals_transformers(torch, tmp_path):

@@ -74,6 +74,7 @@ def argv(base, tmp_path_factory) -> list[str]:
         small_config(base),
         run__methods="less,g2is",
         grads__chunk_rows=8,
+        grads__batch_tokens=64,  # several chunks
         grads__dtype="float32",
         warmup__keep_checkpoints=0,
         warmup__batch_size=4,  # six steps an epoch, so that some are read within it

@@ -42,7 +42,7 @@ def plan(sizes: Sizes = SIZES, devices: int = 1, **fields) -> Plan:
     """The tiny Llama under the default config, with some fields changed."""
     fields = {"lora__rank": 3, "lora__targets": "all-linear", "projection__width": 64} | fields
     config = changed(default.get_config(), **fields)
-    settings = check_settings(config, "cpu")
+    settings = check_settings(config, "tpu")
     model = build_model(decoder_config(RAW["llama"], "c"), settings.lora, settings.base.model)
     return Plan(config, settings, model, sizes.rows(), devices)
 

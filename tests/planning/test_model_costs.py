@@ -141,7 +141,8 @@ def test_bytes_of_the_base_on_each_device():
     whole = 2 * size(model.base_shapes)
     assert [base_bytes(model, 1), base_bytes(model, 8), base_bytes(shared_out, 1)] == [whole] * 3
     layer = 2 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-    assert base_bytes(shared_out, 8) == whole - 2 * layer + 2 * layer / 8 + layer
+    head, norms = 2 * 128256 * 4096, 2 * 5 * 4096
+    assert base_bytes(shared_out, 8) == norms + (2 * layer + 2 * head) / 8 + layer + head
 
 
 def test_bytes_of_a_cache():
