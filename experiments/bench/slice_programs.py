@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import re
-import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.bench.timing import launch, timed, versions
 from g2is_jax.evaluation.likelihood import likelihood_function
+from g2is_jax.features.extract import OUT_OF_MEMORY
 from g2is_jax.features.gradients import (
     DirectionConfig,
     PassInputs,
@@ -120,9 +120,17 @@ def mesh_of_topology(name: str) -> Mesh:
 
 
 def compiled(lower: Callable[[], Any]) -> dict:
-    """Returns seconds, bytes a chip and collectives of the program that `lower` traces."""
+    """Returns seconds, bytes a chip and collectives of the program that `lower` traces.
+
+    Of one that needs more memory than a chip has, what the compiler says of that.
+    """
     trace_seconds, lowered = timed(lower)
-    compile_seconds, program = timed(lowered.compile)
+    try:
+        compile_seconds, program = timed(lowered.compile)
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith(OUT_OF_MEMORY):
+            raise
+        return {"does_not_fit": str(error).splitlines()[0]}
     memory, text = program.memory_analysis(), program.as_text()
     kinds = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
     return {
@@ -254,16 +262,18 @@ def _decoding(config: SliceConfig, mesh: Mesh) -> tuple[Callable[[], Any], Calla
 
 
 def table(result: dict) -> str:
-    """Summarises what one chip needs for each program."""
+    """Summarises how many of the programs a chip has room for."""
     settings = result["settings"]
-    seconds = [program["compile_seconds"] for program in result["programs"]]
+    fit = [program for program in result["programs"] if "does_not_fit" not in program]
     return (
         f"{settings['model']}, {settings['layers'] or 'all'} layers, for {settings['topology']}: "
-        f"compiled, not run; median {statistics.median(seconds):.0f} s a program"
+        f"{len(fit)} of {len(result['programs'])} programs fit; compiled, not run"
     )
 
 
 def line(program: Mapping) -> str:
+    if "does_not_fit" in program:
+        return f"{program['program']}: does not fit: {program['does_not_fit']}"
     gigabytes = {
         part: program[f"{part}_bytes"] / 1e9 for part in ("argument", "temporary", "output")
     }
