@@ -78,7 +78,7 @@ _of_layer = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
 class Pass(NamedTuple):
-    """What all layers of a forward pass share."""
+    """Holds what all layers of a forward pass share."""
 
     start: Any
     tables: Tables

@@ -132,7 +132,7 @@ class Model:
         return self.decoder.head_weights(base)
 
     def head_part(self, base: Leaves) -> jax.Array:
-        """What this device holds of the head's matrix."""
+        """The head's matrix, or the part of it that this device holds."""
         return self.decoder.head_part(base)
 
     def head(self, head_VD: jax.Array, hidden_TD) -> jax.Array:

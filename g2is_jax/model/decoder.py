@@ -22,7 +22,7 @@ from g2is_jax.runs.mesh import whole
 
 
 class Taps(NamedTuple):
-    """What each adapter leaf passes through on its way into its layer.
+    """Holds what each adapter leaf passes through on its way into its layer.
 
     through: (leaf, sums, state) -> (leaf, sums). states: by leaf path, stacked as the leaves are.
     sums: handed from leaf to leaf.
@@ -34,7 +34,7 @@ class Taps(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What goes from layer to layer: hidden states, the taps' sums, and caches to write to."""
+    """Goes from layer to layer: hidden states, the taps' sums, and caches to write to."""
 
     x_TD: jax.Array
     sums: Any
@@ -125,7 +125,7 @@ class Decoder:
         return logits_TV if cap is None else cap * jnp.tanh(logits_TV / cap)
 
     def head_part(self, leaves: Leaves) -> jax.Array:
-        """What this device holds of the head's matrix (V, D)."""
+        """The head's matrix (V, D), or the part of it that this device holds."""
         return leaves["embed_tokens" if self.c.tie_word_embeddings else "lm_head"]
 
     @property
