@@ -39,7 +39,8 @@ def _inputs(config: ConfigDict) -> None:
     # Between the weights: float32, bfloat16; auto: float32 on a CPU, else as the weights.
     config.model.activations = "auto"
     config.model.attention = "auto"  # splash (TPU), cudnn (NVIDIA, in bfloat16), blocks (any)
-    # scan: layers that repeat are compiled once; loop: each is; auto: loop on a CPU, else scan.
+    # scan: layers that repeat are compiled once; loop: each is; depth: scan and remat from 8 layers
+    # on; auto: depth on a CPU, else scan.
     config.model.layers = "auto"
     config.model.remat = False  # recompute each block in the backward pass: less memory, slower
     config.model.shard_base = False  # each device holds a share of every matrix of the base

@@ -42,7 +42,7 @@ from experiments.bench.timing import (
     versions,
 )
 from g2is_jax.data.batches import Batch, pad_batch
-from g2is_jax.features.projection import ProjectionConfig
+from g2is_jax.features.projection import ProjectionConfig, random_bits
 from g2is_jax.model.build import DTYPES
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.errors import InputError
@@ -138,7 +138,8 @@ def read_task(config: BenchConfig) -> Task:
     encoded = random_rows([config.tokens] * config.rows, subject.model.config.vocab_size)
     batch = pad_batch(encoded, range(config.rows), config.rows, config.tokens)
     folder, lora = checkpoint_folder(config.checkpoint), subject.model.lora
-    loop = PeftLoop(folder, subject.adapter, lora, config.dtype, config.peft_adapter, batch)
+    adapter = subject.model.adapter_layout.by_layer(subject.adapter)
+    loop = PeftLoop(folder, adapter, lora, config.dtype, config.peft_adapter, batch)
     return Task(subject, batch, loop)
 
 
@@ -191,10 +192,12 @@ def features(config: BenchConfig, task: Task) -> dict:
     batch = (task.batch.tokens_BT, task.batch.supervised_BT)
     building, program = build_program(function, inputs, *batch)
     mean_P = np.asarray(program(inputs, *batch).features_KBP[0]).mean(axis=0)
-    task.peft.load(task.subject.adapter)  # training has moved it
+    model = task.subject.model
+    task.peft.load(model.adapter_layout.by_layer(task.subject.adapter))  # training has moved it
     task.peft.gradient()
     gradient = {path: jnp.asarray(g)[None] for path, g in task.peft.read(gradient=True).items()}
-    theirs_P = np.asarray(project_with(projection, inputs.bits, gradient))[0]
+    bits = random_bits(projection, 0, model.adapter_shapes)
+    theirs_P = np.asarray(project_with(projection, bits, gradient))[0]
     same = agreement(config.dtype, mean_P, theirs_P)
 
     def ours() -> None:

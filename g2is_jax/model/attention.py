@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from g2is_jax.model.blocks import visible
 from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
-from g2is_jax.model.kernels import attend, attend_masked, visible
+from g2is_jax.model.kernels import attend, attend_masked
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 
@@ -97,7 +98,7 @@ class Attention(nnx.Module):
         kernel: str,
         lora: LoraConfig,
     ):
-        self.c, self.layer, self.kernel = c, layer, kernel
+        self.c, self.layer, self.kernel, self.dtype = c, layer, kernel, dtype
         d, q, kv = (
             c.hidden_size,
             c.num_attention_heads * c.head_dim,
@@ -129,9 +130,10 @@ class Attention(nnx.Module):
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
         else:
-            row = q_THD, k_TKD, v_TKD
+            row = (x.astype(self.dtype) for x in (q_THD, k_TKD, v_TKD))
             y_THD = attend(self.kernel, *row, segments_T, window, scale, softcap)
-        return self.o_proj(y_THD.reshape(x_TD.shape[0], -1), keys[3]), made
+        y_TF = y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype)
+        return self.o_proj(y_TF, keys[3]), made
 
     def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values by heads, normalised and rotated as the family does."""

@@ -6,7 +6,7 @@ from g2is_jax.runs.errors import InputError
 
 # The fields of a config's section `model` that `execution` takes.
 EXECUTION = ("dtype", "activations", "attention", "layers", "remat", "shard_base")
-LAYERS = {"scan": True, "loop": False}
+LAYERS = {"scan": True, "loop": False, "depth": None}
 
 
 def execution(
@@ -22,13 +22,13 @@ def execution(
 
     `activations`: float32 on a CPU, which only emulates bfloat16 between its products; else the
     dtype of the weights. `attention`: a kernel, see `kernel_for`. `layers`: `scan` compiles those
-    that repeat once; `loop` compiles each, which a CPU runs faster, as it copies nothing to stack
-    what the backward pass needs. `backend` as in `jax.default_backend()`.
+    that repeat once; `loop` compiles each; `depth`, which a CPU likes, loops over few. `backend` as
+    in `jax.default_backend()`.
     """
     if activations == "auto":
         activations = "float32" if backend == "cpu" else dtype
     if layers == "auto":
-        layers = "loop" if backend == "cpu" else "scan"
+        layers = "depth" if backend == "cpu" else "scan"
     if layers not in LAYERS:
         raise InputError(f"layers = {layers!r} is unknown; choose one of auto, {', '.join(LAYERS)}")
     kernel = kernel_for(attention, backend, activations)

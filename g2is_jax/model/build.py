@@ -32,6 +32,9 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import placed, replicated, shared_out
 
 Caches = list[list[LayerCache]]  # of each place of each stack of layers
+# On a CPU: fewer layers compile soon, and run no slower than those of a scan, which copies what the
+# backward pass needs.
+DEEP = 8
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -42,7 +45,8 @@ class ModelConfig:
     `dtype` of the base's weights and `activations` between them: keys of DTYPES. `attention`: one
     of KERNELS. `remat`: compute each block again in the backward pass instead of keeping it.
     `shard_base`: each device holds a share of every matrix and gathers one layer at a time.
-    `scan`: layers that repeat are compiled once; else each of them is.
+    `scan`: layers that repeat are compiled once; else each of them is. None leaves it to the depth:
+    from DEEP layers on they are compiled once, and computed again in the backward pass.
     """
 
     dtype: str
@@ -50,7 +54,7 @@ class ModelConfig:
     attention: str
     remat: bool
     shard_base: bool
-    scan: bool
+    scan: bool | None
 
     def __post_init__(self):
         for field, known in (("dtype", DTYPES), ("activations", DTYPES), ("attention", KERNELS)):
@@ -59,6 +63,13 @@ class ModelConfig:
                     f"{field} = {getattr(self, field)!r} is unknown; "
                     f"choose one of {', '.join(known)}"
                 )
+
+    def for_depth(self, layers: int) -> "ModelConfig":
+        """The settings for so many layers, with nothing left open."""
+        if self.scan is not None:
+            return self
+        deep = layers >= DEEP
+        return dataclasses.replace(self, scan=deep, remat=deep or self.remat)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +214,7 @@ class Model:
 
 def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) -> Model:
     """Describes a model without allocating anything."""
+    settings = settings.for_depth(len(config.layers))
     dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
 
     @functools.cache
@@ -216,7 +228,7 @@ def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) 
     for index, layer in enumerate(config.layers):
         base_shapes |= {f"layers.{index:03d}.{p}": x for p, x in block(layer, ())[1].items()}
     _check_targets(lora, base_shapes)
-    stacks = find_stacks(config.layers, settings.scan)
+    stacks = find_stacks(config.layers, bool(settings.scan))
     layout = Layout(adapter_shapes(lora, base_shapes), stacks)
 
     def graphs(stack: Stack) -> Iterator[BlockGraph]:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
+from g2is_jax.model.blocks import attend_in_blocks, by_kv_head, by_token
+
 KERNELS = ("blocks", "splash", "cudnn")
-SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # of `blocks`: queries in a block, and blocks in a row
 # Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector
 # memory where heads are 256 wide.
 TILE, LONGEST_BLOCK = 128, 512
@@ -41,14 +42,7 @@ def attend(
     fits_cudnn = head_dim <= WIDEST_CUDNN_HEAD and head_dim % 8 == 0
     if kernel == "cudnn" and segments_T is None and softcap is None and fits_cudnn:
         return _attend_cudnn(*row, window, scale)
-    return _attend_in_blocks(*row, segments_T, window, scale, softcap)
-
-
-def visible(query_T, key_S, window: int | None) -> jax.Array:
-    """The mask (T, S) of places that a query sees: none after it, and `window` at most."""
-    distance_TS = query_T[:, None] - key_S[None, :]
-    seen_TS = distance_TS >= 0
-    return seen_TS if window is None else seen_TS & (distance_TS < window)
+    return attend_in_blocks(*row, segments_T, window, scale, softcap)
 
 
 def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | None) -> jax.Array:
@@ -57,7 +51,7 @@ def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | N
     Keys and values have the heads first, as caches do: a step then copies none of them.
     """
     kv_heads, places, head_dim = k_KSD.shape
-    q_KGTD = _by_kv_head(q_THD, kv_heads)
+    q_KGTD = by_kv_head(q_THD, kv_heads)
     q_KXD = q_KGTD.reshape(kv_heads, -1, head_dim)  # X: queries of all heads that share keys
     products_KXS = scale * jnp.matmul(
         q_KXD, k_KSD.swapaxes(1, 2), preferred_element_type=jnp.float32
@@ -68,38 +62,7 @@ def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | N
     weights = jax.nn.softmax(jnp.where(mask_TS[None, None], products_KGTS, -jnp.inf), axis=-1)
     weights_KXS = weights.astype(v_KSD.dtype).reshape(products_KXS.shape)
     y_KGTD = jnp.matmul(weights_KXS, v_KSD).reshape(q_KGTD.shape)
-    return _by_token(y_KGTD)
-
-
-def _by_kv_head(q_THD, kv_heads: int) -> jax.Array:
-    """Queries (T, H, D) grouped by the keys that they share: (K, G, T, D)."""
-    tokens, _, head_dim = q_THD.shape
-    return q_THD.reshape(tokens, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
-
-
-def _by_token(y_KGTD) -> jax.Array:
-    """Undoes `_by_kv_head`."""
-    kv_heads, group, tokens, head_dim = y_KGTD.shape
-    return y_KGTD.transpose(2, 0, 1, 3).reshape(tokens, kv_heads * group, head_dim)
-
-
-def _attend_in_blocks(
-    q_THD, k_TKD, v_TKD, segments_T, window: int | None, scale: float, softcap: float | None
-) -> jax.Array:
-    """One block of queries at a time; products with keys that none of them sees are skipped."""
-    tokens = len(q_THD)
-    k_KTD, v_KTD = k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1)
-    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
-    outputs = []
-    for start in range(0, tokens, size):
-        end = min(start + size, tokens)
-        first = 0 if window is None else max(start - window + 1, 0)
-        mask_TS = visible(jnp.arange(start, end), jnp.arange(first, end), window)
-        if segments_T is not None:
-            mask_TS &= segments_T[start:end, None] == segments_T[None, first:end]
-        seen = k_KTD[:, first:end], v_KTD[:, first:end]
-        outputs.append(attend_masked(q_THD[start:end], *seen, mask_TS, scale, softcap))
-    return jnp.concatenate(outputs)
+    return by_token(y_KGTD)
 
 
 def _attend_cudnn(q_THD, k_TKD, v_TKD, window: int | None, scale: float) -> jax.Array:
@@ -128,7 +91,7 @@ def _attend_splash(
     size, longer = _blocks_of_splash(tokens)
     added = [(0, longer - tokens), (0, 0)]
     # The kernel has no scale of its own.
-    q_KGTD = jnp.pad(_by_kv_head(q_THD * scale, kv_heads), [(0, 0), (0, 0), *added])
+    q_KGTD = jnp.pad(by_kv_head(q_THD * scale, kv_heads), [(0, 0), (0, 0), *added])
     k_KTD, v_KTD = (jnp.pad(x.swapaxes(0, 1), [(0, 0), *added]) for x in (k_TKD, v_TKD))
     ids = () if segments_T is None else (jnp.pad(segments_T, added[0]),)
     whole = (longer, longer)
@@ -165,7 +128,7 @@ def _attend_splash(
         tpu=functools.partial(run, False),
         default=functools.partial(run, True),
     )
-    return _by_token(y_KGTD[:, :, :tokens])
+    return by_token(y_KGTD[:, :, :tokens])
 
 
 def _blocks_of_splash(tokens: int) -> tuple[int, int]:

@@ -68,7 +68,7 @@ class WeightSettings:
     checkpoint: CheckpointSettings
     dtype: str
     shard_base: bool
-    scan: bool
+    scan: bool | None
 
     @property
     def model(self) -> ModelConfig:

@@ -10,7 +10,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.decoder import Taps
 from g2is_jax.model.lora import Leaves
 
-SMALLEST_CHUNK = 128  # tokens whose logits are in memory at once; at least this many,
+SMALLEST_CHUNK = 512  # tokens whose logits are in memory at once; at least this many,
 CHUNKS = 16  # or this part of the batch's
 
 

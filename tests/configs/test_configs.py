@@ -36,7 +36,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "schedule": ("linear", "cosine"),
     "dtype": ("bfloat16", "float32"),
     "activations": ("bfloat16", "float32"),
-    "model.layers": ("scan", "loop"),
+    "model.layers": ("scan", "loop", "depth"),
     "attention": ("splash", "blocks"),
     "chat_template": ("auto", "tulu"),
     "overlap": ("report", "remove"),
