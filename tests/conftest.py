@@ -2,9 +2,13 @@ import importlib
 import os
 from pathlib import Path
 
+from tests.support.compilation import XLA_FLAGS
+
 # Set before jax and transformers are imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 
 import jax
 import pytest
@@ -31,15 +35,15 @@ def _room_for_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiles without most of XLA's optimisations, in half the time, also in other processes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        before = jax.config.values["jax_disable_most_optimizations"]
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture
+def optimised():
+    """Compiles with XLA's optimisations, for tests of what they might change: bits and memory."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # of programs that are shared with other tests
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

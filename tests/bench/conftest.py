@@ -3,11 +3,6 @@ import pytest
 from experiments.bench import generate
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick(quick_compilation):
-    """Compiles every program of the benchmarks in half the time."""
-
-
 @pytest.fixture(scope="session")
 def checkpoint(torch, tmp_path_factory) -> str:
     """The folder of a random Llama of one layer."""

@@ -20,7 +20,7 @@ from g2is_jax.model.sampling import GenerateConfig
 from g2is_jax.runs.errors import InputError
 from g2is_jax.skills.world import BASE_FOLDER
 from tests.support.harness_folder import config_of, write_tasks
-from tests.support.tiny_models import FLOAT32, QUICK, lora_config, random_leaves, raw_of
+from tests.support.tiny_models import FLOAT32, lora_config, random_leaves, raw_of
 
 MAX_LENGTH = 40
 NEW_TOKENS = 6
@@ -66,7 +66,7 @@ def made(harness, tuned, chat):
 
 @functools.cache
 def compiled(model):
-    return jax.jit(model.logits, compiler_options=QUICK)
+    return jax.jit(model.logits)
 
 
 def plain_logits(tuned, tokens: list[int]) -> np.ndarray:

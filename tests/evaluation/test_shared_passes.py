@@ -30,18 +30,17 @@ SIZES = {
 
 
 def gathered(lowered) -> list[list[int]]:
-    """Shapes of all arrays that the program gathers."""
+    """Shapes of all arrays that the program gathers; a program that has run is compiled already."""
     found = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", lowered.compile().as_text())
     return sorted([int(side) for side in shape.split(",") if side] for shape in found)
 
 
 def main(folder: Path) -> None:
     """Likelihoods, replies and hidden states of each run, and where they were computed."""
-    import jax
     from etils import epath
 
     from g2is_jax.data.chat import Encoded
-    from g2is_jax.evaluation.likelihood import likelihood_function, likelihoods
+    from g2is_jax.evaluation.likelihood import batches, likelihood_function, likelihoods
     from g2is_jax.features.hidden_states import extract_hidden
     from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
     from g2is_jax.model.build import build_model, devices_of, mesh_of
@@ -56,7 +55,6 @@ def main(folder: Path) -> None:
         random_tokens,
     )
 
-    jax.config.update("jax_disable_most_optimizations", True)
     rows = [
         Encoded(tokens_T, np.arange(len(tokens_T)) >= len(tokens_T) // 2, False)
         for tokens_T in map(random_tokens, LENGTHS, range(len(LENGTHS)))
@@ -76,6 +74,7 @@ def main(folder: Path) -> None:
         if mesh is not None:
             base = model.placed(base, mesh)
         found = likelihoods(model, adapter, base, rows, 64)
+        batch = next(batches(rows, 64, model.config.max_position_embeddings, devices))
         replies = generate(model, adapter, base, prompts, greedy, Stops((), ()), str)
         store = epath.Path(folder / name)
         with StoreWriter(store, range(len(rows)), StoreConfig("float32", 4)) as writer:
@@ -89,10 +88,10 @@ def main(folder: Path) -> None:
         results[name] = {
             "gathered in likelihoods": gathered(
                 likelihood_function(model, mesh).lower(
-                    adapter, base, prompts.tokens_BT, prompts.mask_BT
+                    adapter, base, batch.tokens_BT, batch.supervised_BT
                 )
             ),
-            "gathered in decoding": gathered(advance.lower(*decoding, chunk=2)),
+            "gathered in decoding": gathered(advance.lower(*decoding, chunk=NEW_TOKENS)),
             "devices": devices_of(mesh_of(base)),
             "sums": found.sums_M.tolist(),
             "counts": found.counts_M.tolist(),

@@ -36,7 +36,7 @@ KILLS = [
 
 
 @pytest.fixture(scope="module")
-def runs(base, quick_compilation, compiled_once, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
+def runs(base, compiled_once, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
     """Folder of an uninterrupted run; of one killed again and again; how its tries ended."""
     folder = tmp_path_factory.mktemp("resume")
     settings = changed(

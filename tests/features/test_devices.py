@@ -37,7 +37,6 @@ def main(folder: Path) -> None:
     from tests.support.tiny_models import config_of
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_disable_most_optimizations", True)
     sizes = {
         "vocab_size": 53,
         "hidden_size": 32,

@@ -126,6 +126,7 @@ def test_adam_is_the_update_of_optax():
     np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_rows_weighted_by_their_tokens_are_the_training_gradient():
     encoded = random_examples()
     found = feature_rows(("sgd", "adam"), encoded)
@@ -199,6 +200,7 @@ def test_the_first_token_is_never_predicted():
 # Execution changes nothing.
 
 
+@pytest.mark.usefixtures("optimised")
 def test_batch_size_padding_and_order_change_nothing():
     encoded = random_examples()
     adam = ("adam",)
@@ -220,6 +222,7 @@ def test_batch_size_padding_and_order_change_nothing():
         np.testing.assert_array_equal(tokens_B, expected.tokens_B, err_msg=name)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_padding_adds_exactly_nothing():
     """Whatever stands in it, even in the rows beside it: bit for bit."""
     encoded = random_examples()
@@ -235,6 +238,7 @@ def test_padding_adds_exactly_nothing():
     np.testing.assert_array_equal(first.features_KBP, second.features_KBP)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_row_that_is_not_finite_leaves_the_others_alone():
     encoded = random_examples()
     encoded[2].tokens_T[0] = unused = CONFIG.vocab_size - 1
@@ -286,6 +290,7 @@ def test_another_seed_has_other_signs_and_the_same_program():
     np.testing.assert_array_equal(first.gradient_norms_B, second.gradient_norms_B)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_full_gradients_are_never_kept():
     """A large adapter and many rows keep only a few leaves' at a time."""
     rows = 32

@@ -16,7 +16,7 @@ from g2is_jax.features.hidden_states import extract_hidden, hidden_function
 from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.model.build import Model
 from tests.support.random_llama import LORA, random_examples, random_model
-from tests.support.tiny_models import QUICK, both, random_tokens
+from tests.support.tiny_models import both, random_tokens
 
 LENGTHS = (9, 16, 14, 8, 6, 15, 7, 1)  # the last row is one token
 PLANS = [
@@ -63,7 +63,7 @@ def expected() -> np.ndarray:
     """Each row alone, without padding."""
     network, base = model()
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def hidden(tokens_T):
         return network.step(network.zero_adapter(), base, tokens_T, 0, None)[0]
 

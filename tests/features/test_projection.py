@@ -81,6 +81,7 @@ def test_linear(config):
     np.testing.assert_allclose(jitted(config)(both), expected, rtol=0, atol=3e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 @EVERY
 def test_batch_size_order_and_jit_change_nothing(config):
     leaves = two_leaves()
@@ -107,6 +108,7 @@ def signs_and_values(batch: int, values: int, width: int = 40) -> tuple[np.ndarr
     return x_BS.astype(np.float32), rng.choice([-1.0, 1.0], (values, width)).astype(np.float32)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_two_parts_keep_sixteen_bits_of_each_value():
     x_BS, signs_SP = signs_and_values(5000, 1)
     errors = np.abs(jax.jit(in_two_parts)(x_BS, signs_SP) - np.float64(x_BS) * signs_SP)
@@ -114,6 +116,7 @@ def test_two_parts_keep_sixteen_bits_of_each_value():
     assert 2**-18 < relative.max() <= 2**-17  # one part: 2^-9
 
 
+@pytest.mark.usefixtures("optimised")
 def test_two_parts_of_a_row_are_within_a_hundred_thousandth():
     """In proportion to its norm, so that stores of an earlier version are the same features."""
     x_BS, signs_SP = signs_and_values(20, 4000)
@@ -132,6 +135,7 @@ def test_backends_without_fast_float32_multiply_in_bfloat16(backend):
     assert ("HIGHEST" in text) == (backend == "cpu")
 
 
+@pytest.mark.usefixtures("optimised")
 def test_bfloat16_leaves_are_projected_in_float32():
     rounded = {path: x.astype(jnp.bfloat16) for path, x in two_leaves().items()}
     exact = {path: x.astype(jnp.float32) for path, x in rounded.items()}

@@ -18,7 +18,6 @@ from tests.support.tiny_models import (
     FLOAT32,
     LLAMA_3_ROPE,
     NO_LORA,
-    QUICK,
     RAW,
     both,
     config_of,
@@ -235,7 +234,7 @@ def test_packed_rows_equal_each_alone(family):
     packed_T = np.concatenate([*rows, padding_T])
     segments_T = np.repeat(np.arange(5), [*map(len, rows), len(padding_T)])
     packed = functools.partial(model.logits, dropout_key=None, segments_T=jnp.asarray(segments_T))
-    packed_TV = np.asarray(jax.jit(packed, compiler_options=QUICK)({}, base, packed_T))
+    packed_TV = np.asarray(jax.jit(packed)({}, base, packed_T))
     for segment, row in enumerate(rows):
         row_T = np.pad(row, (0, SHORT - len(row)))  # as test_later_tokens_do_not_matter allows
         alone_TV = logits(model, {}, base, row_T)[: len(row)]

@@ -18,7 +18,6 @@ from g2is_jax.training.loss import example_loss
 from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
-    QUICK,
     RAW,
     both,
     config_of,
@@ -43,7 +42,7 @@ def gradients(model: Model):
         return example_loss(model, adapter, base, tokens_T, supervised_T)[0]
 
     batched = jax.vmap(jax.grad(loss), (None, None, 0, 0))
-    return jax.jit(batched, compiler_options=QUICK)
+    return jax.jit(batched)
 
 
 def examples(lengths_B=LENGTHS_B, width: int = WIDTH, seed: int = 0):

@@ -17,7 +17,6 @@ from g2is_jax.training.loss import example_loss
 from tests.support.tiny_models import (
     BFLOAT16,
     FLOAT32,
-    QUICK,
     config_of,
     lora_config,
     ours,
@@ -61,7 +60,7 @@ def values_of(case: Case, dtype) -> tuple[jax.Array, ...]:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def outputs_and_gradients(kernel: str, case: Case, values):
     """Outputs of all rows, and the gradients of queries, keys and values."""
     *row, cotangent = values
@@ -145,7 +144,7 @@ def test_decoder_with_splash(packed):
             logits_TV = model.logits(adapter, base, tokens_T, segments_T=segments_T)
             return jnp.sum(jnp.sin(logits_TV)), logits_TV
 
-        found.append(jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(adapter))
+        found.append(jax.jit(jax.grad(loss, has_aux=True))(adapter))
     assert_close(*found, 2e-4)
 
 
@@ -174,6 +173,7 @@ def test_cudnn_is_told_the_mask(monkeypatch):
     assert len(asked) == 1
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 def test_gradients_on_a_gpu():
     """With `cudnn` a row's gradient depends little on the batch, and agrees with `blocks`.

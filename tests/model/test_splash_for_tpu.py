@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.compilation import AS_USERS_DO
+
 ROOT = Path(__file__).parents[2]
 # Name -> tokens, heads, kv heads, width of a head, window, cap, whether rows are packed.
 CASES = {
@@ -18,7 +20,7 @@ CASES = {
     "smollm": (1100, 9, 3, 64, None, None, False),  # blocks of 384
     "tiny": (150, 6, 2, 10, 37, None, True),
 }
-ENVIRONMENT = {
+ENVIRONMENT = AS_USERS_DO | {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to ask
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

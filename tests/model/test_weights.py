@@ -17,6 +17,7 @@ from g2is_jax.model.build import load_model
 from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes, to_bytes
+from tests.support.compilation import many_devices
 from tests.support.small import ROOT
 from tests.support.tiny_models import (
     BFLOAT16,
@@ -253,7 +254,7 @@ assert len(parts["lm_head"].addressable_shards) == 8
 
 def test_straight_to_a_sharding(folder):
     """Tensors go straight to eight virtual devices, in a process of its own."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = many_devices(8) | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SHARDED, str(folder)],
         env=os.environ | flags,

@@ -19,6 +19,7 @@ from g2is_jax.pipeline import features_stage, method_inputs, selection_stage, wa
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.methods import METHODS
+from tests.support.compilation import AS_USERS_DO, many_devices
 from tests.support.small import ROOT
 from tests.support.small_job import changed
 
@@ -184,14 +185,15 @@ def test_hidden_states_on_request(config, tmp_path):
 
 
 def test_eight_devices_that_share_the_base_choose_the_same_rows(config, tmp_path):
-    """One process with 8 virtual devices, each holding an eighth of the base's linear layers."""
+    """One process with 8 virtual devices, each holding an eighth of the base's linear layers, and
+    with programs that are compiled as a user's are."""
     settings = changed(config, run__methods="g2is")
     expected = [chosen.rows for chosen in selection_stage.run(settings, epath.Path(tmp_path))]
     for name in ("features", "selection"):  # only the warm-up is reused
         for folder in tmp_path.glob(f"stages/{name}-*"):
             shutil.rmtree(folder)
     shared = changed(settings, model__shard_base=True)
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    environment = AS_USERS_DO | many_devices(8, "") | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, shared.to_json(), str(tmp_path)],
         cwd=ROOT,

@@ -16,6 +16,7 @@ from experiments.bench.devices import differences
 from g2is_jax.runs.errors import FAILED
 from g2is_jax.runs.processes import GOES_ON, HEARTBEAT_SECONDS
 from g2is_jax.runs.stopping import STOPPED
+from tests.support.compilation import many_devices
 from tests.support.small import ROOT
 from tests.support.small_job import changed, small_config, write_config
 
@@ -37,10 +38,9 @@ def start(argv: list[str], devices: int, cache: Path, kill: dict | None = None) 
         [sys.executable, "-c", PROGRAM, json.dumps(kill), *argv],
         cwd=ROOT,
         env=os.environ
+        | many_devices(devices)
         | {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "PYTHONPATH": str(ROOT),
         },
         stdout=subprocess.PIPE,

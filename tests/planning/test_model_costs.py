@@ -98,6 +98,7 @@ def test_a_window_bounds_what_attention_costs():
     assert saved == 2 * 4 * 60 * ((long + 1) / 2 - 37)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_kept_bytes_are_about_what_the_compiler_sets_aside():
     """The bytes of one layer more, as the rest does not depend on their number."""
     sizes = {

@@ -6,17 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.compilation import many_devices
+
 
 def run_on_eight_devices(file: str, folder: Path) -> dict:
     """Runs the file as a script on the folder; returns what it leaves there in results.json."""
     paths = [str(path) for path in (Path(file).parent, Path(__file__).parents[2])]
     done = subprocess.run(
         [sys.executable, "-W", "error", file, str(folder)],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "PYTHONPATH": os.pathsep.join(paths),
-        },
+        env=os.environ | many_devices(8) | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=280,

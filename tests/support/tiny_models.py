@@ -18,7 +18,6 @@ from g2is_jax.model.lora import Leaves, LoraConfig
 
 FLOAT32 = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False, scan=False)
 BFLOAT16 = ModelConfig("bfloat16", "bfloat16", "blocks", remat=False, shard_base=False, scan=False)
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 NO_LORA = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 SIZES = {
     "vocab_size": 131,
@@ -167,7 +166,7 @@ def random_tokens(length: int, seed: int = 0, vocabulary: int = SIZES["vocab_siz
 
 @functools.cache
 def _compiled_logits(model: Model):
-    return jax.jit(model.logits, compiler_options=QUICK)
+    return jax.jit(model.logits)
 
 
 def logits(model: Model, adapter: Leaves, base: Leaves, tokens_T) -> np.ndarray:

@@ -43,7 +43,6 @@ def main(folder: Path) -> None:
     from tests.support.tiny_training import ADAMW, log_of, random_rows
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_disable_most_optimizations", True)
     rows = random_rows(LENGTHS)
     results = {}
     for name, (devices, shard_base, packed) in RUNS.items():

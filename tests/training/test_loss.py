@@ -10,7 +10,7 @@ import pytest
 from g2is_jax.data.batches import pad_batch
 from g2is_jax.training import loss as of_loss
 from g2is_jax.training.loss import batch_loss, example_loss
-from tests.support.tiny_models import QUICK, lora_config, ours, random_leaves
+from tests.support.tiny_models import lora_config, ours, random_leaves
 from tests.support.tiny_training import VOCABULARY, random_rows, tiny_model
 
 LENGTHS = (13, 6, 16, 9, 2)
@@ -55,6 +55,7 @@ def test_equals_torch_cross_entropy(torch, world):
     assert int(count) == supervised_T[1:].sum()
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("place", [1, 7, 15])
 def test_one_supervised_token(world, place):
     """The loss of one token depends on the tokens up to it and on no later one."""
@@ -73,6 +74,7 @@ def test_one_supervised_token(world, place):
         np.testing.assert_array_equal(same_gradient[path], leaf)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_padding_adds_exactly_nothing(world):
     """Padding of any content changes no bit of the loss or of the gradient's leaves."""
     model, adapter, base = world
@@ -94,6 +96,7 @@ def test_padding_adds_exactly_nothing(world):
     assert_same(padded_gradient, gradient)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_empty_rows_add_exactly_nothing(world):
     model, adapter, base = world
     rows = random_rows(LENGTHS)
@@ -187,7 +190,7 @@ def all_positions(model, adapter, base, tokens_T, supervised_T, key=None):
 def rows_of(loss, model):
     """Return jitted values and gradients of a batch, row by row."""
     gradient = jax.value_and_grad(lambda *of: loss(model, *of))
-    return jax.jit(jax.vmap(gradient, (None, None, 0, 0, 0)), compiler_options=QUICK)
+    return jax.jit(jax.vmap(gradient, (None, None, 0, 0, 0)))
 
 
 def supervised_positions(*of):
@@ -259,7 +262,7 @@ def test_logits_of_other_tokens_are_not_computed(world, monkeypatch, with_gradie
     loss = functools.partial(batch_loss, model)
     if with_gradient:
         loss = jax.value_and_grad(loss, has_aux=True)
-    run = jax.jit(loss, compiler_options=QUICK)
+    run = jax.jit(loss)
     tokens_BT = np.ones((3, 16), np.int32)
     for count, chunks in ((0, 0), (1, 1), (4, 1), (5, 2), (45, 12)):
         supervised_BT = np.zeros((3, 16), bool)
