@@ -32,13 +32,13 @@ from tests.support.tiny_models import (
 SCANNED = dataclasses.replace(FLOAT32, scan=True)
 # Deep enough that each family has a stack of several groups, and gemma2 a layer left over.
 DEEP: dict[str, dict] = {
-    family: {"num_hidden_layers": 5} for family in RAW if family not in ("gemma2", "smollm3")
+    family: {"num_hidden_layers": 3} for family in RAW if family not in ("gemma2", "smollm3")
 } | {
-    "gemma2": {"num_hidden_layers": 7, "layer_types": [FULL, SLIDING] * 3 + [FULL]},
-    "smollm3": {"num_hidden_layers": 8, "no_rope_layers": [1, 1, 1, 0] * 2},
+    "gemma2": {"num_hidden_layers": 5, "layer_types": [FULL, SLIDING] * 2 + [FULL]},
+    "smollm3": {"num_hidden_layers": 6, "no_rope_layers": [1, 1, 0] * 2},
     "qwen2_sliding": {"num_hidden_layers": 5, "max_window_layers": 2},
 }
-SOME = ("q_proj", "layers.1.mlp.up_proj", "layers.[34].self_attn.o_proj")
+SOME = ("q_proj", "layers.1.mlp.up_proj", "layers.[25].self_attn.o_proj")
 
 
 @pytest.mark.parametrize(
