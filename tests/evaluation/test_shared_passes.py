@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
+from tests.support.without_torch import hide_torch
 
 RUNS = {  # devices, shard_base, scan
     "one": (1, False, False),
@@ -149,4 +150,5 @@ def test_whole_bases_gather_nothing(results):
 
 
 if __name__ == "__main__":
+    hide_torch()
     main(Path(sys.argv[1]))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
+from tests.support.without_torch import hide_torch
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 RUNS = {  # devices, remat, shard_base, scan
@@ -168,4 +169,5 @@ def test_gathered_weights_are_not_kept_for_the_backward_pass(runs):
 
 
 if __name__ == "__main__":
+    hide_torch()
     main(Path(sys.argv[1]))

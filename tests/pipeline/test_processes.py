@@ -23,6 +23,8 @@ from tests.support.small_job import changed, small_config, write_config
 PROGRAM = """
 import json, sys
 from tests.support.forked import fault_at
+from tests.support.without_torch import hide_torch
+hide_torch()
 from experiments.launch import launch
 from g2is_jax.pipeline.whole_run import run
 kill = json.loads(sys.argv.pop(1))

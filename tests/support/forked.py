@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.support.small import ROOT
+from tests.support.without_torch import hide_torch
 
 DISK_FULL, THIS_PROCESS = "disk full", 0
 LATE = (
@@ -183,6 +184,7 @@ def _stage(folder: os.PathLike) -> str:
 
 def import_all() -> None:
     """Import all that a run does, also late and slowly; no thread of JAX's is there yet."""
+    hide_torch()
     for late in LATE:
         importlib.import_module(late)
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
+from tests.support.without_torch import hide_torch
 
 RUNS = {  # devices, shard_base, packed
     "one": (1, False, False),
@@ -99,4 +100,5 @@ def test_training_is_that_of_one_device(runs, name, devices):
 
 
 if __name__ == "__main__":
+    hide_torch()
     main(Path(sys.argv[1]))

@@ -18,6 +18,7 @@ from g2is_jax.selection.walk import select
 from g2is_jax.selection.walk.select import gradient_walk
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.walk_instances import PAPER
+from tests.support.without_torch import hide_torch
 
 DEVICES = {"float32 side by side": 48, "bfloat16 side by side": 24, "int8, 2 neighbours": 24}
 TOGETHER_SEEDS, FRONT = range(7000, 7012), (9, 4)  # small, so that the walk leaves it
@@ -110,4 +111,5 @@ def test_eight_devices_find_the_same_neighbours(dtype, on_devices):
 
 
 if __name__ == "__main__":
+    hide_torch()
     main(Path(sys.argv[1]))
