@@ -166,8 +166,8 @@ def training(config: BenchConfig, model: Model) -> tuple[Any, tuple]:
 def leaves(model: Model) -> tuple[dict, dict]:
     """Returns the shapes of the adapter and of the base, by path."""
     adapter, base = (
-        {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
-        for shapes, dtype in ((model.adapter_shapes, "float32"), (model.base_shapes, model.dtype))
+        {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in layout.leaf_shapes().items()}
+        for layout, dtype in ((model.adapter_layout, "float32"), (model.base_layout, model.dtype))
     )
     return adapter, base
 

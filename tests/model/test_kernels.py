@@ -104,6 +104,21 @@ def test_bfloat16(kernel):
     assert_close(found, exact, 0.01)
 
 
+@pytest.mark.usefixtures("optimised")
+def test_blocks_hold_the_weights_of_one_row_at_a_time():
+    """Eight rows need no more memory than one, but for what they take and give."""
+    case = Case(512, 8, 2, 8, None, (), None)
+
+    def temporaries(rows: int) -> int:
+        values = [jnp.concatenate([x] * (rows // ROWS)) for x in values_of(case, jnp.float32)]
+        program = outputs_and_gradients.lower("blocks", case, values).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    each = 4 * case.tokens * case.head_dim * (case.heads + case.kv_heads)  # queries, keys: bytes
+    weights = 4 * case.heads * 128 * case.tokens  # of one block of a row
+    assert temporaries(16) - temporaries(2) < 14 * 8 * each < 14 * weights
+
+
 def test_splash_within_a_scan_on_a_mesh():
     """Layers are scanned and computed again in the backward pass, on each device's own rows."""
     case = Case(70, 4, 2, 10, 37, (), None)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from g2is_jax.model import build
 from g2is_jax.model.adapters import read_adapter, write_adapter
+from g2is_jax.model.backends import execution
 from g2is_jax.model.build import Model, build_model, load_model
 from g2is_jax.model.generate import Prompts, Stops, generate
 from g2is_jax.model.lora import LoraConfig
@@ -58,6 +60,21 @@ SOME = ("q_proj", "layers.1.mlp.up_proj", "layers.[25].self_attn.o_proj")
 def test_longest_repetitions(kinds, expected):
     assert find_stacks(kinds, scan=True) == tuple(Stack(*numbers) for numbers in expected)
     assert find_stacks(kinds, scan=False) == tuple(Stack(i, 1, 1) for i in range(len(kinds)))
+
+
+def test_depth_chooses_on_a_cpu():
+    """Few layers are each compiled, and many scanned and computed again, unless a config says."""
+    chosen = execution("float32", "auto", "auto", "auto", False, False, "cpu")
+    assert chosen.for_depth(build.DEEP - 1) == dataclasses.replace(chosen, scan=False)
+    assert chosen.for_depth(build.DEEP) == dataclasses.replace(chosen, scan=True, remat=True)
+    for layers, scan in (("scan", True), ("loop", False)):
+        asked = execution("float32", "auto", "auto", layers, False, False, "cpu")
+        assert (asked.scan, asked.remat) == (scan, False)
+        assert asked.for_depth(100) == asked
+    config = config_of("llama", num_hidden_layers=build.DEEP)
+    model = build_model(config, lora_config(), chosen)
+    assert (model.settings.scan, model.settings.remat) == (True, True)
+    assert len(model.decoder.stacks) == 1
 
 
 def test_names_are_slices():
