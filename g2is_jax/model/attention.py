@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from g2is_jax.model.blocks import visible
+from g2is_jax.model.attention_blocks import visible
 from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
 from g2is_jax.model.kernels import attend, attend_masked
 from g2is_jax.model.lora import Linear, LoraConfig

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from g2is_jax.model.blocks import attend_in_blocks, by_kv_head, by_token
+from g2is_jax.model.attention_blocks import attend_in_blocks, by_kv_head, by_token
 
 KERNELS = ("blocks", "splash", "cudnn")
 # Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector

@@ -26,14 +26,15 @@ def forward_operations(model: Model, length: float) -> float:
 def gradient_operations(model: Model, length: float, supervised: float = 1.0) -> float:
     """Returns the operations of a token: forward, and back to activations and adapter.
 
-    4 linear + 6 adapter + 3 attention + 4 head; with remat the blocks' forward pass once more. The
-    head is for supervised tokens alone. supervised: the share of the tokens that is.
+    4 linear + 6 adapter + 3.5 attention + 4 head; with remat the blocks' forward pass once more. On
+    the way back all kernels compute the products of queries and keys again. The head is for
+    supervised tokens alone. supervised: the share of the tokens that is.
     """
     linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
     attention = attention_operations(model, length)
     again = forward_operations(model, length) if model.settings.remat else 0
     return (
-        4 * linear + 6 * adapter + 3 * attention + 2 * supervised * head_operations(model) + again
+        4 * linear + 6 * adapter + 3.5 * attention + 2 * supervised * head_operations(model) + again
     )
 
 
@@ -50,24 +51,23 @@ def head_operations(model: Model) -> float:
     return 2 * model.config.vocab_size * model.config.hidden_size
 
 
-def kept_bytes(model: Model, tokens: float, length: int) -> float:
-    """Returns the bytes that a forward pass of so many tokens, in rows of `length`, leaves for the
-    backward pass.
+def kept_bytes(model: Model, tokens: float) -> float:
+    """Returns the bytes that a forward pass of so many tokens leaves for the backward pass.
 
     With remat the blocks' inputs, and one block at a time.
     """
     layers = len(model.config.layers)
     inputs = model.config.hidden_size * _activation_bytes(model)
-    block = _kept_in_a_block(model, length)
+    block = _kept_in_a_block(model)
     return tokens * (layers * inputs + block if model.settings.remat else layers * block)
 
 
-def _kept_in_a_block(model: Model, length: int) -> float:
+def _kept_in_a_block(model: Model) -> float:
     """Returns the bytes a token that a block keeps.
 
     Two residuals and the first norm's output; queries, keys, values and what they come to; the
-    MLP's gate, its activation, the other factor and the product; the adapter's inner values; and
-    the attention weights, in float32 and in the activations' dtype.
+    MLP's gate, its activation, the other factor and the product; and the adapter's inner values. No
+    kernel keeps attention weights.
     """
     c = model.config
     itemsize = _activation_bytes(model)
@@ -75,8 +75,7 @@ def _kept_in_a_block(model: Model, length: int) -> float:
     keys = c.num_key_value_heads * c.head_dim
     inner = sum(shape[0] for path, shape in model.adapter_shapes.items() if path.endswith("A"))
     values = 3 * c.hidden_size + 2 * queries + 2 * keys + 4 * c.intermediate_size
-    weights = c.num_attention_heads * (length + 1) / 2
-    return itemsize * (values + inner / len(c.layers)) + (4 + itemsize) * weights
+    return itemsize * (values + inner / len(c.layers))
 
 
 def cache_bytes(model: Model) -> float:

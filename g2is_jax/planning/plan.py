@@ -112,4 +112,4 @@ class Plan:
 
     def kept(self, layout: Layout) -> float:
         """The bytes of the activations of the largest batch."""
-        return kept_bytes(self.model, layout.largest, layout.longest)
+        return kept_bytes(self.model, layout.largest)

@@ -26,6 +26,7 @@ from g2is_jax.planning.token_counts import Layout, RowCounts, one_pass, training
 from g2is_jax.selection.methods import METHODS, NOTHING, WalkSettings, pool_kinds, walking
 from g2is_jax.selection.walk.select import WAITING, goes_on_a_front
 from g2is_jax.training.fit import FitConfig
+from g2is_jax.training.loss import tokens_with_logits
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,10 @@ def _evaluate(plan: Plan) -> StageCost:
         batch_rows = layout.places / layout.batches
     room = (layout.width if known else prompts.tokens) + config.new_tokens
     made = times * replied * layout.places * plan.reply_tokens
-    longest = one_pass(test, config.batch_tokens, plan.max_length).largest
+    largest = one_pass(test, config.batch_tokens, plan.max_length).largest
     memory = plan.held | {
         "cache": batch_rows * room * cache_bytes(model),
-        "logits": FLOAT32 * longest * model.config.vocab_size,
+        "logits": FLOAT32 * tokens_with_logits(largest) * model.config.vocab_size,
     }
     work = {"reading": Work(times * reading)}
     if made:

@@ -47,14 +47,13 @@ class Layout:
     """The batches that some rows are laid out in.
 
     cells: tokens, padding included. places: rows, empty ones included. largest: cells of the
-    largest batch on a device; longest: tokens of its rows.
+    largest batch on a device.
     """
 
     cells: float
     places: float
     batches: float
     largest: int
-    longest: int
 
     @property
     def width(self) -> float:
@@ -98,11 +97,10 @@ def _laid_out(plans: Sequence[Plan], times: float, devices: int) -> Layout:
         times * sum(plan.size_B for plan in plans),
         times * len(plans),
         largest.size_B * largest.width_T // devices,
-        largest.width_T,
     )
 
 
 def _unpadded(rows: RowCounts, count: float, batch_tokens: int, max_length: int) -> Layout:
     cells = count * rows.tokens
     largest = max(batch_tokens, max_length)
-    return Layout(cells, count, math.ceil(cells / batch_tokens), largest, max_length)
+    return Layout(cells, count, math.ceil(cells / batch_tokens), largest)

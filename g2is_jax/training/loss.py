@@ -141,13 +141,18 @@ def _over_counted(of_tokens: Callable) -> Callable:
     return of_example
 
 
+def tokens_with_logits(size: int) -> int:
+    """The tokens of a batch of so many whose logits are in memory at once."""
+    return min(max(SMALLEST_CHUNK, size // CHUNKS), size)
+
+
 def _in_chunks(of_tokens: Callable, head_VD, hidden_BTD, targets_BT, counted_BT):
     """Arrays (B, T, ...), by a loop over some tokens at a time that ends with the counted ones.
 
     X: places of the batch's tokens, counted ones first.
     """
     size = counted_BT.size
-    chunk = min(max(SMALLEST_CHUNK, size // CHUNKS), size)
+    chunk = tokens_with_logits(size)
     whole = -(-size // chunk) * chunk
     order_X = jnp.argsort(~counted_BT.reshape(-1), stable=True)
     place_X = jnp.argsort(order_X, stable=True)  # the place of each token in that order

@@ -122,7 +122,7 @@ def test_kept_bytes_are_about_what_the_compiler_sets_aside():
         key = jax.eval_shape(lambda: jax.random.key(0))
         lowered = gradient_function(model).lower(adapter, base, batch, key)
         compiled.append(lowered.compile().memory_analysis().temp_size_in_bytes)
-        estimated.append(kept_bytes(model, rows * length, length))
+        estimated.append(kept_bytes(model, rows * length))
     assert np.diff(estimated) == pytest.approx(np.diff(compiled), rel=0.25)
 
 
@@ -131,8 +131,8 @@ def test_remat_keeps_the_blocks_inputs_and_one_block():
         model_of(RAW["llama"], 2, ModelConfig("float32", "float32", "blocks", remat, False, False))
         for remat in (False, True)
     )
-    block = kept_bytes(plain, 10, 50) / 2
-    assert kept_bytes(again, 10, 50) == block + 10 * 2 * 42 * 4
+    block = kept_bytes(plain, 10) / 2
+    assert kept_bytes(again, 10) == block + 10 * 2 * 42 * 4
 
 
 def test_bytes_of_the_base_on_each_device():
