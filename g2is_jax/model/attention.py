@@ -130,8 +130,9 @@ class Attention(nnx.Module):
             mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
             y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
         else:
-            row = (x.astype(self.dtype) for x in (q_THD, k_TKD, v_TKD))
-            y_THD = attend(self.kernel, *row, segments_T, window, scale, softcap)
+            q_THD, k_TKD, v_TKD = (x.astype(self.dtype) for x in (q_THD, k_TKD, v_TKD))
+            rule = window, scale, softcap
+            y_THD = attend(self.kernel, q_THD, k_TKD, v_TKD, segments_T, *rule)
         y_TF = y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype)
         return self.o_proj(y_TF, keys[3]), made
 
