@@ -1,61 +1,19 @@
-"""Causal self-attention of one example: rotary tables, the cache and the layer."""
+"""Causal self-attention of one example: the cache and the layer."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from g2is_jax.model.attention_blocks import visible
-from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
+from g2is_jax.model.config import DecoderConfig, LayerConfig
 from g2is_jax.model.kernels import attend, attend_masked
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
+from g2is_jax.model.rope import Tables, rotate
 
 LayerCache = tuple[jax.Array, jax.Array]  # keys and values, each ([layers,] K, S, width of a head)
-Tables = tuple[jax.Array, jax.Array]  # cosine and sine, each (T, width of a head / 2)
-
-
-def rotary_frequencies(head_dim: int, rope: RopeConfig) -> np.ndarray:
-    """Radians per token of each pair of dimensions: (head_dim / 2,); scaled as in Llama 3.1.
-
-    Waves longer than the old context over `low_freq_factor` are stretched by `factor`, those
-    shorter than it over `high_freq_factor` stay, and between the two the rate is interpolated.
-    Rounded to float32 after each operation, as the models were trained with it.
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = 1 / np.float32(rope.theta) ** exponents
-    if rope.scaling is None:
-        return frequencies
-    s = rope.scaling
-    waves_in_context = s.original_max_position_embeddings / (2 * math.pi / frequencies)
-    kept = (waves_in_context - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-    kept = np.clip(kept, 0, 1)
-    return (1 - kept) * frequencies / s.factor + kept * frequencies
-
-
-def rotary_tables(positions_T: jax.Array, head_dim: int, rope: RopeConfig) -> Tables:
-    """Cosine and sine (T, head_dim / 2) of the rotary angles, float32."""
-    frequencies = jnp.asarray(rotary_frequencies(head_dim, rope))
-    angles = positions_T.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_THD: jax.Array, tables: Tables) -> jax.Array:
-    """Rotates the two halves of each head against each other (Hugging Face's layout)."""
-    first, second = jnp.split(x_THD.astype(jnp.float32), 2, axis=-1)
-    cosine, sine = (table[:, None, :] for table in tables)
-    rotated = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(rotated, axis=-1).astype(x_THD.dtype)
-
-
-def positions_in(segments_T: jax.Array) -> jax.Array:
-    """The place of each token in its own segment: (T,) -> (T,) int32."""
-    index_T = jnp.arange(segments_T.shape[0])
-    starts_T = jnp.concatenate([jnp.ones(1, bool), segments_T[1:] != segments_T[:-1]])
-    return index_T - jax.lax.cummax(jnp.where(starts_T, index_T, 0))
 
 
 class Slot(NamedTuple):
@@ -113,7 +71,7 @@ class Attention(nnx.Module):
             self.q_norm = RmsNorm(c.head_dim if per_head else q, c, dtype)
             self.k_norm = RmsNorm(c.head_dim if per_head else kv, c, dtype)
 
-    def __call__(self, x_TD, start, tables: Tables, segments_T, slot: Slot | None, keys):
+    def __call__(self, x_TD, start, tables: Tables | None, segments_T, slot: Slot | None, keys):
         """Attends to the tokens up to each token; also returns keys and values for the next tokens.
 
         With a slot, T entries are written to its cache from `start`, and the cache is returned;
@@ -136,7 +94,9 @@ class Attention(nnx.Module):
         y_TF = y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype)
         return self.o_proj(y_TF, keys[3]), made
 
-    def _projections(self, x_TD, tables: Tables, keys) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _projections(
+        self, x_TD, tables: Tables | None, keys
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values by heads, normalised and rotated as the family does."""
         q_TF, k_TF = self.q_proj(x_TD, keys[0]), self.k_proj(x_TD, keys[1])
         if self.c.query_key_norm == "all":
@@ -145,6 +105,6 @@ class Attention(nnx.Module):
         q_THD, k_TKD = q_TF.reshape(heads), k_TF.reshape(heads)
         if self.c.query_key_norm == "head":
             q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
-        if self.layer.rotary:
+        if tables is not None:
             q_THD, k_TKD = rotate(q_THD, tables), rotate(k_TKD, tables)
         return q_THD, k_TKD, self.v_proj(x_TD, keys[2]).reshape(heads)

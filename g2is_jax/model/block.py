@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from g2is_jax.model.attention import Attention, Slot, Tables
-from g2is_jax.model.config import DecoderConfig, LayerConfig
+from g2is_jax.model.attention import Attention, Slot
+from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
 from g2is_jax.model.lora import Leaves, Linear, LoraConfig, Shapes, leaf_path
 from g2is_jax.model.norm import RmsNorm
+from g2is_jax.model.rope import Tables
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -52,7 +53,7 @@ class Block(nnx.Module):
             if name is not None:
                 setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
 
-    def __call__(self, x_TD, start, tables: Tables, segments_T, slot: Slot | None, keys_T):
+    def __call__(self, x_TD, start, tables: Tables | None, segments_T, slot: Slot | None, keys_T):
         keys = [None] * 7 if keys_T is None else list(jax.vmap(_seven, out_axes=1)(keys_T))
         y_TD, cache = self.self_attn(
             self._norm(self.norms.before_attention, x_TD),
@@ -81,7 +82,7 @@ class Pass(NamedTuple):
     """Holds what all layers of a forward pass share."""
 
     start: Any
-    tables: Tables
+    tables: dict[RopeConfig | None, Tables]
     segments_T: jax.Array | None
     keys_T: jax.Array | None
     through: Callable | None
@@ -97,11 +98,13 @@ class BlockGraph:
     """A block without its parameters, for any layer of one place of a stack's group.
 
     paths: of its parameters, such as `mlp.up_proj.weight`. adapted: those of the adapter's, sorted.
+    rope: whose tables it takes.
     """
 
     graph: nnx.GraphDef
     paths: dict[str, tuple]
     adapted: tuple[str, ...]
+    rope: RopeConfig | None
     remat: bool
 
     def __call__(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer):
@@ -120,7 +123,8 @@ class BlockGraph:
                 leaves = leaves | {path: leaf}
         keys_T = None if shared.keys_T is None else _of_layer(shared.keys_T, layer)
         block = self._block(leaves)
-        x_TD, cache = block(x_TD, shared.start, shared.tables, shared.segments_T, slot, keys_T)
+        tables = shared.tables.get(self.rope)
+        x_TD, cache = block(x_TD, shared.start, tables, shared.segments_T, slot, keys_T)
         return x_TD, sums, cache
 
     def _block(self, leaves: Leaves) -> Block:
@@ -148,4 +152,4 @@ def describe_block(
     )
     paths = {name: path for name, (path, _) in (adapter | base).items()}
     shapes = {name: tuple(leaf.shape) for name, (_, leaf) in base.items()}
-    return BlockGraph(graph, paths, tuple(sorted(adapter)), remat), shapes
+    return BlockGraph(graph, paths, tuple(sorted(adapter)), layer.rope, remat), shapes

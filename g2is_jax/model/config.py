@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class RopeScaling:
+class Llama3Scaling:
     """Llama 3.1's stretching of the slow rotary frequencies; lengths in tokens."""
 
     factor: float
@@ -14,18 +14,37 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class LinearScaling:
+    """Position interpolation: every rotary frequency is divided by the factor."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN's stretching of the slow rotary frequencies, and its factor of cosine and sine."""
+
+    factor: float
+    attention_factor: float
+    beta_fast: float  # pairs that turn more often in the original length are kept
+    beta_slow: float  # pairs that turn less often are stretched by the whole factor
+    original_max_position_embeddings: int
+    truncate: bool  # the bounds between the two are whole numbers of pairs
+
+
+@dataclass(frozen=True)
 class RopeConfig:
     """Rotary position embedding: angles p / theta^(2 i / head_dim), some of them stretched."""
 
     theta: float
-    scaling: RopeScaling | None
+    scaling: Llama3Scaling | LinearScaling | YarnScaling | None
 
 
 @dataclass(frozen=True)
 class LayerConfig:
     """One layer's settings. `window`: tokens that a query sees, itself included; None: all."""
 
-    rotary: bool
+    rope: RopeConfig | None
     window: int | None
 
 
@@ -52,7 +71,6 @@ class DecoderConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     tie_word_embeddings: bool
-    rope: RopeConfig
     layers: tuple[LayerConfig, ...]
     norms: BlockNorms
     activation: str  # a key of decoder.ACTIVATIONS

@@ -3,13 +3,15 @@
 A field that the file leaves out has the default that transformers gives it.
 """
 
+import copy
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
-from g2is_jax.model.config import RopeConfig, RopeScaling
+from g2is_jax.model.config import LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
 from g2is_jax.runs.errors import InputError
 
 # Notes, and settings of training, of generation or of transformers' own output: no row's logits
@@ -39,9 +41,16 @@ NO_EFFECT = {
     "unsloth_version",
     "use_cache",
 }
-ROPE_FIELDS: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "llama3": tuple(RopeScaling.__dataclass_fields__),
+KINDS = ("full_attention", "sliding_attention")  # of layers
+# The fields of each type of rope scaling that a file must have, and those that it may have.
+ROPE_FIELDS: dict[str, tuple[set[str], set[str]]] = {
+    "default": (set(), set()),
+    "linear": (set(LinearScaling.__dataclass_fields__), set()),
+    "llama3": (set(Llama3Scaling.__dataclass_fields__), set()),
+    "yarn": (
+        {"factor", "original_max_position_embeddings"},
+        {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    ),
 }
 
 
@@ -58,7 +67,7 @@ class Fields:
         from transformers import CONFIG_MAPPING
 
         try:
-            return CONFIG_MAPPING[raw["model_type"]](**raw)
+            return CONFIG_MAPPING[raw["model_type"]](**copy.deepcopy(raw))  # it fills in
         except Exception as error:
             reason = " ".join(str(error).split())
             raise InputError(
@@ -114,29 +123,75 @@ def read_json_object(file: epath.Path, way_out: str) -> dict:
     return raw
 
 
-def read_rope(f: Fields) -> RopeConfig:
-    """Returns the rotary embedding, from the fields of transformers 4 or 5.
+def read_ropes(f: Fields) -> dict[str, RopeConfig]:
+    """Returns the rotary embedding of each kind of layer, from the fields of transformers 4 or 5.
 
-    Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`.
+    Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`; some families'
+    have an embedding for each kind of layer.
     """
     f.only("partial_rotary_factor", None, 1.0)
-    rope = {key: value for key, value in f["rope_parameters"].items() if value is not None}
+    f.used |= {"rope_theta", "rope_scaling"}
+    parameters = f["rope_parameters"]
+    if not set(KINDS) & set(parameters):
+        _check_versions_agree(f, parameters)
+        return dict.fromkeys(KINDS, _rope(f, parameters))
+    if {key for key, value in parameters.items() if isinstance(value, dict)} != set(KINDS):
+        raise f.error(f"rope_parameters of {listed(parameters)}", f"those of {listed(KINDS)} are")
+    _check_versions_agree(f, parameters["full_attention"])
+    for kind in KINDS:
+        if parameters[kind].get("truncate", True) is not True:  # transformers truncates even so
+            raise f.error(f"truncate of rope_parameters of {kind}", "only True is")
+    return {kind: _rope(f, parameters[kind]) for kind in KINDS}
+
+
+def _rope(f: Fields, parameters: dict) -> RopeConfig:
+    given = {key: value for key, value in parameters.items() if value is not None}
+    rope = given | {key: parameters[key] for key in ("truncate",) if key in parameters}
     if rope.get("partial_rotary_factor") == 1.0:
         del rope["partial_rotary_factor"]
-    f.used |= {"rope_theta", "rope_scaling"}
-    _check_versions_agree(f, rope)
     kind = rope["rope_type"]
     if kind not in ROPE_FIELDS:
         raise f.error(f"rope type {kind!r}", f"only {listed(ROPE_FIELDS)} are")
-    known = {"rope_type", "type", "rope_theta", *ROPE_FIELDS[kind]}
+    needed, optional = ROPE_FIELDS[kind]
+    known = {"rope_type", "type", "rope_theta"} | needed | optional
     unknown = set(rope) - known
     if unknown:
-        raise f.error(f"{', '.join(sorted(unknown))} of rope type {kind!r}", listed(known) + " are")
-    theta = rope.get("rope_theta")
-    if not (isinstance(theta, int | float) and 0 < theta < float("inf")):
-        raise f.error(f"rope_theta = {theta!r}", "a number above 0 is")
-    numbers = {name: rope[name] for name in ROPE_FIELDS[kind]}
-    return RopeConfig(float(theta), RopeScaling(**numbers) if numbers else None)
+        raise f.error(f"{listed(unknown)} of rope type {kind!r}", listed(known) + " are")
+    if needed - set(rope):
+        raise f.error(f"rope type {kind!r} without {listed(needed - set(rope))}", "with it, it is")
+    for name in set(rope) - {"rope_type", "type", "truncate"}:
+        least = 1 if name == "rope_theta" else 0
+        number = isinstance(rope[name], int | float) and not isinstance(rope[name], bool)
+        if not (number and least < rope[name] < float("inf")):
+            raise f.error(f"{name} = {rope[name]!r}", f"a number above {least} is")
+    return RopeConfig(float(rope["rope_theta"]), _scaling(kind, rope))
+
+
+def _scaling(kind: str, rope: dict) -> LinearScaling | Llama3Scaling | YarnScaling | None:
+    """Returns the scaling, with transformers' defaults in place of fields that are left out."""
+    if kind == "default":
+        return None
+    if kind == "yarn":
+        return YarnScaling(
+            rope["factor"],
+            _attention_factor(rope),
+            rope.get("beta_fast", 32),
+            rope.get("beta_slow", 1),
+            rope["original_max_position_embeddings"],
+            bool(rope.get("truncate", True)),
+        )
+    numbers = {name: rope[name] for name in ROPE_FIELDS[kind][0]}
+    return Llama3Scaling(**numbers) if kind == "llama3" else LinearScaling(**numbers)
+
+
+def _attention_factor(rope: dict) -> float:
+    """Returns YaRN's factor of cosine and sine: the file's, or one that grows with `factor`."""
+    if "attention_factor" in rope:
+        return rope["attention_factor"]
+    growth = 0.1 * math.log(max(rope["factor"], 1))
+    if "mscale" in rope and "mscale_all_dim" in rope:
+        return (1 + growth * rope["mscale"]) / (1 + growth * rope["mscale_all_dim"])
+    return 1 + growth
 
 
 def _check_versions_agree(f: Fields, rope: dict) -> None:

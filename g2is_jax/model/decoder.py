@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from g2is_jax.model.attention import LayerCache, Slot, positions_in, rotary_tables
+from g2is_jax.model.attention import LayerCache, Slot
 from g2is_jax.model.block import BlockGraph, Pass
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.lora import Leaves
 from g2is_jax.model.norm import normalised
+from g2is_jax.model.rope import positions_in, tables_of_layers
 from g2is_jax.model.sharing import shared_product, shared_rows
 from g2is_jax.model.stacks import Stack
 from g2is_jax.runs.mesh import whole
@@ -76,7 +77,7 @@ class Decoder:
         if key is not None:
             keys_T = jnp.broadcast_to(key, positions_T.shape)
             keys_T = jax.vmap(jax.random.fold_in)(keys_T, positions_T)
-        tables = rotary_tables(positions_T, self.c.head_dim, self.c.rope)
+        tables = tables_of_layers(positions_T, self.c)
         x_TD = shared_rows(leaves["embed_tokens"], self._table, tokens_T).astype(self.activations)
         x_TD = x_TD * jnp.asarray(self.c.embedding_scale, self.activations)
         through, states, sums = taps if taps is not None else (None, {}, None)

@@ -6,7 +6,7 @@ from etils import epath
 
 from g2is_jax.model.block import ACTIVATIONS
 from g2is_jax.model.config import BlockNorms, DecoderConfig, LayerConfig
-from g2is_jax.model.config_file import Fields, listed, read_raw_config, read_rope
+from g2is_jax.model.config_file import KINDS, Fields, listed, read_raw_config, read_ropes
 from g2is_jax.runs.errors import InputError
 
 PRE_NORM = BlockNorms("input_layernorm", None, "post_attention_layernorm", None)
@@ -146,7 +146,6 @@ def _shapes(f: Fields) -> dict:
         "head_dim": head_dim,
         "query_scale": head_dim**-0.5,
         "tie_word_embeddings": f["tie_word_embeddings"],
-        "rope": read_rope(f),
     }
 
 
@@ -175,7 +174,12 @@ def _layers(
     for name, values in (("layer_types", windows), ("no_rope_layers", rotary)):
         if len(values) != count:
             raise f.error(f"{name} of {len(values)} layers", f"num_hidden_layers is {count}")
-    return tuple(LayerConfig(r, w) for r, w in zip(rotary, windows, strict=True))
+    ropes = read_ropes(f)
+    full, sliding = (ropes[kind] for kind in KINDS)
+    return tuple(
+        LayerConfig((full if window is None else sliding) if turns else None, window)
+        for turns, window in zip(rotary, windows, strict=True)
+    )
 
 
 def _windows(f: Fields) -> list[int | None]:

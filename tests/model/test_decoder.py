@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from etils import epath
 
-from g2is_jax.model.attention import Attention, positions_in, rotary_frequencies, rotary_tables
+from g2is_jax.model.attention import Attention
 from g2is_jax.model.block import Block, Mlp
 from g2is_jax.model.build import load_model
 from g2is_jax.model.norm import RmsNorm
+from g2is_jax.model.rope import positions_in, rotary_frequencies, rotary_tables
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
     FLOAT32,
     LLAMA_3_ROPE,
     NO_LORA,
     RAW,
+    YARN_ROPE,
     both,
     config_of,
     logits,
@@ -32,6 +34,7 @@ T = 512
 SHORT = 112  # one width, so that each family is compiled once for several tests
 TOLERANCE = 2e-4
 LAYER = 1  # without rope in smollm3
+BY_KIND = ("gemma3_text", "olmo3")  # have a rope for each kind of layer
 every_family = pytest.mark.parametrize("family", RAW)
 
 
@@ -54,13 +57,16 @@ def filled(module, oracle):
     return module
 
 
-def tables(family):
+def tables(family, layer=LAYER):
     c = config_of(family)
-    return rotary_tables(jnp.arange(T), c.head_dim, c.rope)
+    rope = c.layers[layer].rope
+    return None if rope is None else rotary_tables(jnp.arange(T), c.head_dim, rope)
 
 
-def rotary_of(torch, model):
-    return model.model.rotary_emb(torch.zeros(1, T, 42), torch.arange(T)[None])
+def rotary_of(torch, model, layer=LAYER):
+    """Return the tables of a layer, of its kind in the families that tell kinds apart."""
+    kinds = (model.config.layer_types[layer],) if model.config.model_type in BY_KIND else ()
+    return model.model.rotary_emb(torch.zeros(1, T, 42), torch.arange(T)[None], *kinds)
 
 
 def mask_of(torch, family, layer=LAYER):
@@ -78,11 +84,22 @@ def assert_close(ours, theirs):
 
 @every_family
 def test_rotary_tables(torch, theirs, family):
-    for table, expected in zip(tables(family), rotary_of(torch, theirs(family)), strict=True):
-        assert_close(jnp.concatenate([table, table], axis=-1), expected[0])
+    for layer in (0,) if family == "smollm3" else (0, 1):
+        expected = rotary_of(torch, theirs(family), layer)
+        for table, expected_1TD in zip(tables(family, layer), expected, strict=True):
+            assert_close(jnp.concatenate([table, table], axis=-1), expected_1TD[0])
 
 
-@pytest.mark.parametrize("scaling", [None, LLAMA_3_ROPE])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        LLAMA_3_ROPE,
+        {"rope_type": "linear", "factor": 7.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        YARN_ROPE,
+    ],
+)
 @pytest.mark.parametrize("theta", [1e4, 5e5, 5e6])
 def test_frequencies_to_two_last_places(torch, theta, scaling):
     """Heads have their real width: far positions multiply every rounding by some thousands."""
@@ -90,18 +107,20 @@ def test_frequencies_to_two_last_places(torch, theta, scaling):
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     rope = (scaling or {"rope_type": "default"}) | {"rope_theta": theta}
-    expected = LlamaRotaryEmbedding(LlamaConfig(head_dim=128, rope_parameters=rope)).inv_freq
+    config = LlamaConfig(head_dim=128, rope_parameters=dict(rope), max_position_embeddings=131072)
+    expected = LlamaRotaryEmbedding(config).inv_freq
     c = config_of("llama", rope_theta=..., rope_parameters=rope)
-    frequencies = rotary_frequencies(128, c.rope)
+    frequencies = rotary_frequencies(128, c.layers[0].rope)
     assert frequencies.dtype == np.float32
     np.testing.assert_allclose(frequencies, expected.numpy(), rtol=3e-7)
 
 
-def test_llama_3_rope_uses_all_three_bands():
+@pytest.mark.parametrize("family", ["llama3", "llama_yarn", "qwen3_yarn"])
+def test_scaled_rope_uses_all_three_bands(family):
     """Some frequencies are kept, some stretched by the whole factor, some by less."""
-    plain, scaled = config_of("llama"), config_of("llama3")
-    angles = [rotary_tables(jnp.arange(2), 10, c.rope)[1][1] for c in (plain, scaled)]
-    ratio = np.arcsin(angles[0]) / np.arcsin(angles[1])
+    ropes = [config_of(name).layers[0].rope for name in ("llama", family)]
+    plain, scaled = (rotary_frequencies(10, rope) for rope in ropes)
+    ratio = plain / scaled
     assert np.isclose(ratio, 1).any()
     assert np.isclose(ratio, 5).any()
     assert ((ratio > 1.1) & (ratio < 4.9)).any()

@@ -9,7 +9,14 @@ import pytest
 from etils import epath
 
 from g2is_jax.model.build import build_model
-from g2is_jax.model.config import BlockNorms, LayerConfig, RopeConfig
+from g2is_jax.model.config import (
+    BlockNorms,
+    LayerConfig,
+    LinearScaling,
+    Llama3Scaling,
+    RopeConfig,
+    YarnScaling,
+)
 from g2is_jax.model.config_file import NO_EFFECT
 from g2is_jax.model.families import FAMILIES, decoder_config, read_config
 from g2is_jax.planning.base_models import BASE_MODELS
@@ -21,6 +28,7 @@ from tests.support.tiny_models import (
     NO_LORA,
     RAW,
     SLIDING,
+    YARN_ROPE,
     config_of,
     oracle,
     oracle_logits,
@@ -66,6 +74,17 @@ def effect(family: str, raw: dict) -> str:
     return "nothing" if changed == config_of(family) else "another"
 
 
+def ropes_of(parameters: dict):
+    """Yield the rope parameters with one of them changed, of one kind of layer where kinds have
+    their own, and the name of that one."""
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            for inner, changed in ropes_of(value):
+                yield f"{inner} of {name}", parameters | {name: changed}
+        else:
+            yield name, parameters | {name: perturbed(name, value)}
+
+
 @pytest.mark.parametrize("family", RAW)
 def test_no_field_is_passed_over(family):
     raw = as_written(family)
@@ -74,8 +93,7 @@ def test_no_field_is_passed_over(family):
     for name, value in raw.items():
         if name != "rope_parameters":
             effects[name] = effect(family, raw | {name: perturbed(name, value)})
-    for name, value in raw["rope_parameters"].items():
-        rope = raw["rope_parameters"] | {name: perturbed(name, value)}
+    for name, rope in ropes_of(raw["rope_parameters"]):
         effects[name] = effect(family, raw | {"rope_parameters": rope})
     idle = {name for name, what in effects.items() if what == "nothing"}
     # transformers reads these two only where the lists made of them are not in the file.
@@ -127,7 +145,8 @@ def test_what_the_file_leaves_out_is_as_in_transformers(torch, family, changes):
     config, written = config_of(family, **changes), theirs.config.to_dict()
     assert config == decoder_config(json.loads(theirs.config.to_json_string()), FILE)
     assert config != config_of(family)
-    assert config.rope.theta == written["rope_parameters"]["rope_theta"]
+    thetas = {layer.rope.theta for layer in config.layers if layer.rope is not None}
+    assert thetas <= {written["rope_parameters"]["rope_theta"]}
     assert config.num_key_value_heads == written["num_key_value_heads"]
 
 
@@ -156,11 +175,10 @@ def test_published_fields_are_known(family, fields):
 
 def changed_settings(config) -> dict[str, object]:
     """Return another value for every field of a decoder's settings that keeps the shapes."""
-    full = LayerConfig(rotary=True, window=None)
+    rope = config.layers[0].rope
     return {
         "rms_norm_eps": 0.1,
-        "rope": RopeConfig(99.0, None),
-        "layers": (full, LayerConfig(rotary=False, window=None)),
+        "layers": (LayerConfig(rope, window=None), LayerConfig(None, window=None)),
         "activation": "gelu",
         "unit_offset": True,
         "query_scale": 2 * config.query_scale,
@@ -168,6 +186,11 @@ def changed_settings(config) -> dict[str, object]:
         "logit_softcap": 1.0,
         "embedding_scale": 2.0,
     }
+
+
+def with_layers(config, layer):
+    """Return the config with all its layers so."""
+    return dataclasses.replace(config, layers=(layer,) * len(config.layers))
 
 
 def test_no_setting_of_the_decoder_is_idle():
@@ -182,8 +205,17 @@ def test_no_setting_of_the_decoder_is_idle():
     for name, value in settings.items():
         changed_TV = logits(dataclasses.replace(model.config, **{name: value}))
         assert np.abs(changed_TV - expected_TV).max() > 1e-3, name
-    windowed = tuple(LayerConfig(rotary=True, window=5) for _ in range(2))
-    changed_TV = logits(dataclasses.replace(model.config, layers=windowed))
+    ropes = {
+        "theta": RopeConfig(99.0, None),
+        "linear": RopeConfig(1234.5, LinearScaling(3.0)),
+        "llama3": RopeConfig(1234.5, Llama3Scaling(5.0, 1.5, 6.0, 30)),
+        "yarn": RopeConfig(1234.5, YarnScaling(5.0, 1.0, 6.0, 1.5, 30, truncate=False)),
+    }
+    for name, rope in ropes.items():
+        changed_TV = logits(with_layers(model.config, LayerConfig(rope, window=None)))
+        assert np.abs(changed_TV - expected_TV).max() > 1e-3, name
+    windowed = LayerConfig(model.config.layers[0].rope, window=5)
+    changed_TV = logits(with_layers(model.config, windowed))
     assert np.abs(changed_TV - expected_TV)[5:].max() > 1e-3
     np.testing.assert_allclose(changed_TV[:5], expected_TV[:5], atol=1e-5)
     shaping = {
@@ -210,7 +242,25 @@ def test_no_setting_of_the_decoder_is_idle():
         ("llama", {"attention_dropout": 0.1}, "attention_dropout = 0.1 is not supported"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved = True"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        (
+            "llama",
+            {
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0] * 5,
+                    "long_factor": [2.0] * 5,
+                }
+            },
+            "rope type 'longrope' is not supported; only default, linear, llama3, yarn are",
+        ),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": None}}, "'linear' without factor"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": "2"}}, "factor = '2'|not a valid"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor = 0.0 is not"),
+        ("llama", {"rope_scaling": YARN_ROPE | {"beta_fast": -1}}, "beta_fast = -1 is not"),
+        ("llama", {"rope_scaling": YARN_ROPE | {"alpha": 1.0}}, "alpha of rope type 'yarn'"),
+        ("llama", {"rope_theta": 1.0}, "rope_theta = 1.0 is not supported; a number above 1 is"),
+        ("qwen3", {"rope_parameters": {FULL: {"rope_type": "default"}}}, "rope_parameters of full"),
         ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "Missing .*low_freq"),
         ("llama", {"rope_scaling": {"rope_type": "default", "factor": 2.0}}, "factor of rope type"),
         (
@@ -267,9 +317,9 @@ def test_rotary_base_of_either_version():
         {"rope_parameters": {"rope_type": "default", "rope_theta": 777.5}},
         {"rope_theta": 777.5, "rope_scaling": {"type": "default"}},
     ):
-        assert decoder_config(older | fields, FILE).rope == RopeConfig(777.5, None)
+        assert decoder_config(older | fields, FILE).layers[0].rope == RopeConfig(777.5, None)
     newer = older | {"rope_parameters": LLAMA_3_ROPE | {"rope_theta": 1234.5}}
-    assert decoder_config(newer, FILE).rope == config_of("llama3").rope
+    assert decoder_config(newer, FILE).layers == config_of("llama3").layers
 
 
 def test_absent_or_damaged_config(tmp_path):

@@ -42,6 +42,17 @@ LLAMA_3_ROPE = {
     "high_freq_factor": 6.0,
     "original_max_position_embeddings": 192,
 }
+LINEAR_ROPE = {"rope_type": "linear", "factor": 3.0}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "factor": 5.0,
+    "beta_fast": 12.0,
+    "beta_slow": 1.5,
+    "mscale": 1.3,
+    "mscale_all_dim": 0.6,
+    "original_max_position_embeddings": 192,
+    "truncate": False,
+}
 FULL, SLIDING = "full_attention", "sliding_attention"
 # A `config.json` for each way in which a supported model differs from plain Llama.
 RAW: dict[str, dict] = {
@@ -52,6 +63,8 @@ RAW: dict[str, dict] = {
         "rope_scaling": LLAMA_3_ROPE,
         "tie_word_embeddings": True,
     },
+    "llama_linear": {"model_type": "llama", **SIZES, "rope_scaling": LINEAR_ROPE},
+    "llama_yarn": {"model_type": "llama", **SIZES, "rope_scaling": YARN_ROPE},
     "llama_biased": {"model_type": "llama", **SIZES, "attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", **SIZES, "sliding_window": 37},
     "mistral_full": {"model_type": "mistral", **SIZES, "sliding_window": None},
@@ -82,6 +95,16 @@ RAW: dict[str, dict] = {
         "max_window_layers": 1,
     },
     "qwen3": {"model_type": "qwen3", **SIZES, "tie_word_embeddings": True},
+    "qwen3_yarn": {
+        "model_type": "qwen3",
+        **SIZES,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 5.0,
+            "attention_factor": 1.4,
+            "original_max_position_embeddings": 512,
+        },
+    },
     "smollm3": {"model_type": "smollm3", **SIZES, "no_rope_layers": [1, 0]},
     "olmo2": {"model_type": "olmo2", **SIZES},
 }
