@@ -62,6 +62,13 @@ def _gemma2(f: Fields) -> dict:
     }
 
 
+def _gemma3(f: Fields) -> dict:
+    f.only("attn_logit_softcapping", None)  # transformers passes over it
+    f.only("rope_local_base_freq", None, f["rope_parameters"]["sliding_attention"]["rope_theta"])
+    f.used |= {"sliding_window_pattern", "_sliding_window_pattern"}  # for layer_types
+    return _gemma2(f) | {"query_key_norm": "head"}
+
+
 def _qwen2(f: Fields) -> dict:
     f.only("use_mrope", False)
     _ = f["use_sliding_window"], f["max_window_layers"]  # transformers makes layer_types of them
@@ -84,16 +91,24 @@ def _olmo2(f: Fields) -> dict:
     return _biases(f) | {"norms": POST_NORM, "query_key_norm": "all"}
 
 
+def _olmo3(f: Fields) -> dict:
+    # Where the file has no rope_parameters, transformers gives only the full layers its rope_theta.
+    f.only("rope_theta", None, f["rope_parameters"]["sliding_attention"]["rope_theta"])
+    return _olmo2(f) | {"layers": _layers(f, _windows(f))}
+
+
 # model_type -> the architecture it must name, and its fields that differ from Llama's.
 FAMILIES: dict[str, tuple[str, Callable[[Fields], dict]]] = {
     "llama": ("LlamaForCausalLM", _llama),
     "mistral": ("MistralForCausalLM", _mistral),
     "gemma": ("GemmaForCausalLM", _gemma),
     "gemma2": ("Gemma2ForCausalLM", _gemma2),
+    "gemma3_text": ("Gemma3ForCausalLM", _gemma3),
     "qwen2": ("Qwen2ForCausalLM", _qwen2),
     "qwen3": ("Qwen3ForCausalLM", _qwen3),
     "smollm3": ("SmolLM3ForCausalLM", _smollm3),
     "olmo2": ("Olmo2ForCausalLM", _olmo2),
+    "olmo3": ("Olmo3ForCausalLM", _olmo3),
 }
 
 
@@ -115,6 +130,11 @@ def decoder_config(raw: dict, file: str) -> DecoderConfig:
 
 def _decoder_config(raw: dict, file: str) -> DecoderConfig:
     kind = raw.get("model_type")
+    if kind == "gemma3":
+        raise InputError(
+            f"{file}: model_type = 'gemma3', of images and text, is not supported; a checkpoint of "
+            "the text model alone is, with model_type 'gemma3_text', such as google/gemma-3-1b-it"
+        )
     if kind not in FAMILIES:
         raise InputError(f"{file}: model_type = {kind!r} is not supported; {listed(FAMILIES)} are")
     architecture, special = FAMILIES[kind]
@@ -151,8 +171,8 @@ def _shapes(f: Fields) -> dict:
 
 def _like_llama(f: Fields) -> dict:
     """Returns the fields that a family has unless it overrides them."""
-    activation = {} if f.raw["model_type"] == "gemma2" else {"activation": f["hidden_act"]}
-    return activation | {
+    return {
+        "activation": f["hidden_act" if hasattr(f.config, "hidden_act") else "hidden_activation"],
         "layers": _layers(f, [None] * f["num_hidden_layers"]),
         "norms": PRE_NORM,
         "qkv_bias": False,

@@ -19,6 +19,7 @@ from g2is_jax.model.config import (
 )
 from g2is_jax.model.config_file import NO_EFFECT
 from g2is_jax.model.families import FAMILIES, decoder_config, read_config
+from g2is_jax.model.stacks import Stack, find_stacks
 from g2is_jax.planning.base_models import BASE_MODELS
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
@@ -38,6 +39,7 @@ from tests.support.tiny_models import (
 )
 
 FILE = "config.json"
+OF_THE_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq")
 
 
 def as_written(family: str) -> dict:
@@ -96,8 +98,8 @@ def test_no_field_is_passed_over(family):
     for name, rope in ropes_of(raw["rope_parameters"]):
         effects[name] = effect(family, raw | {"rope_parameters": rope})
     idle = {name for name, what in effects.items() if what == "nothing"}
-    # transformers reads these two only where the lists made of them are not in the file.
-    made = {"max_window_layers", "no_rope_layer_interval"} & set(raw)
+    # transformers reads these only where the lists made of them are not in the file.
+    made = {"max_window_layers", "no_rope_layer_interval", "_sliding_window_pattern"} & set(raw)
     # A window is of no use where no layer slides; nor does the flag do more than make the list.
     spare = (
         {"sliding_window", "use_sliding_window"} if FULL in raw.get("layer_types", []) else set()
@@ -162,6 +164,8 @@ def test_what_the_file_leaves_out_is_as_in_transformers(torch, family, changes):
         ("gemma", {"hidden_activation": "gelu_pytorch_tanh"}),
         ("gemma2", {"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
         ("gemma2", {"sliding_window_size": 41}),
+        ("gemma3_text", {"sliding_window_pattern": 6, "cache_implementation": "hybrid"}),
+        ("olmo3", {"rope_theta": 500000, "max_window_layers": None}),
         ("qwen2", {"sliding_window": 131072, "max_window_layers": 28, "use_mrope": False}),
         ("qwen3", {"rope_scaling": None, "sliding_window": None, "max_window_layers": 36}),
         ("smollm3", {"pretraining_tp": 2, "max_window_layers": 28, "sliding_window": None}),
@@ -291,6 +295,25 @@ def test_no_setting_of_the_decoder_is_idle():
         ("gemma", {"hidden_activation": "silu"}, "hidden_activation = 'silu'"),
         ("gemma2", {"hidden_act": "silu"}, "hidden_act = 'silu'"),
         ("gemma2", {"sliding_window_size": 7}, "sliding_window_size = 7 is not supported; only"),
+        ("gemma3_text", {"model_type": "gemma3"}, "'gemma3', of images and text, is not supported"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        (
+            "gemma3_text",
+            {
+                "rope_theta": ...,
+                "rope_scaling": ...,
+                "rope_parameters": {
+                    kind: {"rope_type": "default", "rope_theta": 50.0} for kind in (FULL, SLIDING)
+                },
+            },
+            "rope_local_base_freq = 78.5 is not supported; only 50.0, None is",
+        ),
+        (
+            "gemma3_text",
+            {"rope_scaling": YARN_ROPE},
+            "truncate of rope_parameters of full_attention is not supported; only True is",
+        ),
+        ("olmo3", {"rope_theta": 1e4}, "rope_theta = 10000.0 is not supported; only 500000.0,"),
         ("qwen2", {"use_mrope": True}, "use_mrope = True"),
         ("gemma2", {"layer_types": [SLIDING]}, "layer_types|num_hidden_layers"),
         ("qwen2", {"layer_types": [SLIDING, FULL]}, "layer_types with 'sliding_attention'"),
@@ -320,6 +343,27 @@ def test_rotary_base_of_either_version():
         assert decoder_config(older | fields, FILE).layers[0].rope == RopeConfig(777.5, None)
     newer = older | {"rope_parameters": LLAMA_3_ROPE | {"rope_theta": 1234.5}}
     assert decoder_config(newer, FILE).layers == config_of("llama3").layers
+
+
+def test_ropes_and_windows_of_gemma_3():
+    """Of a file as the first ones on the hub; five windows and a full layer are one stack."""
+    first = config_of(
+        "gemma3_text", layer_types=..., num_hidden_layers=13, sliding_window_pattern=6
+    )
+    sliding = LayerConfig(RopeConfig(78.5, None), window=39)
+    full = LayerConfig(RopeConfig(1234.5, LinearScaling(3.0)), window=None)
+    assert first.layers == ((sliding,) * 5 + (full,)) * 2 + (sliding,)
+    assert find_stacks(first.layers, scan=True) == (Stack(0, 6, 2), Stack(12, 1, 1))
+    default = config_of("gemma3_text", **dict.fromkeys(OF_THE_ROPE, ...)).layers
+    assert [layer.rope for layer in default] == [RopeConfig(1e6, None), RopeConfig(1e4, None)]
+
+
+def test_ropes_of_olmo_3():
+    """Only full layers are stretched, and one that names no base has transformers'."""
+    full, sliding = config_of("olmo3", rope_theta=...).layers
+    assert isinstance(full.rope.scaling, YarnScaling)
+    assert sliding.rope == RopeConfig(5e5, None)
+    assert full.rope.theta == 5e5
 
 
 def test_absent_or_damaged_config(tmp_path):

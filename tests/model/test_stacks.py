@@ -34,9 +34,11 @@ from tests.support.tiny_models import (
 SCANNED = dataclasses.replace(FLOAT32, scan=True)
 # Deep enough that each family has a stack of several groups, and gemma2 a layer left over.
 DEEP: dict[str, dict] = {
-    family: {"num_hidden_layers": 3} for family in RAW if family not in ("gemma2", "smollm3")
+    family: {"num_hidden_layers": 3} for family in RAW if "layer_types" not in RAW[family]
 } | {
     "gemma2": {"num_hidden_layers": 5, "layer_types": [FULL, SLIDING] * 2 + [FULL]},
+    "gemma3_text": {"num_hidden_layers": 6, "layer_types": [SLIDING, SLIDING, FULL] * 2},
+    "olmo3": {"num_hidden_layers": 6, "layer_types": [SLIDING, SLIDING, FULL] * 2},
     "smollm3": {"num_hidden_layers": 6, "no_rope_layers": [1, 1, 0] * 2},
     "qwen2_sliding": {"num_hidden_layers": 5, "max_window_layers": 2},
 }

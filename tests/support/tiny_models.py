@@ -86,6 +86,17 @@ RAW: dict[str, dict] = {
         "attn_logit_softcapping": 3.0,
         "final_logit_softcapping": 2.0,
     },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        **SIZES,
+        "tie_word_embeddings": True,
+        "rope_local_base_freq": 78.5,
+        "rope_scaling": LINEAR_ROPE,
+        "layer_types": [FULL, SLIDING],
+        "sliding_window": 39,
+        "query_pre_attn_scalar": 17,
+        "final_logit_softcapping": 2.5,
+    },
     "qwen2": {"model_type": "qwen2", **SIZES},
     "qwen2_sliding": {
         "model_type": "qwen2",
@@ -107,6 +118,14 @@ RAW: dict[str, dict] = {
     },
     "smollm3": {"model_type": "smollm3", **SIZES, "no_rope_layers": [1, 0]},
     "olmo2": {"model_type": "olmo2", **SIZES},
+    "olmo3": {
+        "model_type": "olmo3",
+        **SIZES,
+        "rope_theta": 500000.0,  # see families._olmo3
+        "rope_scaling": {name: YARN_ROPE[name] for name in YARN_ROPE if name != "truncate"},
+        "layer_types": [FULL, SLIDING],
+        "sliding_window": 45,
+    },
 }
 
 
