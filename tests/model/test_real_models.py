@@ -144,6 +144,7 @@ def test_losses(torch, loaded, theirs, rows):
 
 
 def test_lora_gradients(torch, tmp_path, folder, loaded, rows):
+    """torch's are in float64: its own in float32 are further from them than ours, by 2e-4."""
     from peft import PeftModel
 
     model, base = loaded
@@ -151,6 +152,7 @@ def test_lora_gradients(torch, tmp_path, folder, loaded, rows):
     adapter = model.adapter_layout.stacked(by_layer)
     write_adapter(epath.Path(tmp_path), adapter, model, "base")
     adapted = PeftModel.from_pretrained(oracle(folder), tmp_path, is_trainable=True)
+    adapted = adapted.double()
     gradient = jax.jit(jax.grad(functools.partial(example_loss, model), has_aux=True))
     for row in rows[:3]:
         found, _ = gradient(adapter, base, *padded(row))
@@ -167,7 +169,7 @@ def test_lora_gradients(torch, tmp_path, folder, loaded, rows):
         for path, leaf in leaves.items():
             theirs = expected[f"base_model.model.model.{checkpoint_path(path)}.weight"]
             error = np.asarray(leaf) - theirs
-            assert np.linalg.norm(error) <= 1e-3 * np.linalg.norm(theirs), path
+            assert np.linalg.norm(error) <= 1e-4 * np.linalg.norm(theirs), path
             assert np.abs(error).max() <= 1e-4 * largest, path
 
 
