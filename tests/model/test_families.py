@@ -19,13 +19,11 @@ from g2is_jax.model.config import (
 )
 from g2is_jax.model.config_file import NO_EFFECT
 from g2is_jax.model.families import FAMILIES, decoder_config, read_config
-from g2is_jax.model.stacks import Stack, find_stacks
 from g2is_jax.planning.base_models import BASE_MODELS
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
     FLOAT32,
     FULL,
-    LLAMA_3_ROPE,
     NO_LORA,
     RAW,
     SLIDING,
@@ -35,7 +33,6 @@ from tests.support.tiny_models import (
     oracle_logits,
     ours,
     random_tokens,
-    raw_of,
 )
 
 FILE = "config.json"
@@ -330,40 +327,6 @@ def test_unsupported_config(family, changes, named):
 def test_width_of_a_head_follows_from_the_others(absent):
     heads = {"num_attention_heads": 3, "num_key_value_heads": 1}
     assert config_of("llama", head_dim=absent, **heads).head_dim == 14
-
-
-def test_rotary_base_of_either_version():
-    older = raw_of("llama", rope_theta=...)
-    for fields in (
-        {"rope_theta": 777.5},
-        {"rope_theta": 777.5, "rope_scaling": None},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 777.5}},
-        {"rope_theta": 777.5, "rope_scaling": {"type": "default"}},
-    ):
-        assert decoder_config(older | fields, FILE).layers[0].rope == RopeConfig(777.5, None)
-    newer = older | {"rope_parameters": LLAMA_3_ROPE | {"rope_theta": 1234.5}}
-    assert decoder_config(newer, FILE).layers == config_of("llama3").layers
-
-
-def test_ropes_and_windows_of_gemma_3():
-    """Of a file as the first ones on the hub; five windows and a full layer are one stack."""
-    first = config_of(
-        "gemma3_text", layer_types=..., num_hidden_layers=13, sliding_window_pattern=6
-    )
-    sliding = LayerConfig(RopeConfig(78.5, None), window=39)
-    full = LayerConfig(RopeConfig(1234.5, LinearScaling(3.0)), window=None)
-    assert first.layers == ((sliding,) * 5 + (full,)) * 2 + (sliding,)
-    assert find_stacks(first.layers, scan=True) == (Stack(0, 6, 2), Stack(12, 1, 1))
-    default = config_of("gemma3_text", **dict.fromkeys(OF_THE_ROPE, ...)).layers
-    assert [layer.rope for layer in default] == [RopeConfig(1e6, None), RopeConfig(1e4, None)]
-
-
-def test_ropes_of_olmo_3():
-    """Only full layers are stretched, and one that names no base has transformers'."""
-    full, sliding = config_of("olmo3", rope_theta=...).layers
-    assert isinstance(full.rope.scaling, YarnScaling)
-    assert sliding.rope == RopeConfig(5e5, None)
-    assert full.rope.theta == 5e5
 
 
 def test_absent_or_damaged_config(tmp_path):

@@ -63,7 +63,6 @@ RAW: dict[str, dict] = {
         "rope_scaling": LLAMA_3_ROPE,
         "tie_word_embeddings": True,
     },
-    "llama_linear": {"model_type": "llama", **SIZES, "rope_scaling": LINEAR_ROPE},
     "llama_yarn": {"model_type": "llama", **SIZES, "rope_scaling": YARN_ROPE},
     "llama_biased": {"model_type": "llama", **SIZES, "attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", **SIZES, "sliding_window": 37},
