@@ -14,17 +14,17 @@ Array names end in their axes, one letter each:
 
 Some letters mean something else in some files:
 
-    D  width of a head (model/kernels), pieces of a direction (features/unit_rows)
+    D  width of a head (attention's kernels in model), pieces of a direction (features/unit_rows)
     F  heads side by side (model/attention), rows of the front (selection/walk/front)
-    G  query heads that share a key/value head (model/kernels)
+    G  query heads that share a key/value head (attention's kernels)
     K  directions of Adam or checkpoints (features), rows chosen (selection/walk, report), the best
        of a share (selection/neighbours), bootstrap draws (evaluation/compare)
     L  rows or directions asked for (features/unit_rows, selection/rivals), slots (selection/walk),
        letters (evaluation)
     Q  twice the projected width (features/projection)
     R  part of the G values (features/projection), rows that a slot enters (selection/walk)
-    S  places of keys (model/kernels), tokens of all devices (model/sharing), part of the T tokens
-       (training/loss) or of the G values (features/projection), sampled rows (features/diagnostics,
+    S  places of keys (attention's kernels), tokens of all devices (model/sharing), part of the T
+       tokens (training/loss) or of the G values (features/projection), sampled rows (features/diagnostics,
        graph, report), sources (selection, graph), subtasks (selection/rivals), shares
        (selection/neighbours), seeds (evaluation, report/results_table), sequences (planning)
     W  widths of batches (data/widths), words of sign bits (features/projection), rows that wait
