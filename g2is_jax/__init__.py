@@ -26,7 +26,8 @@ Some letters mean something else in some files:
     S  places of keys (attention's kernels), tokens of all devices (model/sharing), part of the T
        tokens (training/loss) or of the G values (features/projection), sampled rows
        (features/diagnostics, graph, report), sources (selection, graph), subtasks
-       (selection/rivals), shares (selection/neighbours), seeds (evaluation, report/results_table), sequences (planning)
+       (selection/rivals), shares (selection/neighbours), seeds (evaluation,
+       report/results_table), sequences (planning)
     W  widths of batches (data/widths), words of sign bits (features/projection), rows that wait
        (selection/walk/front)
     X  two axes flattened into one, width of what goes into a product (model/product)
