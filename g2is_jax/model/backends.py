@@ -22,8 +22,8 @@ def execution(
 
     `activations`: float32 on a CPU, which only emulates bfloat16 between its products; else the
     dtype of the weights. `attention`: a kernel, see `kernel_for`. `layers`: `scan` compiles those
-    that repeat once; `loop` compiles each; `depth`, which a CPU likes, loops over few. `backend` as
-    in `jax.default_backend()`.
+    that repeat once; `loop` compiles each; `depth`, a CPU's own, scans deep models alone. `backend`
+    as in `jax.default_backend()`.
     """
     if activations == "auto":
         activations = "float32" if backend == "cpu" else dtype
