@@ -10,8 +10,10 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.decoder import Taps
 from g2is_jax.model.lora import Leaves
 
-SMALLEST_CHUNK = 512  # tokens whose logits are in memory at once; at least this many,
-CHUNKS = 16  # or this part of the batch's
+# Tokens whose logits are in memory at once: what a product needs to be fast, but no large part of a
+# small batch, for the last of them are computed in vain; nor a small part of a large one.
+SMALLEST_CHUNK, FAST_CHUNK = 128, 512
+FEWEST_CHUNKS, MOST_CHUNKS = 4, 16
 
 
 def example_loss(
@@ -143,7 +145,8 @@ def _over_counted(of_tokens: Callable) -> Callable:
 
 def tokens_with_logits(size: int) -> int:
     """The tokens of a batch of so many whose logits are in memory at once."""
-    return min(max(SMALLEST_CHUNK, size // CHUNKS), size)
+    chunk = max(SMALLEST_CHUNK, min(FAST_CHUNK, size // FEWEST_CHUNKS), size // MOST_CHUNKS)
+    return min(chunk, size)
 
 
 def _in_chunks(of_tokens: Callable, head_VD, hidden_BTD, targets_BT, counted_BT):

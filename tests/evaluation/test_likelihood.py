@@ -130,8 +130,7 @@ def test_equals_the_loss_of_training(adapted, rows):
 
 def test_logits_are_those_of_some_tokens_at_a_time(adapted, monkeypatch):
     """No array of the program has a value for each token of the batch and each of the words."""
-    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)
-    monkeypatch.setattr(of_loss, "CHUNKS", 1000)
+    monkeypatch.setattr(of_loss, "tokens_with_logits", lambda size: 4)
     model, adapter, base = adapted
     fresh = dataclasses.replace(model)  # another model to functools.cache
     batch = (jnp.zeros((3, 17), int), jnp.ones((3, 17), bool))

@@ -266,7 +266,7 @@ def test_remat_changes_nothing():
 def test_chunk_sizes_change_nothing(monkeypatch):
     """The chunks are those of the head's tokens, and of the signs that are made at once."""
     expected = feature_rows(KINDS, random_examples(), projection=DENSE).features_KBP
-    monkeypatch.setattr(loss, "SMALLEST_CHUNK", 5)
+    monkeypatch.setattr(loss, "tokens_with_logits", lambda size: 5)
     monkeypatch.setattr(projection, "HASHED_ROWS", 32)
     monkeypatch.setattr(projection, "SIGN_ROWS", 12)
     gradients._tap.cache_clear()
