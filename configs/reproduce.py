@@ -31,22 +31,36 @@ POOLS = {
     "cot": "data/cot_collection.jsonl",
     "flan": "data/flan.jsonl",
 }
-CHOICES: dict[str, Collection[str]] = {"model": MODELS, "target": TARGETS, "pool": POOLS}
-DEFAULTS = "model=llama31_8b,target=gsm8k,pool=infinity"
+# Tokens a chip of the feature pass, of training and of evaluation: on one large device, and on a
+# slice of TPU chips the largest batches that the compiler has room for, by `chips` and model.
+BATCHES = {
+    "one": dict.fromkeys(MODELS, (4096, 4096, 16384)),
+    "v5e_8": dict.fromkeys(MODELS, (8192, 8192, 16384)),
+}
+CHOICES: dict[str, Collection[str]] = {
+    "model": MODELS,
+    "target": TARGETS,
+    "pool": POOLS,
+    "chips": BATCHES,
+}
+DEFAULTS = "model=llama31_8b,target=gsm8k,pool=infinity,chips=one"
 
 
 def get_config(argument: str = DEFAULTS) -> ConfigDict:
     """The config of a base model, a target and a pool, which the argument names by key=value."""
-    model, target, pool = parse_argument(argument).values()
+    model, target, pool, chips = parse_argument(argument).values()
     config = default.get_config()
     config.model.checkpoint = MODELS[model]
     config.model.chat_template = "tulu"
     config.data.pool = POOLS[pool]
     config.data.validation = f"data/val_{target}.jsonl"
     config.data.test = f"data/test_{target}.jsonl"
-    config.warmup.microbatch_tokens = 4096
-    config.finetune.microbatch_tokens = 4096
-    config.grads.batch_tokens = 4096
+    features, training, evaluation = BATCHES[chips][model]
+    config.grads.batch_tokens = features
+    config.warmup.microbatch_tokens = training
+    config.finetune.microbatch_tokens = training
+    config.evaluate.batch_tokens = evaluation
+    config.model.remat = config.model.shard_base = chips != "one"
     config.selection.budget = 0.01
     config.evaluate.tasks = target
     config.evaluate.new_tokens = TARGETS[target]

@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, where it is, looks for a TPU in vain
 
 import jax
 import pytest

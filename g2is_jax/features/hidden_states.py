@@ -1,12 +1,13 @@
 """RDS+: one row for each example, the position-weighted mean of the base model's hidden states."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from g2is_jax.data.batches import Batch, row_lengths
 from g2is_jax.data.chat import Encoded
@@ -19,7 +20,7 @@ from g2is_jax.runs.processes import process_share
 
 
 @functools.cache
-def hidden_function(model: Model, mesh: Mesh | None) -> Callable[..., jax.Array]:
+def hidden_function(model: Model, mesh: Mesh | None) -> Wrapped:
     """Returns a jitted (base, tokens_BT, lengths_B) -> features_BD, float32.
 
     A row of no tokens is zero.

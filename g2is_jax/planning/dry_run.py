@@ -1,8 +1,8 @@
 """The cost of a run, reported before anything of it is done: `run_all --dry_run`.
 
 Rows are counted in the config's files and tokens measured on a sample of them with the config's
-tokenizer; where that is not there, each row counts as long as model.max_length. Nothing is
-written, downloaded or trained.
+tokenizer; where that is not there, each row counts as long as model.max_length. For a slice of TPU
+chips the run's programs are compiled. Nothing is written, downloaded or trained.
 """
 
 import tempfile
@@ -19,49 +19,101 @@ from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import make_eval_set
 from g2is_jax.model.build import build_model
-from g2is_jax.model.config import DecoderConfig
-from g2is_jax.model.families import read_config
-from g2is_jax.model.hub import downloaded
 from g2is_jax.pipeline.datasets import target_files
-from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import Settings, read_settings
-from g2is_jax.planning.base_models import BASE_MODELS, known_decoder
+from g2is_jax.planning.base_models import decoder, place_of
 from g2is_jax.planning.chips import CHIPS
+from g2is_jax.planning.compile_ahead import print_programs, write_overrides
 from g2is_jax.planning.cost_table import ALL, UTILISATION, cost_table
 from g2is_jax.planning.plan import BACKEND, Plan, RunRows
+from g2is_jax.planning.slices.topology import (
+    INSTALL,
+    SHAPES,
+    chips_of,
+    has_compiler,
+    hosts_of,
+    slice_name,
+)
+from g2is_jax.planning.slices.walks import PoolSize
 from g2is_jax.planning.token_counts import RowCounts
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.storage import in_object_store
-from g2is_jax.skills.world import BASE_FOLDER, write_world
+from g2is_jax.skills.world import write_world
 
 NAMES = (*CHIPS, ALL)
 SAMPLE = 4000  # rows of a file that are tokenised, at most
 
 
-def instead(config: ConfigDict, asked: bool, chip: str | None, devices: int | None) -> bool:
-    """Prints the table if a dry run is asked for, and returns whether it is."""
-    if asked:
-        print(run(config, chip or ALL, devices))
-    for flag, value in (("chip", chip), ("devices", devices)):
-        if value is not None and not asked:
-            raise InputError(f"--{flag} is read with --dry_run alone; add that, or leave it out")
-    return asked
+@dataclass(frozen=True)
+class Asked:
+    """The flags of a dry run; None and False are what nobody asked for.
+
+    topology: a slice by its name, which is in place of chip and devices. largest: whether to look
+    for the largest batches that fit; overrides: the file for them.
+    """
+
+    chip: str | None = None
+    devices: int | None = None
+    topology: str | None = None
+    compile: bool = True
+    largest: bool = False
+    overrides: str | None = None
+
+    def __post_init__(self):
+        if self.chip not in (*NAMES, None):
+            raise InputError(f"--chip={self.chip} is unknown; choose from {', '.join(NAMES)}")
+        if self.devices is not None and self.devices < 1:
+            raise InputError(f"--devices={self.devices}; it must be at least 1")
+        if self.topology and (self.chip or self.devices):
+            raise InputError("--topology names chip and devices; leave --chip and --devices out")
+
+    @property
+    def slice(self) -> str | None:
+        """The slice to compile for; None where the chips are no TPU's or not of one kind."""
+        if self.topology or self.chip not in SHAPES:
+            return self.topology
+        return slice_name(self.chip, self.devices or 1)
+
+    @property
+    def chips(self) -> tuple[str, int]:
+        """The kind of chip, or ALL, and their number."""
+        if self.topology:
+            return chips_of(self.topology)
+        return self.chip or ALL, self.devices or 1
 
 
-def run(config: ConfigDict, chip: str, devices: int | None) -> str:
-    """Returns the table of a chip's stages, or a line for each chip."""
-    if chip not in NAMES:
-        raise InputError(f"--chip={chip} is unknown; choose from {', '.join(NAMES)}")
-    if devices is not None and devices < 1:
-        raise InputError(f"--devices={devices}; it must be at least 1")
-    plan, tokens = read_plan(config, devices or 1)
-    return cost_table(plan, chip, UTILISATION, tokens)
+def instead(config: ConfigDict, dry: bool, asked: Asked) -> bool:
+    """Prints what a run will cost if a dry run is asked for, and returns whether it is."""
+    if not dry:
+        for flag, value in vars(asked).items():
+            if value != Asked.__dataclass_fields__[flag].default:
+                raise InputError(
+                    f"--{flag} is read with --dry_run alone; add that, or leave it out"
+                )
+        return False
+    chip, devices = asked.chips
+    plan, tokens = read_plan(config, devices, hosts_of(chip, devices) if asked.slice else 1)
+    print(cost_table(plan, chip, UTILISATION, tokens))
+    if asked.slice and asked.compile:
+        _compile(plan, asked.slice, asked)
+    return True
 
 
-def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, str]:
+def _compile(plan: Plan, name: str, asked: Asked) -> None:
+    """Prints what the compiler says of the run's programs, where there is a compiler."""
+    if not has_compiler():
+        print(f"\nNot compiled for {name}, so bytes are the arithmetic of shapes: {INSTALL}.")
+        return
+    directions = max(plan.rows.validation.count // plan.targets, 1)
+    pool, looks = PoolSize(plan.rows.pool.count, directions), asked.largest or asked.overrides
+    found = print_programs(plan.settings, plan.model, name, pool, bool(looks))
+    if asked.overrides:
+        write_overrides(asked.overrides, name, found)
+
+
+def read_plan(config: ConfigDict, devices: int, hosts: int = 1) -> tuple[Plan, str]:
     """Returns the plan of a config, and a clause on the tokens of its rows."""
     settings = read_settings(config, BACKEND)
-    place = _folder(config.model.checkpoint, config.model.revision)
+    place = place_of(config.model.checkpoint, config.model.revision)
     model = build_model(decoder(config.model.checkpoint, place), settings.lora, settings.base.model)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -88,29 +140,7 @@ def read_plan(config: ConfigDict, devices: int) -> tuple[Plan, str]:
             }
             means = ", ".join(f"{counts.tokens:,.0f} ({name})" for name, counts in parts.items())
             tokens = f"mean tokens as measured: {means}"
-    return Plan(config, settings, model, rows, devices), tokens
-
-
-def decoder(checkpoint: str, place: epath.Path | None = None) -> DecoderConfig:
-    """Returns the shapes of a folder, of the built-in base, or of a hub id that is known here."""
-    place = place or _folder(checkpoint, "")
-    if place is not None:
-        return read_config(place)
-    if checkpoint not in BASE_MODELS:
-        raise InputError(
-            f"model.checkpoint = {checkpoint!r} is neither a folder nor one of "
-            f"{', '.join(BASE_MODELS)}; a folder with its config.json alone is enough"
-        )
-    return known_decoder(checkpoint)
-
-
-def _folder(checkpoint: str, revision: str) -> epath.Path | None:
-    """Returns the place of a checkpoint, or of a part of it; None if it has to be downloaded."""
-    if checkpoint == BUILT_IN:
-        return BASE_FOLDER
-    if in_object_store(checkpoint) or (checkpoint and epath.Path(checkpoint).is_dir()):
-        return epath.Path(checkpoint)
-    return downloaded(checkpoint, revision or None)
+    return Plan(config, settings, model, rows, devices, hosts), tokens
 
 
 @dataclass(frozen=True)

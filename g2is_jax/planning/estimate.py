@@ -7,8 +7,8 @@ from g2is_jax.data.files import read_records
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.settings import check_settings
+from g2is_jax.planning.base_models import decoder
 from g2is_jax.planning.cost_table import cost_table
-from g2is_jax.planning.dry_run import decoder
 from g2is_jax.planning.plan import BACKEND, Plan, Sizes
 from g2is_jax.runs.errors import InputError
 

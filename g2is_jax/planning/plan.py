@@ -56,13 +56,17 @@ class RunRows:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config, the model that it names, the rows that it works on, and on how many devices."""
+    """A config, the model that it names, the rows that it works on, and on how many devices.
+
+    hosts: among which the devices are, in equal parts; those of one share the base.
+    """
 
     config: ConfigDict
     settings: Settings
     model: Model
     rows: RunRows
     devices: int
+    hosts: int = 1
 
     @property
     def seeds(self) -> int:
@@ -96,7 +100,7 @@ class Plan:
     @property
     def held(self) -> dict[str, float]:
         """The bytes on each device that every stage with a model takes."""
-        base = base_bytes(self.model, self.devices)
+        base = base_bytes(self.model, self.devices // self.hosts)
         return {"base": base, "adapter": FLOAT32 * size(self.model.adapter_shapes)}
 
     @property

@@ -102,7 +102,7 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
 
 
 @functools.cache
-def update_function(config: OptimizerConfig) -> Callable:
+def update_function(config: OptimizerConfig) -> Wrapped:
     """Returns jitted (adapter, state, summed gradients, summed loss, token count, rate) -> adapter,
     state, Outcome. The arrays of the adapter and the state that it is given are gone afterwards.
     """

@@ -48,14 +48,14 @@ def test_values_of_a_row(model, target, pool):
 
 
 def test_there_is_no_other_row():
-    assert reproduce.CHOICES.keys() == {"model", "target", "pool"}
-    expected = (CHECKPOINTS, REPLY_TOKENS, POOLS)
+    assert reproduce.CHOICES.keys() == {"model", "target", "pool", "chips"}
+    expected = (CHECKPOINTS, REPLY_TOKENS, POOLS, ("one", "v5e_8"))
     for choices, known in zip(reproduce.CHOICES.values(), expected, strict=True):
         assert list(choices) == list(known)
 
 
 def test_keys_come_in_any_order_and_have_defaults():
-    whole = "model=llama31_8b,target=gsm8k,pool=infinity"
+    whole = "model=llama31_8b,target=gsm8k,pool=infinity,chips=one"
     assert reproduce.get_config() == reproduce.get_config(whole)
     for order in itertools.permutations(whole.split(",")):
         assert reproduce.parse_argument(",".join(order)) == reproduce.parse_argument(whole)
@@ -70,8 +70,8 @@ def test_keys_come_in_any_order_and_have_defaults():
         ("pool=wiki", "pool 'wiki' is unknown; choose from infinity, cot, flan"),
         ("model=llama", "model 'llama' is unknown; choose from llama31_8b, gemma_7b, mistral_7b"),
         ("target=gsm8k,model=", "model '' is unknown; choose from llama31_8b"),
-        ("cot", "key 'cot' is unknown; choose from model, target, pool"),
-        ("", "key '' is unknown; choose from model, target, pool"),
+        ("cot", "key 'cot' is unknown; choose from model, target, pool, chips"),
+        ("", "key '' is unknown; choose from model, target, pool, chips"),
         ("pool=cot,pool=flan", "key 'pool' is named twice; name each once"),
     ],
 )
@@ -80,8 +80,26 @@ def test_a_wrong_argument_is_answered_by_the_choices_and_an_example(argument, me
         reproduce.get_config(argument)
     text = str(raised.value)
     assert text.startswith(f"configs/reproduce.py: {message}")
-    example = "--config=configs/reproduce.py:model=llama31_8b,target=gsm8k,pool=infinity"
+    example = "--config=configs/reproduce.py:model=llama31_8b,target=gsm8k,pool=infinity,chips=one"
     assert text.endswith(f", as in {example}")
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_a_slice_shares_the_base_and_has_batches_of_its_own(model):
+    """All fields but those are the row's; the compiler found the batches (docs/reproduce.md)."""
+    row, on_slice = (
+        config_fields(reproduce.get_config(f"model={model},chips={chips}"))
+        for chips in ("one", "v5e_8")
+    )
+    features, training, evaluation = reproduce.BATCHES["v5e_8"][model]
+    assert on_slice == row | {
+        "model.remat": True,
+        "model.shard_base": True,
+        "grads.batch_tokens": features,
+        "warmup.microbatch_tokens": training,
+        "finetune.microbatch_tokens": training,
+        "evaluate.batch_tokens": evaluation,
+    }
 
 
 def test_values_that_the_paper_states():

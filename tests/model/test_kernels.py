@@ -210,7 +210,9 @@ def test_cudnn_is_told_the_mask(monkeypatch):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(
+    jax.default_backend() != "gpu", reason="needs an NVIDIA GPU, and JAX_PLATFORMS=cuda"
+)
 def test_gradients_on_a_gpu():
     """With `cudnn` a row's gradient depends little on the batch, and agrees with `blocks`.
 

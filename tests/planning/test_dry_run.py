@@ -13,6 +13,8 @@ from g2is_jax.pipeline.adapter_training import pool_shapes
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.planning import dry_run
 from g2is_jax.planning.chips import CHIPS
+from g2is_jax.planning.dry_run import Asked
+from g2is_jax.planning.slices.walks import PoolSize
 from g2is_jax.planning.token_counts import one_pass, training
 from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT
@@ -32,6 +34,12 @@ def cells(table: str) -> list[list[str]]:
     """The cells of each line of a table, without its title."""
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def priced(config, chip: str, devices: int, capsys) -> str:
+    """What a dry run prints of chips, without the compiler."""
+    assert dry_run.instead(config, True, Asked(chip, devices, compile=False))
+    return capsys.readouterr().out
 
 
 def test_a_command_writes_nothing_and_runs_nothing(file_config, tmp_path):
@@ -96,16 +104,16 @@ def test_batches_are_those_of_the_run(file_config, job):
     assert found.cells == pytest.approx(2 * drawn.sum() / (1 - padding))
 
 
-def test_without_a_tokenizer_rows_are_as_long_as_they_may_be(file_config, base, tmp_path):
+def test_without_a_tokenizer_rows_are_as_long_as_they_may_be(file_config, base, tmp_path, capsys):
     (tmp_path / "config.json").write_text((base / "config.json").read_text())
     config = changed(file_config, model__checkpoint=str(tmp_path))
     rows = dry_run.read_plan(config, 1)[0].rows
     assert (rows.pool.count, rows.pool.tokens, rows.reply) == (41, 64, None)
-    assert "tokens not measured" in dry_run.run(config, "v5e", 1)
+    assert "tokens not measured" in priced(config, "v5e", 1, capsys)
 
 
-def test_parts_add_up(file_config):
-    table = dry_run.run(file_config, "h100", None)
+def test_parts_add_up(file_config, capsys):
+    table = priced(file_config, "h100", 1, capsys)
     *lines, total = cells(table)
     assert float(total[2]) == pytest.approx(sum(float(line[2]) for line in lines), rel=0.1)
     for name, _, _, memory, fits in lines:
@@ -113,12 +121,12 @@ def test_parts_add_up(file_config):
         held = sum(float(part.split()[-1]) for part in parts.split(", "))
         assert float(whole) == pytest.approx(held, rel=0.05), name
         assert fits == "yes"
-    (line,) = [line for line in cells(dry_run.run(file_config, "all", None)) if line[0] == "h100"]
+    (line,) = [line for line in cells(priced(file_config, "all", 1, capsys)) if line[0] == "h100"]
     assert line[1] == total[2]
     assert float(line[2].split()[0]) == max(float(of[3].split()[0]) for of in lines)
 
 
-def test_replies_are_as_long_as_those_of_the_file(file_config):
+def test_replies_are_as_long_as_those_of_the_file(file_config, capsys):
     """At most; and no longer than they may be."""
     plans = {
         most: dry_run.read_plan(changed(file_config, evaluate__new_tokens=most), 1)[0]
@@ -129,30 +137,71 @@ def test_replies_are_as_long_as_those_of_the_file(file_config):
     assert plans[40].reply_tokens == plans[50].reply_tokens == own
     config = changed(file_config, evaluate__new_tokens=50)
     message = f"Replies of {own} tokens like the longest in the test files, of at most 50. "
-    assert message in dry_run.run(config, "v5e", 1)
+    assert message in priced(config, "v5e", 1, capsys)
 
 
 def test_without_a_chip_there_is_a_line_for_each(file_config, capsys):
-    assert dry_run.instead(file_config, True, None, None)
-    assert capsys.readouterr().out == dry_run.run(file_config, "all", 1) + "\n"
+    assert dry_run.instead(file_config, True, Asked())
+    found = capsys.readouterr().out
+    assert [line[0] for line in cells(found)] == list(CHIPS)
+    assert found == priced(file_config, "all", 1, capsys)
+
+
+def test_where_there_is_no_compiler_bytes_are_of_shapes(file_config, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run, "has_compiler", lambda: False)
+    assert dry_run.instead(file_config, True, Asked("v5e", 8))
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("Not compiled for v5e:2x4, so bytes are the arithmetic of shapes: ")
+    assert dry_run.instead(file_config, True, Asked("h100", 8))  # no TPU: nothing to compile
+    assert "ompiled for" not in capsys.readouterr().out
+
+
+def test_programs_are_those_of_the_config_and_its_rows(file_config, monkeypatch, capsys):
+    """Compiled for the slice, with the pool's rows and a target's; the largest batches as flags."""
+    asked: list[tuple] = []
+
+    def print_programs(settings, model, topology, pool, finds_largest):
+        asked.append((settings.features.batch_tokens, topology, pool, finds_largest))
+        return []
+
+    monkeypatch.setattr(dry_run, "has_compiler", lambda: True)
+    monkeypatch.setattr(dry_run, "print_programs", print_programs)
+    dry_run.instead(file_config, True, Asked("v5e", 8))
+    dry_run.instead(file_config, True, Asked(topology="v5e:4x4", largest=True))
+    dry_run.instead(file_config, True, Asked("v5e", 8, compile=False))
+    tokens = file_config.grads.batch_tokens
+    rows = dry_run.read_plan(file_config, 1)[0].rows
+    pool = PoolSize(rows.pool.count, rows.validation.count // 2)
+    assert asked == [(tokens, "v5e:2x4", pool, False), (tokens, "v5e:4x4", pool, True)]
+    assert " on 16 x v5e, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("asked", "chip", "devices", "message"),
+    ("flags", "message"),
     [
-        (True, "h1000", None, "--chip=h1000 is unknown; choose from v5e, "),
-        (True, "h100", 0, "--devices=0; it must be at least 1"),
-        (True, "cpu", None, "--chip=cpu is unknown; choose from v5e, "),
-        (False, "h100", None, "--chip is read with --dry_run alone"),
-        (False, None, 8, "--devices is read with --dry_run alone"),
+        ({"chip": "h1000"}, "--chip=h1000 is unknown; choose from v5e, "),
+        ({"chip": "h100", "devices": 0}, "--devices=0; it must be at least 1"),
+        ({"chip": "cpu"}, "--chip=cpu is unknown; choose from v5e, "),
+        ({"chip": "v5e", "devices": 3}, "--devices=3: no v5e slice has as many; one of 1, 4, 8"),
+        ({"topology": "h100:2x2"}, "--topology=h100:2x2 is no slice of v5e"),
+        ({"topology": "v5e:2x2", "devices": 4}, "--topology names chip and devices; leave"),
     ],
 )
-def test_wrong_flags(file_config, asked, chip, devices, message):
+def test_wrong_flags(file_config, flags, message):
     with pytest.raises(InputError, match=message) as raised:
-        dry_run.instead(file_config, asked, chip, devices)
+        dry_run.instead(file_config, True, Asked(**flags))
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "flags", [{"chip": "h100"}, {"devices": 8}, {"topology": "v5e:2x2"}, {"overrides": "f"}]
+)
+def test_flags_of_a_dry_run_need_one(file_config, flags):
+    (flag,) = flags
+    with pytest.raises(InputError, match=f"--{flag} is read with --dry_run alone"):
+        dry_run.instead(file_config, False, Asked(**flags))
+
+
 def test_without_the_flag_the_run_goes_on(file_config, capsys):
-    assert not dry_run.instead(file_config, False, None, None)
+    assert not dry_run.instead(file_config, False, Asked())
     assert capsys.readouterr().out == ""

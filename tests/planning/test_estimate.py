@@ -98,7 +98,7 @@ def test_evaluation_by_hand():
     cache = 106 * 2 * 2 * 20 * 2
     assert found.work["decoding"].traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
     assert found.memory["cache"] == 10 * cache
-    assert found.memory["logits"] == 4 * 512 * 131  # of 512 tokens at a time
+    assert found.memory["logits"] == 4 * (999 // 4) * 131  # of a quarter of the tokens
     silent = by_name(stage_costs(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
     assert silent.operations == 2 * 50 * (prompt + 99 * head)
     assert list(silent.work) == ["reading"]

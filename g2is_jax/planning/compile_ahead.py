@@ -1,0 +1,68 @@
+"""The programs of a config, compiled for a slice of TPU chips before one is paid for."""
+
+import itertools
+import json
+from collections.abc import Sequence
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from g2is_jax.model.build import Model, build_model
+from g2is_jax.pipeline.settings import Settings, check_settings
+from g2is_jax.planning.base_models import decoder
+from g2is_jax.planning.plan import BACKEND
+from g2is_jax.planning.slices.programs import RunOnSlice, model_programs
+from g2is_jax.planning.slices.report import (
+    Found,
+    compile_program,
+    largest_tokens,
+    line,
+    title,
+)
+from g2is_jax.planning.slices.topology import read_slice
+from g2is_jax.planning.slices.walks import PoolSize, walk_programs
+from g2is_jax.runs.storage import write_atomic
+
+
+def run(
+    config: ConfigDict,
+    topology: str,
+    pool: PoolSize | None,
+    finds_largest: bool,
+    output: str | None,
+    overrides: str | None,
+) -> None:
+    """Prints a line for each program, and writes them all as JSON and the largest batches as flags.
+
+    pool: of the walks, which are left out without it.
+    """
+    settings = check_settings(config, BACKEND)
+    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
+    found = print_programs(settings, model, topology, pool, finds_largest)
+    if output:
+        records = [one.record for one in found]
+        write_atomic(epath.Path(output), json.dumps(records, indent=2) + "\n")
+    if overrides:
+        write_overrides(overrides, topology, found)
+
+
+def print_programs(
+    settings: Settings, model: Model, topology: str, pool: PoolSize | None, finds_largest: bool
+) -> list[Found]:
+    """Compiles every program of a run, printing a line of a table as soon as each is there."""
+    on = RunOnSlice(settings, model, read_slice(topology))
+    walks = walk_programs(on, pool) if pool else ()
+    print(f"\nCompiled for {on.slice}, not run:\n\n{title()}", flush=True)
+    found = []
+    for program in itertools.chain(model_programs(on), walks):
+        found.append(compile_program(program, on.slice, finds_largest))
+        print(line(found[-1]), flush=True)
+    return found
+
+
+def write_overrides(path: str, topology: str, found: Sequence[Found]) -> None:
+    """Writes the largest batches as a file of flags, which a run takes after its --config."""
+    lines = [f"# The largest batches that a chip of {topology} has room for: compiled, not run."]
+    lines += [f"--config.{field}={tokens}" for field, tokens in largest_tokens(found).items()]
+    write_atomic(epath.Path(path), "\n".join(lines) + "\n")
+    print(f"\nLargest batches: {path}; add --flagfile={path} after --config")
