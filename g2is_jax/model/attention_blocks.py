@@ -84,17 +84,22 @@ def _by_rows(of_row: Callable) -> Callable:
             row,
             tuple(batched),
         )
-        together = _rows_together(*row[0].shape[-4:-1])
+        together = _rows_together(rows, *row[0].shape[-4:-1])
         found = jax.lax.map(lambda row: of_row(*row), whole, batch_size=together)
         return found, jax.tree.map(lambda _: True, found)
 
     return run
 
 
-def _rows_together(kv_heads: int, group: int, tokens: int) -> int:
-    """The rows whose weights, of a block of queries each, are at most CACHE bytes; at least one."""
+def _rows_together(rows: int, kv_heads: int, group: int, tokens: int) -> int:
+    """The rows whose weights, of a block of queries each, are at most CACHE bytes; at least one.
+
+    Fewer, but more than half as many, where no smaller group is then left to be compiled too.
+    """
     queries = min(_block_size(tokens), tokens)
-    return max(1, CACHE // (4 * kv_heads * group * queries * tokens))
+    most = max(1, CACHE // (4 * kv_heads * group * queries * tokens))
+    even = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+    return even if 2 * even > most or even == rows else most
 
 
 def _outputs(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T):
