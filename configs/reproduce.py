@@ -35,7 +35,7 @@ POOLS = {
 # slice of TPU chips the largest batches that the compiler has room for, by `chips` and model.
 BATCHES = {
     "one": dict.fromkeys(MODELS, (4096, 4096, 16384)),
-    "v5e_8": dict.fromkeys(MODELS, (8192, 8192, 16384)),
+    "v5e_8": dict.fromkeys(MODELS, (16384, 16384, 32768)),
 }
 CHOICES: dict[str, Collection[str]] = {
     "model": MODELS,

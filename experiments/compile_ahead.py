@@ -30,6 +30,7 @@ def main() -> None:
     output = flags.DEFINE_string("output", None, "JSON file: a list of programs.")
     largest = flags.DEFINE_bool("largest", False, "Look for the largest batches that fit.")
     overrides = flags.DEFINE_string("overrides", None, "File of flags: these batches.")
+    only = flags.DEFINE_list("programs", [], "Names of those to compile; all without it.")
     pool_rows = flags.DEFINE_integer("pool_rows", None, "Rows of the pool.", lower_bound=1)
     directions = flags.DEFINE_integer("directions", 100, "Core directions.", lower_bound=1)
     flags.mark_flag_as_required("config")
@@ -37,7 +38,8 @@ def main() -> None:
     def report(_) -> None:
         pool = PoolSize(pool_rows.value, directions.value) if pool_rows.value else None
         finds = largest.value or overrides.value is not None
-        run(config.value, topology.value, pool, finds, output.value, overrides.value)
+        asked = (config.value, topology.value, pool, only.value, finds)
+        run(*asked, output.value, overrides.value)
 
     run_or_explain(report, parse_config)
 

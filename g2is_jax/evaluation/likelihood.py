@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Wrapped
 
-from g2is_jax.data.batches import Batch, lay_out, length_batches
+from g2is_jax.data.batches import Batch, lay_out, length_plans, row_lengths
 from g2is_jax.data.chat import Encoded
 from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.lora import Leaves
@@ -96,17 +96,19 @@ def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> li
 
 
 def batches(
-    encoded: Sequence[Encoded], batch_tokens: int, most: int, devices: int = 1
+    encoded: Sequence[Encoded], batch_tokens: int, most: int, devices: int = 1, later: int = 0
 ) -> Iterator[Batch]:
     """Yields this process's share of the batches, in which every row is once, by length.
 
-    batch_tokens: of each device. Not padded beyond `most` tokens, the longest the model takes.
+    batch_tokens: of each device, with `later` tokens that each row is still to get. Not padded
+    beyond `most` tokens, the longest the model takes.
     """
     process, processes = process_share()
-    plans = length_batches(encoded, batch_tokens * devices, devices)
+    lengths_N = row_lengths(encoded)
+    plans = length_plans(lengths_N + later, batch_tokens * devices, devices)
     for plan in plans[process::processes]:
-        longest = max(len(encoded[row].tokens_T) for row in plan.rows)
-        width_T = max(min(plan.width_T, most), longest)
+        longest = int(lengths_N[plan.rows].max())
+        width_T = max(min(plan.width_T - later, most), longest)
         yield lay_out(encoded, dataclasses.replace(plan, width_T=width_T))
 
 

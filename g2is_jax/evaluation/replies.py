@@ -28,7 +28,8 @@ def replies(
 ) -> list[str]:
     """Generates the reply to each prompt of tokens, in order.
 
-    `batch_tokens` go into each device at once. The processes that share the work compute
+    `batch_tokens` go into each device at once, with the longest reply of each prompt: caches have
+    room for as many. The processes that share the work compute
     different batches, and each returns all replies.
     """
     # Every token supervised: the mask then tells prompts from padding.
@@ -40,7 +41,8 @@ def replies(
 
     room = model.config.max_position_embeddings - config.new_tokens
     mine: list[tuple[int, str]] = []
-    for batch in batches(encoded, batch_tokens, room, devices_of(mesh_of(base))):
+    devices = devices_of(mesh_of(base))
+    for batch in batches(encoded, batch_tokens, room, devices, later=config.new_tokens):
         rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
         generated = generate(model, adapter, base, rows, config, stops, decode)
         mine += zip(batch.rows_B.tolist(), (reply.text for reply in generated), strict=True)

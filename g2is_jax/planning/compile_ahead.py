@@ -21,6 +21,7 @@ from g2is_jax.planning.slices.report import (
 )
 from g2is_jax.planning.slices.topology import read_slice
 from g2is_jax.planning.slices.walks import PoolSize, walk_programs
+from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import write_atomic
 
 
@@ -28,17 +29,18 @@ def run(
     config: ConfigDict,
     topology: str,
     pool: PoolSize | None,
+    only: Sequence[str],
     finds_largest: bool,
     output: str | None,
     overrides: str | None,
 ) -> None:
     """Prints a line for each program, and writes them all as JSON and the largest batches as flags.
 
-    pool: of the walks, which are left out without it.
+    pool: of the walks, which are left out without it. only: names of programs; empty: all.
     """
     settings = check_settings(config, BACKEND)
     model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
-    found = print_programs(settings, model, topology, pool, finds_largest)
+    found = print_programs(settings, model, topology, pool, finds_largest, only)
     if output:
         records = [one.record for one in found]
         write_atomic(epath.Path(output), json.dumps(records, indent=2) + "\n")
@@ -47,15 +49,24 @@ def run(
 
 
 def print_programs(
-    settings: Settings, model: Model, topology: str, pool: PoolSize | None, finds_largest: bool
+    settings: Settings,
+    model: Model,
+    topology: str,
+    pool: PoolSize | None,
+    finds_largest: bool,
+    only: Sequence[str] = (),
 ) -> list[Found]:
-    """Compiles every program of a run, printing a line of a table as soon as each is there."""
+    """Compiles the programs of a run, printing a line of a table as soon as each is there."""
     on = RunOnSlice(settings, model, read_slice(topology))
     walks = walk_programs(on, pool) if pool else ()
+    programs = {program.name: program for program in itertools.chain(model_programs(on), walks)}
+    for name in only:
+        if name not in programs:
+            raise InputError(f"--programs: {name!r} is none of {', '.join(programs)}")
     print(f"\nCompiled for {on.slice}, not run:\n\n{title()}", flush=True)
     found = []
-    for program in itertools.chain(model_programs(on), walks):
-        found.append(compile_program(program, on.slice, finds_largest))
+    for name in only or programs:
+        found.append(compile_program(programs[name], on.slice, finds_largest))
         print(line(found[-1]), flush=True)
     return found
 

@@ -179,12 +179,11 @@ def _evaluate(plan: Plan) -> StageCost:
     letters = float(np.mean([len(task.letters) for task in tasks]))  # each a row of its own
     replied = float(np.mean([not task.letters for task in tasks])) * (config.new_tokens > 0)
     reading = read(test, head) + letters * read(prompts, head) + replied * read(prompts, 0.0)
-    layout = one_pass(prompts, config.batch_tokens, plan.max_length)
-    known = prompts.lengths_S is not None
-    batch_rows = max(config.batch_tokens // prompts.tokens, 1)
-    if known:
-        batch_rows = layout.places / layout.batches
-    room = (layout.width if known else prompts.tokens) + config.new_tokens
+    whole = prompts.longer(config.new_tokens)  # with the room for the longest reply
+    layout = one_pass(whole, config.batch_tokens, plan.max_length)
+    batch_rows, room = max(config.batch_tokens // whole.tokens, 1), whole.tokens
+    if whole.lengths_S is not None:
+        batch_rows, room = layout.places / layout.batches, layout.width
     made = times * replied * layout.places * plan.reply_tokens
     largest = one_pass(test, config.batch_tokens, plan.max_length).largest
     memory = plan.held | {

@@ -34,6 +34,11 @@ class RowCounts:
         """The share of the tokens that is supervised."""
         return self.supervised / self.tokens
 
+    def longer(self, tokens: int) -> "RowCounts":
+        """The rows, each of so many tokens more, which are not supervised."""
+        lengths_S = None if self.lengths_S is None else self.lengths_S + tokens
+        return RowCounts(self.count, self.tokens + tokens, self.supervised, lengths_S)
+
     def drawn(self, count: float) -> np.ndarray:
         """The lengths of so many rows, drawn from the sample."""
         assert self.lengths_S is not None

@@ -188,6 +188,18 @@ def test_no_rows(adapted):
     assert likelihoods(*adapted, [], 80).sums_M.shape == (0,)
 
 
+def test_batches_have_room_for_what_comes_later(rows):
+    """A cache holds prompts and replies: short prompts with long replies fill it too."""
+    later, tokens = 24, 96
+    plans = list(likelihood.batches(rows, tokens, 1024, later=later))
+    assert sorted(row for batch in plans for row in batch.rows_B if row >= 0) == [*range(len(rows))]
+    places = [batch.tokens_BT.shape[0] * (batch.tokens_BT.shape[1] + later) for batch in plans]
+    longest = max(len(row.tokens_T) for row in rows)
+    assert max(places) <= max(tokens, longest + 8 + later)
+    widths = {batch.tokens_BT.shape[1] for batch in likelihood.batches(rows, tokens, 1024)}
+    assert max(batch.tokens_BT.shape[1] for batch in plans) == max(widths)
+
+
 def test_processes_share_the_batches(monkeypatch):
     rows, shares = random_rows(LENGTHS), []
     for process in range(2):

@@ -96,8 +96,8 @@ def test_evaluation_by_hand():
     assert found.operations == 2 * 50 * (2 * prompt + 99 * head + reply)
     base = 2 * (LINEAR + 2 * 42 * 131 + 5 * 42)
     cache = 106 * 2 * 2 * 20 * 2
-    assert found.work["decoding"].traffic == pytest.approx(2 * 50 * 7 * (base / 10 + cache))
-    assert found.memory["cache"] == 10 * cache
+    assert found.work["decoding"].traffic == pytest.approx(2 * 50 * 7 * (base / 9 + cache))
+    assert found.memory["cache"] == 9 * cache  # 999 tokens: prompts and replies
     assert found.memory["logits"] == 4 * (999 // 4) * 131  # of a quarter of the tokens
     silent = by_name(stage_costs(plan(**fields | {"evaluate__new_tokens": 0})))["evaluate"]
     assert silent.operations == 2 * 50 * (prompt + 99 * head)

@@ -1,7 +1,8 @@
 """The programs of a run, as its stages make them, traced for chips that need not be there.
 
 Rows are as long as they may be, `model.max_length`, and a batch has as many as the config's tokens
-a chip leave room for: of the shapes that a run compiles, those that take the most memory.
+a chip leave room for. The gradient features of a row take memory however short it is, so their
+program is compiled for short rows too.
 """
 
 import functools
@@ -32,14 +33,17 @@ from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import adam_direction
 from g2is_jax.training.steps import gradient_function, update_function
 
+SHORT = 64  # tokens
+
 
 @dataclass(frozen=True)
 class Program:
     """A program for batches of any number of rows a chip.
 
     lower: rows a chip -> the traced program. rows, width: of a batch of the config, and the tokens
-    of a row. chips: that it is for. held: bytes on each chip beside what the program takes and
-    makes. fields: of the config, that hold the tokens of a batch on each chip.
+    of a row, with room for the reply. chips: that it is for. held: bytes on each chip beside what
+    the program takes and makes. fields: of the config, that hold the tokens of a batch on each
+    chip.
     """
 
     name: str
@@ -75,10 +79,13 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
     selection = run.settings.selection
     kinds = pool_kinds(selection.methods, selection.kinds)
     if kinds:
-        yield _features(run, "features", tuple(kinds))
+        longest = run.settings.data.max_length
+        yield _features(run, "features", tuple(kinds), longest)
+        if longest > SHORT:
+            yield _features(run, "features, short rows", tuple(kinds), SHORT)
         of_validation = (run.settings.features.validation_kind,)
         if of_validation != tuple(kinds):
-            yield _features(run, "validation features", of_validation)
+            yield _features(run, "validation features", of_validation, longest)
     if run.settings.features.hidden_states or needing(selection.methods, HIDDEN):
         yield _hidden_states(run)
     yield from _trainings(run, bool(kinds))
@@ -93,11 +100,11 @@ def _rows(tokens: int, width: int) -> int:
     return max(tokens // width, 1)
 
 
-def _features(run: RunOnSlice, name: str, kinds: tuple[str, ...]) -> Program:
+def _features(run: RunOnSlice, name: str, kinds: tuple[str, ...], width: int) -> Program:
     model, chips, settings = run.model, run.local, run.settings.features
     adam = run.settings.warmup.fit.optimizer
     directions = tuple(DirectionConfig(kind, adam.b1, adam.b2, adam.eps) for kind in kinds)
-    projection, width = settings.projection, run.settings.data.max_length
+    projection = settings.projection
     bits = chips.everywhere(jax.eval_shape(lambda: stacked_bits(model, projection, 0)))
     adapter, step = chips.adapter(model), chips.everywhere(scalar(np.int32))
     inputs = PassInputs(adapter, chips.base(model), adapter, adapter, step, bits)
@@ -225,6 +232,6 @@ def _decoding(run: RunOnSlice) -> Iterator[Program]:
         ended_B, chunk = chips.of_rows((rows,), np.bool_), min(CHUNK, evaluate.new_tokens)
         return advance.lower(adapter, base, state, ended_B, step, step, chunk=chunk)
 
-    rows = _rows(evaluate.batch_tokens, width)
+    rows = _rows(evaluate.batch_tokens, room)
     for name, lower in (("prefill", lower_prefill), ("decode", lower_decode)):
-        yield Program(name, rows, width, lower, chips, fields=("evaluate.batch_tokens",))
+        yield Program(name, rows, room, lower, chips, fields=("evaluate.batch_tokens",))
