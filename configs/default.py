@@ -128,7 +128,7 @@ def _selection(config: ConfigDict) -> None:
 def _evaluation(config: ConfigDict) -> None:
     """The metrics and benchmarks of a tuned model."""
     config.evaluate = ConfigDict()
-    config.evaluate.batch_tokens = 16384  # tokens a device and pass: padding, and room for replies
+    config.evaluate.batch_tokens = 32768  # tokens a device and pass: padding, and room for replies
     config.evaluate.new_tokens = 512  # longest reply; 0: none is generated, answer loss alone
     # By commas, one a target or one for all: answer, gsm8k, math, bbh, mmlu, gpqa, gpqa_5shot; or
     # for rows of one's own exact_match, number, choice, mathematics, contains, f1, rouge_l

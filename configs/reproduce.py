@@ -34,7 +34,7 @@ POOLS = {
 # Tokens a chip of the feature pass, of training and of evaluation: on one large device, and on a
 # slice of TPU chips the largest batches that the compiler has room for, by `chips` and model.
 BATCHES = {
-    "one": dict.fromkeys(MODELS, (4096, 4096, 16384)),
+    "one": dict.fromkeys(MODELS, (4096, 4096, 32768)),
     "v5e_8": dict.fromkeys(MODELS, (16384, 16384, 32768)),
 }
 CHOICES: dict[str, Collection[str]] = {

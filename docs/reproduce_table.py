@@ -18,11 +18,9 @@ USAGE = "--page=FILE"
 # Each model and target on the pool of the published figures, and the rows that a note has of CoT.
 ROWS = [(*row, "infinity") for row in itertools.product(reproduce.MODELS, reproduce.TARGETS)]
 ROWS += [("llama31_8b", target, "cot") for target in reproduce.TARGETS]
-CONFIGS = {
-    argument: reproduce.get_config(argument)
-    for model, target, pool in ROWS
-    for argument in [f"model={model},target={target},pool={pool}"]
-}
+ARGUMENTS = [f"model={model},target={target},pool={pool}" for model, target, pool in ROWS]
+CONFIGS = {argument: reproduce.get_config(argument) for argument in ARGUMENTS}
+ON_SLICE = {argument: reproduce.get_config(f"{argument},chips=v5e_8") for argument in ARGUMENTS}
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def main() -> None:
 
     def write(_) -> None:
         file = epath.Path(str(page.value))
-        file.write_text(replace_table(file.read_text(), reproduce_table(CONFIGS)))
+        file.write_text(replace_table(file.read_text(), reproduce_table(CONFIGS, ON_SLICE)))
 
     run_or_explain(write, functools.partial(parse_flags, USAGE))
 

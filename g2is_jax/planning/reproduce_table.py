@@ -31,13 +31,17 @@ TITLES = (
     "rows of validation, test",
     "hardware",
     "hours, estimated",
+    "on v5e:2x4 (`chips=v5e_8`), tokens a chip: features, training, evaluation",
     "command",
 )
 
 
-def reproduce_table(configs: Mapping[str, ConfigDict]) -> str:
-    """Returns a line for each config, by the argument of configs/reproduce.py that names it."""
-    lines = [_line(argument, config) for argument, config in configs.items()]
+def reproduce_table(configs: Mapping[str, ConfigDict], on_slice: Mapping[str, ConfigDict]) -> str:
+    """Returns a line for each config, by the argument of configs/reproduce.py that names it.
+
+    on_slice: the configs of the same rows for a slice of TPU chips.
+    """
+    lines = [_line(argument, config, on_slice[argument]) for argument, config in configs.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in [TITLES, ("---",) * len(TITLES), *lines])
 
 
@@ -54,7 +58,7 @@ def replace_table(page: str, table: str) -> str:
     return re.sub(r"(^\|.*\n)+", lambda _: table + "\n", page, flags=re.MULTILINE)
 
 
-def _line(argument: str, config: ConfigDict) -> tuple[str, ...]:
+def _line(argument: str, config: ConfigDict, on_slice: ConfigDict) -> tuple[str, ...]:
     named = dict(part.split("=") for part in argument.split(","))
     plan, chip = row_plan(config), CHIPS[CHIP]
     hours = sum(seconds(plan, cost, chip) for cost in stage_costs(plan)) / 3600
@@ -67,9 +71,20 @@ def _line(argument: str, config: ConfigDict) -> tuple[str, ...]:
         f"{plan.rows.validation.count:,}, {plan.rows.test.count:,}",
         f"{DEVICES} x {CHIP} of {chip.memory / GB:.0f} GB",
         f"{hours:.1f}",
+        _batches(on_slice),
         f"`python -m experiments.run_all --config=configs/reproduce.py:{argument} "
         f"--workdir={workdir}`",
     )
+
+
+def _batches(config: ConfigDict) -> str:
+    """Returns the tokens of a batch on each chip, which the compiler has room for."""
+    sizes = (
+        config.grads.batch_tokens,
+        config.finetune.microbatch_tokens,
+        config.evaluate.batch_tokens,
+    )
+    return ", ".join(f"{tokens:,}" for tokens in sizes)
 
 
 def _figures(config: ConfigDict, pool: str) -> str:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import reproduce
-from docs.reproduce_table import CONFIGS
+from docs.reproduce_table import CONFIGS, ON_SLICE
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.model_costs import size
 from g2is_jax.planning.reproduce_table import CHIP, replace_table, reproduce_table, row_plan
@@ -21,7 +21,7 @@ PARAMETERS = {  # of the base, and of an adapter of rank 128
 
 @pytest.fixture(scope="module")
 def table() -> str:
-    return reproduce_table(CONFIGS)
+    return reproduce_table(CONFIGS, ON_SLICE)
 
 
 def test_the_page_has_the_table_that_is_generated(table):

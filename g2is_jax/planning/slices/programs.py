@@ -5,6 +5,7 @@ a chip leave room for. The gradient features of a row take memory however short 
 program is compiled for short rows too.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
             yield _features(run, "features, short rows", tuple(kinds), SHORT)
         of_validation = (run.settings.features.validation_kind,)
         if of_validation != tuple(kinds):
-            yield _features(run, "validation features", of_validation, longest)
+            validation = _features(run, "validation features", of_validation, longest)
+            yield dataclasses.replace(validation, fields=())  # the pool's need more
     if run.settings.features.hidden_states or needing(selection.methods, HIDDEN):
         yield _hidden_states(run)
     yield from _trainings(run, bool(kinds))
