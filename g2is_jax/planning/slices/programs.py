@@ -78,14 +78,14 @@ class RunOnSlice:
 def model_programs(run: RunOnSlice) -> Iterator[Program]:
     """The programs with the model, in the order of the stages that need them."""
     selection = run.settings.selection
-    kinds = pool_kinds(selection.methods, selection.kinds)
+    kinds = tuple(sorted(pool_kinds(selection.methods, selection.kinds)))
     if kinds:
         longest = run.settings.data.max_length
-        yield _features(run, "features", tuple(kinds), longest)
+        yield _features(run, "features", kinds, longest)
         if longest > SHORT:
-            yield _features(run, "features, short rows", tuple(kinds), SHORT)
+            yield _features(run, "features, short rows", kinds, SHORT)
         of_validation = (run.settings.features.validation_kind,)
-        if of_validation != tuple(kinds):
+        if of_validation != kinds:
             validation = _features(run, "validation features", of_validation, longest)
             yield dataclasses.replace(validation, fields=())  # the pool's need more
     if run.settings.features.hidden_states or needing(selection.methods, HIDDEN):
