@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.features.extract import MOST_TOKENS
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.pipeline.settings import Settings, check_settings
 from g2is_jax.planning.base_models import decoder
@@ -64,9 +65,11 @@ def print_programs(
         if name not in programs:
             raise InputError(f"--programs: {name!r} is none of {', '.join(programs)}")
     print(f"\nCompiled for {on.slice}, not run:\n\n{title()}", flush=True)
-    found = []
+    found: list[Found] = []
     for name in only or programs:
-        found.append(compile_program(programs[name], on.slice, finds_largest))
+        so_far = largest_tokens(found)  # a program need not do better than one of the same fields
+        most = min([MOST_TOKENS, *(so_far.get(f, MOST_TOKENS) for f in programs[name].fields)])
+        found.append(compile_program(programs[name], on.slice, most if finds_largest else None))
         print(line(found[-1]), flush=True)
     return found
 

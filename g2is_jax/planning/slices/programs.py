@@ -83,7 +83,7 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
         longest = run.settings.data.max_length
         yield _features(run, "features", kinds, longest)
         if longest > SHORT:
-            yield _features(run, "features, short rows", kinds, SHORT)
+            yield _features(run, "features of short rows", kinds, SHORT)
         of_validation = (run.settings.features.validation_kind,)
         if of_validation != kinds:
             validation = _features(run, "validation features", of_validation, longest)
@@ -142,7 +142,7 @@ def _trainings(run: RunOnSlice, has_warmup: bool) -> Iterator[Program]:
     for section, fit in fits.items():
         sections.setdefault((fit.microbatch_tokens, fit.packing), []).append(section)
     for names in sections.values():
-        name = "training" if len(sections) == 1 else f"training, {names[0]}"
+        name = "training" if len(sections) == 1 else f"training of {names[0]}"
         yield _training(run, name, fits[names[0]], tuple(names))
     yield _update(run)
 

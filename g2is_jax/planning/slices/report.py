@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.slices.compiler import Compiled, compiled
-from g2is_jax.planning.slices.largest import MOST_TOKENS, largest_rows
+from g2is_jax.planning.slices.largest import largest_rows
 from g2is_jax.planning.slices.programs import Program
 from g2is_jax.planning.slices.topology import Slice
 
@@ -36,7 +36,9 @@ class Found:
     @property
     def fits(self) -> bool:
         """True if a chip has room for the program and what lies beside it."""
-        return needed(self.compiled, self.program) <= CHIPS[self.slice.chip].memory
+        return not self.compiled.does_not_fit and (
+            needed(self.compiled, self.program) <= CHIPS[self.slice.chip].memory
+        )
 
     @property
     def record(self) -> dict:
@@ -54,12 +56,15 @@ class Found:
 
 
 def needed(found: Compiled, program: Program) -> float:
-    """The bytes on a chip with what lies beside the program; inf where the compiler refuses it."""
-    return math.inf if found.does_not_fit else found.bytes + program.held
+    """The bytes on a chip with what lies beside the program; inf where they are not told."""
+    return found.bytes + program.held if found.bytes else math.inf
 
 
-def compile_program(program: Program, on: Slice, finds_largest: bool) -> Found:
-    """Compiles a program for the slice; `finds_largest`: for other batches too."""
+def compile_program(program: Program, on: Slice, most_tokens: int | None) -> Found:
+    """Compiles a program for the slice, and for other batches to find the largest that fits.
+
+    most_tokens: of that batch; None where it is not looked for.
+    """
     of_all_hosts = on.hosts > 1 and program.chips.devices.size == on.training.size
     chips_per_host = on.local.size if of_all_hosts else None
     done: dict[int, Compiled] = {}
@@ -71,8 +76,8 @@ def compile_program(program: Program, on: Slice, finds_largest: bool) -> Found:
 
     bytes_of(program.rows)
     largest = None
-    if finds_largest and program.fields:
-        most = max(MOST_TOKENS // program.width, 1)
+    if most_tokens and program.fields:
+        most = max(most_tokens // program.width, 1)
         largest = largest_rows(bytes_of, CHIPS[on.chip].memory, program.rows, most)
     return Found(program, on, done[program.rows], largest)
 

@@ -43,7 +43,7 @@ def _walk(run: RunOnSlice, method: str, size: PoolSize, held: int) -> Program:
     whole, number = chips.everywhere(scalar(np.int32)), chips.everywhere(scalar(np.float32))
     spent_S = chips.everywhere(jax.ShapeDtypeStruct((1,), np.int32))
     weights_C = chips.everywhere(jax.ShapeDtypeStruct(core_CP.shape[:1], np.float32))
-    name = "walk" if method == "g2is" else f"walk, {method}"
+    name = "walk" if method == "g2is" else f"walk of {method}"
 
     def lower(rows: int):
         if settings.walk.order == "components":

@@ -67,14 +67,14 @@ def test_every_program_of_a_run(programs):
     batches = {name: (p["rows"], p["tokens"]) for name, p in programs.items()}
     assert batches == {
         "features": (4, 1024),
-        "features, short rows": (16, 1024),
+        "features of short rows": (16, 1024),
         "validation features": (4, 1024),
         "training": (4, 1024),
         "update": (0, 0),
         "likelihood": (4, 1024),
         "prefill": (4, 1024),
         "decode": (4, 1024),
-        "walk, g2is_paper": (0, 0),
+        "walk of g2is_paper": (0, 0),
         "walk": (0, 0),
     }
     assert all(p["fits"] and p["compile_seconds"] >= 0 for p in programs.values())
@@ -83,7 +83,7 @@ def test_every_program_of_a_run(programs):
     assert kinds["training"] == {"all-gather", "all-reduce"}
     assert "all-to-all" in kinds["decode"]  # tokens are sent round
     assert kinds["update"] == set()
-    assert kinds["walk"] == kinds["walk, g2is_paper"] == {"all-reduce"}  # no row is sent round
+    assert kinds["walk"] == kinds["walk of g2is_paper"] == {"all-reduce"}  # no row is sent round
 
 
 @needs_compiler
