@@ -21,6 +21,7 @@ from g2is_jax.data.packing import (
 from g2is_jax.data.widths import COMPILE_COST, rows_at, widths_grid
 
 MOST_WIDTHS, MOST_PACKED = 20, 12  # compiled shapes of a pass over rows, and of training
+MOST_ROWS = 128  # of a batch on each device: what a row takes however short it is stays bounded
 STEPS = 256  # optimiser steps that the shapes of packed rows are chosen by
 
 
@@ -94,7 +95,7 @@ def length_batches(
     """Plans every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
     One (size_B, width_T) per width, so at most MOST_WIDTHS compiled shapes, fewer for few rows; the
-    rows of a width are shared out evenly. `multiple`: the number of devices, which share each
+    rows of a width are shared out evenly, at most MOST_ROWS to a device. `multiple`: the number of devices, which share each
     batch. `compile_cost`: of one more shape, in tokens.
     """
     return length_plans(row_lengths(encoded), token_budget, multiple, compile_cost)
@@ -125,7 +126,7 @@ def length_plans(
 
 def _even_size(count: int, width_T: int, token_budget: int, multiple: int) -> int:
     """Returns the rows of a batch that cost least where batches of one size hold so many rows."""
-    most = max(token_budget // (width_T * multiple), 1)
+    most = min(max(token_budget // (width_T * multiple), 1), MOST_ROWS)
 
     def cost(size: int) -> int:
         batches = -(-count // (size * multiple))

@@ -1,12 +1,12 @@
 """The programs of a run, as its stages make them, traced for chips that need not be there.
 
 Rows are as long as they may be, `model.max_length`, and a batch has as many as the config's tokens
-a chip leave room for. The gradient features of a row take memory however short it is, so their
-program is compiled for short rows too.
+a chip leave room for. Batches of shorter rows have as many tokens in more rows.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g2is_jax.data.batches import MOST_ROWS
 from g2is_jax.evaluation.likelihood import likelihood_function
 from g2is_jax.features.gradients import (
     DirectionConfig,
@@ -34,7 +35,9 @@ from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import adam_direction
 from g2is_jax.training.steps import gradient_function, update_function
 
-SHORT = 64  # tokens
+# The gradient of a row's largest matrix lies on a chip in about so many copies, however short the row
+# is: 6 MB a row of Llama-3.1-8B at rank 128, whose matrices of 2 MB are the adapter's largest.
+COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,6 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
     if kinds:
         longest = run.settings.data.max_length
         yield _features(run, "features", kinds, longest)
-        if longest > SHORT:
-            yield _features(run, "features of short rows", kinds, SHORT)
         of_validation = (run.settings.features.validation_kind,)
         if of_validation != kinds:
             validation = _features(run, "validation features", of_validation, longest)
@@ -117,7 +118,10 @@ def _features(run: RunOnSlice, name: str, kinds: tuple[str, ...], width: int) ->
         return function.lower(inputs, tokens_BT, chips.of_rows((rows, width), np.bool_))
 
     rows = _rows(settings.batch_tokens or width, width)
-    return Program(name, rows, width, lower, chips, fields=("grads.batch_tokens",))
+    largest = max(math.prod(shape) for shape in model.adapter_shapes.values())
+    of_short_rows = MOST_ROWS * COPIES * np.dtype(np.float32).itemsize * largest
+    fields = ("grads.batch_tokens",)
+    return Program(name, rows, width, lower, chips, of_short_rows, fields)
 
 
 def _hidden_states(run: RunOnSlice) -> Program:

@@ -67,7 +67,6 @@ def test_every_program_of_a_run(programs):
     batches = {name: (p["rows"], p["tokens"]) for name, p in programs.items()}
     assert batches == {
         "features": (4, 1024),
-        "features of short rows": (16, 1024),
         "validation features": (4, 1024),
         "training": (4, 1024),
         "update": (0, 0),
