@@ -95,8 +95,8 @@ def length_batches(
     """Plans every row once, shortest first, at no more than about `token_budget` tokens a batch.
 
     One (size_B, width_T) per width, so at most MOST_WIDTHS compiled shapes, fewer for few rows; the
-    rows of a width are shared out evenly, at most MOST_ROWS to a device. `multiple`: the number of devices, which share each
-    batch. `compile_cost`: of one more shape, in tokens.
+    rows of a width are shared out evenly, at most MOST_ROWS to a device. `multiple`: the number of
+    devices, which share each batch. `compile_cost`: of one more shape, in tokens.
     """
     return length_plans(row_lengths(encoded), token_budget, multiple, compile_cost)
 

@@ -204,3 +204,11 @@ def test_training_shapes_are_few_and_waste_is_bounded(budget):
 def test_training_on_nothing():
     assert list(training_batches([], 16, 0, 3, 0, SHAPES)) == []
     assert list(training_batches(examples([5]), 16, 0, 0, 0, SHAPES)) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_short_rows_do_not_come_in_thousands(devices):
+    """A row's gradient takes memory however short the row is."""
+    plans = length_plans([8] * 3000, 65_536 * devices, devices)
+    assert max(plan.size_B for plan in plans) <= 128 * devices
+    assert sum(len(plan.rows) for plan in plans) == 3000

@@ -35,8 +35,8 @@ from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import adam_direction
 from g2is_jax.training.steps import gradient_function, update_function
 
-# The gradient of a row's largest matrix lies on a chip in about so many copies, however short the row
-# is: 6 MB a row of Llama-3.1-8B at rank 128, whose matrices of 2 MB are the adapter's largest.
+# The gradient of a row's largest matrix lies on a chip in about so many copies, however short the
+# row is: 6 MB a row of Llama-3.1-8B at rank 128, where the largest have 2 MB.
 COPIES = 3
 
 
