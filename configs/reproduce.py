@@ -31,11 +31,15 @@ POOLS = {
     "cot": "data/cot_collection.jsonl",
     "flan": "data/flan.jsonl",
 }
-# Tokens a chip of the feature pass, of training and of evaluation: on one large device, and on a
-# slice of TPU chips the largest batches that the compiler has room for, by `chips` and model.
+# Tokens a chip of the feature pass, of training and of evaluation, by `chips` and model: on one
+# large device, and on a slice of TPU chips batches that the compiler has room for.
 BATCHES = {
     "one": dict.fromkeys(MODELS, (4096, 4096, 32768)),
-    "v5e_8": dict.fromkeys(MODELS, (16384, 16384, 32768)),
+    "v5e_8": {
+        "llama31_8b": (20480, 8192, 16384),
+        "gemma_7b": (8192, 8192, 8192),
+        "mistral_7b": (8192, 8192, 16384),
+    },
 }
 CHOICES: dict[str, Collection[str]] = {
     "model": MODELS,
