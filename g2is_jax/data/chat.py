@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.data.tokenizer import configured_ends, end_of_sequence
 from g2is_jax.runs.errors import InputError

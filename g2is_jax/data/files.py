@@ -1,36 +1,30 @@
 """Reads files of instruction rows, and checks every row before any compute is spent on it."""
 
-import gzip
 import hashlib
-import io
 import json
 import os
-import zlib
-from collections.abc import Iterator
+import re
+from collections import Counter
 from dataclasses import dataclass
 
 from etils import epath
 
-from g2is_jax.data.formats import (
-    Format,
-    Message,
-    check_turns,
-    kind_of,
-    recognise,
-    text_field,
-)
+from g2is_jax.data.bad_rows import BadRows
+from g2is_jax.data.content import not_utf8, row_texts
+from g2is_jax.data.formats import Columns, Fields, read_conversation
+from g2is_jax.data.messages import Message, check_turns
+from g2is_jax.data.turns import Remarks
+from g2is_jax.data.values import BadRow, is_absent, kind_of, label_of, text_of
 from g2is_jax.runs.errors import InputError
 
-# What a .gz file may unpack to: so many times its size, or so many bytes if that is more. Text
-# unpacks to a few times its size, a file made to fill the memory to 1,000 times.
-MOST_TIMES, FREE_BYTES = 100, 2**30
+SUFFIXES = re.compile(r"(\.jsonl|\.json|\.ndjson)?(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Record:
     """One row of a pool, validation or test file."""
 
-    row: int  # 0-based position among the file's records
+    row: int  # 0-based position among all rows of the file, bad ones included
     id: str
     source: str
     task: str
@@ -40,147 +34,170 @@ class Record:
     line: str  # as it stands in the file, without its newline
 
 
-def read_records(path: epath.PathLike, need_answer: bool = False) -> list[Record]:
-    """Returns the checked rows of a `.jsonl` or `.jsonl.gz` file, in the order of the file.
+@dataclass(frozen=True)
+class Rows:
+    """The good rows of a file, and what was found in reading it, counted in rows."""
 
-    The format (messages, prompt/completion, Alpaca, ShareGPT) is recognised by the first row's keys
-    and then asked of every row. Raises InputError, naming file, line and field.
+    path: epath.Path
+    records: list[Record]
+    bad: BadRows
+    shapes: Counter[str]
+    notes: Counter[str]
+    unread: Counter[str]
+    by_hand: frozenset[str]  # the fields named by hand that some row has
+    repeated_ids: int
+
+    def told(self) -> list[str]:
+        """Returns the lines that say how the file was read."""
+        name = os.fspath(self.path)
+        lines = [f"{name}: {len(self.records):,} rows read as {_counted(self.shapes)}"]
+        lines += [f"{name}: {note} ({count:,} rows)" for note, count in self.notes.items()]
+        if self.unread:
+            lines.append(f"{name}: fields that are not read: {_counted(self.unread)}")
+        if self.repeated_ids:
+            lines.append(f"{name}: {self.repeated_ids:,} repeated ids got a number added")
+        if self.bad.counts:
+            lines.append(f"{name}: {len(self.bad):,} bad rows dropped, the first of each kind:")
+            lines += [f"    {line}" for line in self.bad.lines()]
+        return lines
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in names.most_common())
+
+
+def read_records(
+    path: epath.PathLike, need_answer: bool = False, columns: Columns = ()
+) -> list[Record]:
+    """Returns the rows of a file in its order; InputError names every reason for a bad one."""
+    return read_rows(path, "stop", need_answer, columns).records
+
+
+def read_rows(
+    path: epath.PathLike, bad_rows: str, need_answer: bool = False, columns: Columns = ()
+) -> Rows:
+    """Reads a file, in its order; each row is of any shape that `formats` knows.
+
+    bad_rows: `drop` leaves bad rows out while they are few; `stop` raises InputError, as do many.
+    columns: fields named by hand.
     """
-    stem = file_stem(path)
+    shapes, notes, unread = Counter[str](), Counter[str](), Counter[str]()
     records: list[Record] = []
-    line_of_id: dict[str, int] = {}
-    times_hashed: dict[str, int] = {}
-    read: Format | None = None
-    for number, line in _lines(path):
-        place = f"{os.fspath(path)}:{number}"
-        row = _parse(line, place)
-        read = read or recognise(row, place)
-        messages = read(row, place)
-        check_turns(messages, place)
-        row_id = _own_id(row, place)
-        if row_id is None:
-            row_id = _hashed_id(messages, times_hashed)
-        if row_id in line_of_id:
-            raise InputError(
-                f'{place}: "id" {row_id!r} is also that of line {line_of_id[row_id]}; '
-                "ids must differ, or leave the field out to have one made from the content"
-            )
-        line_of_id[row_id] = number
-        task = _label(row, "task", place) or stem
-        records.append(
-            Record(
-                row=len(records),
-                id=row_id,
-                source=_label(row, "source", place) or _label(row, "family", place) or "",
-                task=task,
-                subtask=_label(row, "subtask", place) or task,
-                answer=_answer(row, place, need_answer),
-                messages=messages,
-                line=line,
-            )
-        )
+    bad, ids, by_hand = BadRows(os.fspath(path)), _Ids(), set[str]()
+    row, stem = -1, file_stem(path)
+    for row, (line, data) in enumerate(row_texts(path)):
+        remarks = Remarks()
+        try:
+            text, value = _parse(data)
+            fields = Fields(value, columns)
+            shape, messages = read_conversation(fields, remarks)
+            check_turns(messages)
+            records.append(_record(row, fields, messages, text, need_answer, stem, ids))
+        except BadRow as error:
+            bad.add(line, str(error))
+            continue
+        shapes[shape] += 1
+        notes.update(remarks.notes)
+        unread.update(remarks.unread | fields.left())
+        by_hand.update(fields.by_hand.values())
+    bad.check(row + 1, bad_rows)
     if not records:
         raise InputError(f"{os.fspath(path)}: no rows; expected one JSON object per line")
-    return records
+    where = epath.Path(path)
+    return Rows(where, records, bad, shapes, notes, unread, frozenset(by_hand), ids.repeated)
 
 
 def file_stem(path: epath.PathLike) -> str:
-    """Returns a file's name without `.jsonl` or `.jsonl.gz`."""
-    return epath.Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
+    """Returns a file's name without `.jsonl`, `.json` or `.ndjson`, packed or not."""
+    return SUFFIXES.sub("", epath.Path(path).name)
 
 
-def _lines(path: epath.PathLike) -> Iterator[tuple[int, str]]:
-    """Yields (1-based number, text) of each line that is not blank."""
-    data = _read_bytes(path)
+class _Ids:
+    """The ids given so far; one that was given already gets a number added."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._times: Counter[str] = Counter()
+        self.repeated = 0
+
+    def own(self, wanted: str) -> str:
+        """Returns a row's own id, or the next one that is free; repeated ones are counted."""
+        self.repeated += wanted in self._given
+        return self.made(wanted)
+
+    def made(self, wanted: str) -> str:
+        """Returns an id that no row has yet."""
+        free = wanted
+        while free in self._given:
+            self._times[wanted] += 1
+            free = f"{wanted}-{self._times[wanted] + 1}"
+        self._given.add(free)
+        return free
+
+
+def _parse(data: bytes) -> tuple[str, dict]:
+    """Returns a row's text, and the JSON object that it is."""
     try:
         text = data.decode("utf-8")
+        row = json.loads(text)
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{os.fspath(path)}:{number}: byte 0x{data[error.start]:02x} is not UTF-8; "
-            "convert the file to UTF-8"
-        ) from error
-    # Not splitlines(): JSON strings may hold U+2028 and other separators that it would cut at.
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def _read_bytes(path: epath.PathLike) -> bytes:
-    file, name = epath.Path(path), os.fspath(path)
-    if not name.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"{name}: not a .jsonl or .jsonl.gz file; convert or rename it")
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error}; check the path") from error
-    if not name.endswith(".gz"):
-        return data
-    try:
-        return _unpacked(data, name)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{name}: the gzip data is damaged or cut short ({error}); copy the file again"
-        ) from error
-
-
-def _unpacked(data: bytes, name: str) -> bytes:
-    pieces, left = [], max(MOST_TIMES * len(data), FREE_BYTES)
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-        while piece := stream.read(2**20):
-            pieces.append(piece)
-            left -= len(piece)
-            if left < 0:
-                raise InputError(
-                    f"{name}: unpacks to over {MOST_TIMES} times its size; if it is to be so, "
-                    "unpack it by gunzip and give the .jsonl file"
-                )
-    return b"".join(pieces)
-
-
-def _parse(line: str, place: str) -> dict:
-    try:
-        row = json.loads(line)
+        raise BadRow(not_utf8(error)) from error
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}); "
-            "expected one JSON object per line"
+        raise BadRow(
+            f"not JSON ({error.msg} at column {error.colno}); expected one JSON object per line"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON that can be read ({error}); mend the line") from error
+        raise BadRow(f"not JSON that can be read ({error}); mend the line") from error
     if not isinstance(row, dict):
-        raise InputError(f"{place}: the row is {kind_of(row)}; expected a JSON object")
-    return row
+        raise BadRow(f"the row is {kind_of(row)}; expected a JSON object")
+    return text, row
 
 
-def _own_id(row: dict, place: str) -> str | None:
-    own = row.get("id")
-    if own is None or own == "":
-        return None
-    if isinstance(own, bool) or not isinstance(own, str | int):
-        raise InputError(f'{place}: "id" is {kind_of(own)}; expected a string or a whole number')
-    return str(own) if isinstance(own, int) else text_field(row, "id", place)
+def _record(
+    row: int,
+    fields: Fields,
+    messages: tuple[Message, ...],
+    text: str,
+    need_answer: bool,
+    stem: str,
+    ids: _Ids,
+) -> Record:
+    own = _label(fields, "id")
+    source = _label(fields, "source")
+    family = _label(fields, "source")  # beside a source it says nothing more
+    task = _label(fields, "task") or stem
+    subtask = _label(fields, "subtask") or task
+    answer = _answer(fields, need_answer)
+    row_id = ids.own(own) if own else ids.made(_hash(messages))
+    return Record(row, row_id, source or family, task, subtask, answer, messages, text)
 
 
-def _hashed_id(messages: tuple[Message, ...], times_hashed: dict[str, int]) -> str:
-    """Hashes roles and texts; a repeated row gets its count appended, so that ids differ."""
-    content = json.dumps([[message.role, message.content] for message in messages])
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    times = times_hashed[digest] = times_hashed.get(digest, 0) + 1
-    return digest if times == 1 else f"{digest}-{times}"
+def _hash(messages: tuple[Message, ...]) -> str:
+    """Hashes roles and texts, and which replies are not learned."""
+    content = [
+        [message.role, message.content, *(() if message.learned else (False,))]
+        for message in messages
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _label(row: dict, key: str, place: str) -> str | None:
-    return None if row.get(key) is None else text_field(row, key, place)
+def _label(fields: Fields, part: str) -> str:
+    key = fields.find(part)
+    return label_of(fields.take(key), f'"{key}"') if key else ""
 
 
-def _answer(row: dict, place: str, needed: bool) -> str | None:
-    answer = row.get("answer")
-    if not needed:
-        return answer if isinstance(answer, str) else None
-    if answer is None or answer == "":
-        found = "no" if "answer" not in row else "an empty"
-        raise InputError(f'{place}: {found} "answer"; an evaluation row needs its gold answer')
-    return text_field(row, "answer", place)
+def _answer(fields: Fields, needed: bool) -> str | None:
+    """Returns the gold answer: where it is the reply too, what follows GSM8K's mark in it."""
+    key = fields.find("answer")
+    if key and not needed and isinstance(fields.row[key], bool | list | dict):
+        return None  # a field of another meaning
+    if key:
+        return text_of(fields.take(key), f'"{key}"')
+    key = fields.by_hand.get("answer") or fields.key("answer")
+    if key and not is_absent(fields.row[key]):
+        reply = fields.row[key]
+        return reply.rpartition("####")[2].strip() if isinstance(reply, str) else None
+    if needed:
+        found = "an empty" if key else "no"
+        raise BadRow(f'{found} "answer"; an evaluation row needs its gold answer')
+    return None

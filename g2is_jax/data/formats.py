@@ -1,165 +1,271 @@
 """Turns a row of any published shape into messages.
 
-    {"messages": [{"role": "user", "content": "2+2?"}, ...]}          messages
-    {"conversations": [{"from": "human", "value": "2+2?"}, ...]}      ShareGPT
-    {"prompt": "2+2?", "completion": "4"}                             prompt and completion
-    {"instruction": "Add.", "input": "2 and 2", "output": "4"}        Alpaca; "input" may be absent
+    {"messages": [{"role": "user", "content": "2+2?"}, ...]}     turns, by any name of TURNS
+    {"prompt": "2+2?", "completion": "4"}                        by names of PROMPTS and REPLIES
+    {"prompt": {"text": "2+2?", "replies": [...]}}               a tree of replies (OASST)
 
-`place` is where a row stands, as errors name it: `pool.jsonl:418`.
+Each row is recognised by itself, from the values that are there: null, NaN and what is empty count
+as absent. A system text, a history and a context beside them are part of the conversation.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+from g2is_jax.data.messages import Message
+from g2is_jax.data.turns import (
+    Remarks,
+    has_role,
+    read_turns,
+    refuse_tools_and_media,
+    with_thought,
+)
+from g2is_jax.data.values import BadRow, is_absent, kind_of, text_of
 from g2is_jax.runs.errors import InputError
 
-ROLES = ("system", "user", "assistant")
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
+TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat",
+         "items", "data")  # fmt: skip
+PROMPTS = ("prompt", "instruction", "question", "inputs", "query", "problem", "user", "human",
+           "user_prompt", "user_input", "input", "source_text")  # fmt: skip
+REPLIES = ("completion", "response", "output", "targets", "target", "solution", "outputs", "reply",
+           "assistant", "generated_solution", "chosen", "answer")  # fmt: skip
+# Part of a conversation or of a record -> the fields that may hold it, first by preference.
+NAMES = {
+    "messages": TURNS,
+    "prompt": PROMPTS,
+    "reply": REPLIES,
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "context": ("context", "input"),
+    "thought": ("reasoning_content", "thinking"),
+    "id": ("id",),
+    "source": ("source", "family"),
+    "task": ("task",),
+    "subtask": ("subtask",),
+    "answer": ("answer",),
 }
+UNDESIRED = ("label", "kto_tag")  # false: the reply is one that people did not want
+PREFERENCE = 'of a preference pair "chosen" is the reply, "rejected" is not read'
+OF_LISTS = "the messages of the prompt are followed by those of the reply"
+BEST_PATH = "of a tree of replies the best-ranked path is read, else the first replies"
+KNOWN = 'a list "messages", or a prompt and its reply, as "prompt" and "completion"'
+Columns = tuple[tuple[str, str], ...]  # (part, field named by hand)
 
 
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str  # one of ROLES
-    content: str
-
-
-Format = Callable[[dict, str], tuple[Message, ...]]  # (row, place) -> messages
-
-
-def recognise(row: dict, place: str) -> Format:
-    """Returns the format whose fields the row has; InputError if it has those of none."""
-    for keys, read in FORMATS.items():
-        if all(key in row for key in keys):
-            return read
-    found = ", ".join(f'"{key}"' for key in row) or "none"
-    raise InputError(
-        f"{place}: format not recognised, the fields are {found}; a row needs "
-        '"messages", or "conversations", or "prompt" and "completion", '
-        'or "instruction" and "output"'
-    )
-
-
-def from_messages(row: dict, place: str) -> tuple[Message, ...]:
-    """Reads a row of `messages` with `role` and `content`."""
-    roles = {role: role for role in ROLES}
-    return _turns(row, "messages", "role", "content", roles, place)
-
-
-def from_sharegpt(row: dict, place: str) -> tuple[Message, ...]:
-    """Reads a row of `conversations` with `from` and `value`."""
-    return _turns(row, "conversations", "from", "value", SHAREGPT_ROLES, place)
-
-
-def from_prompt(row: dict, place: str) -> tuple[Message, ...]:
-    """Reads a row with `prompt` and `completion`."""
-    return (
-        Message("user", text_field(row, "prompt", place)),
-        Message("assistant", text_field(row, "completion", place)),
-    )
-
-
-def from_alpaca(row: dict, place: str) -> tuple[Message, ...]:
-    """Reads a row with `instruction` and `output`; an `input` follows after an empty line."""
-    prompt = text_field(row, "instruction", place)
-    if row.get("input") is not None and (extra := text_field(row, "input", place)):
-        prompt = f"{prompt}\n\n{extra}"
-    return Message("user", prompt), Message("assistant", text_field(row, "output", place))
-
-
-# Fields by which a row is recognised -> its format; the first whose fields are all there.
-FORMATS: dict[tuple[str, ...], Format] = {
-    ("messages",): from_messages,
-    ("conversations",): from_sharegpt,
-    ("prompt", "completion"): from_prompt,
-    ("instruction", "output"): from_alpaca,
-}
-
-
-def _turns(
-    row: dict, field: str, role_key: str, text_key: str, roles: dict[str, str], place: str
-) -> tuple[Message, ...]:
-    """Reads the list of turns in a field of the row; roles: a role there -> one of ROLES."""
-    if field not in row:
-        raise InputError(f'{place}: no "{field}"; the first row has it, so every row needs it')
-    turns = row[field]
-    if not isinstance(turns, list) or not turns:
-        found = "empty" if turns == [] else kind_of(turns)
-        raise InputError(f'{place}: "{field}" is {found}; expected a list of messages')
-    messages = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict):
+def read_columns(text: str) -> Columns:
+    """Reads `data.columns`, as in `prompt=my_q,reply=my_a`; InputError names what is wrong."""
+    columns = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        part, equals, name = (piece.strip() for piece in pair.partition("="))
+        if not (equals and name) or part not in NAMES or part in columns:
             raise InputError(
-                f"{place}: message {number} is {kind_of(turn)}; "
-                f'expected an object with "{role_key}" and "{text_key}"'
+                f"data.columns: {pair!r} names no part of a row, or one twice; write for instance "
+                f"prompt=my_q,reply=my_a; parts are {', '.join(NAMES)}"
             )
-        for key in (role_key, text_key):
-            if key not in turn:
-                raise InputError(
-                    f'{place}: message {number} has no "{key}"; '
-                    f'every message needs "{role_key}" and "{text_key}"'
-                )
-        role = turn[role_key]
-        if not isinstance(role, str) or role not in roles:
-            raise InputError(
-                f'{place}: message {number} has the unknown "{role_key}" {role!r}; '
-                f"known are {', '.join(roles)}"
-            )
-        messages.append(
-            Message(roles[role], text_field(turn, text_key, f"{place}: message {number}"))
+        columns[part] = name
+    return tuple(sorted(columns.items()))
+
+
+class Fields:
+    """The fields of a row that are there, by name in any case, and which of them were read."""
+
+    def __init__(self, row: Mapping[str, Any], columns: Columns):
+        self.row = row
+        self.by_hand = {part: name for part, name in columns if name in row}
+        self._keys: dict[str, str] = {}
+        for key in row:
+            self._keys.setdefault(key.lower(), key)
+        self._left = {key for key, value in row.items() if not is_absent(value)}
+
+    def key(self, name: str) -> str | None:
+        """Returns the row's own spelling of a field's name; None where it has no such field."""
+        return name if name in self.row else self._keys.get(name)
+
+    def find(self, part: str) -> str | None:
+        """Returns the field that holds a part, of those that are there and were not read yet."""
+        if part in self.by_hand and self.by_hand[part] in self._left:
+            return self.by_hand[part]
+        keys = (self.key(name) for name in NAMES[part])
+        return next((key for key in keys if key in self._left), None)
+
+    def take(self, key: str) -> Any:
+        """Returns a field's value, and marks the field as read."""
+        self._left.discard(key)
+        return self.row[key]
+
+    def empty(self, part: str) -> str | None:
+        """Returns the first field of a part that the row has, but without a value."""
+        keys = (self.key(name) for name in (self.by_hand.get(part, ""), *NAMES[part]))
+        return next((key for key in keys if key in self.row and is_absent(self.row[key])), None)
+
+    def left(self) -> set[str]:
+        """Returns the fields that are there and were not read."""
+        return self._left
+
+
+def read_conversation(fields: Fields, remarks: Remarks) -> tuple[str, tuple[Message, ...]]:
+    """Returns the name of a row's shape and its messages; BadRow if it has none that is known."""
+    refuse_tools_and_media({key.lower(): fields.row[key] for key in fields.left()}, "")
+    for name in UNDESIRED:
+        if fields.row.get(name) is False:
+            raise BadRow(f'"{name}" is false, so the reply is one to avoid; leave such rows out')
+    readers = [_tree, _turns, _prompt_and_reply]
+    if fields.by_hand.keys() & {"prompt", "reply"}:
+        readers.reverse()
+    found = next((found for read in readers if (found := read(fields, remarks))), None)
+    if found is None:
+        raise BadRow(_unrecognised(fields))
+    shape, messages = found
+    messages = _with_context(messages, fields)
+    if history := fields.find("history"):
+        before = read_turns(fields.take(history), history, remarks)
+        first = 1 if messages[0].role == "system" else 0
+        messages = [*messages[:first], *before, *messages[first:]]
+    return shape, tuple(_with_system(messages, fields))
+
+
+def _turns(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
+    """Reads a list of turns; the reply of a preference pair may follow it."""
+    keys = [fields.by_hand.get("messages", ""), *map(fields.key, NAMES["messages"])]
+    key = next((k for k in keys if k in fields.left() and isinstance(fields.row[k], list)), None)
+    if key is None:
+        return None
+    messages = read_turns(fields.take(key), key, remarks)
+    _take_repeated(fields, messages)
+    chosen = fields.key("chosen")
+    if messages[-1].role == "user" and chosen in fields.left():
+        messages += _messages(fields, chosen, "assistant", remarks)
+        return f"{key}/{chosen}", messages
+    return key, messages
+
+
+def _prompt_and_reply(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
+    """Reads a prompt and its reply, each a text or messages; `chosen` may hold both."""
+    asked, replied = fields.find("prompt"), fields.find("reply")
+    if replied is None or (asked is None and not _holds_turns(fields.row[replied])):
+        return None
+    before = _messages(fields, asked, "user", remarks) if asked else []
+    reply = _messages(fields, replied, "assistant", remarks)
+    whole = reply[0].role != "assistant" and all(message in reply for message in before)
+    thought = fields.find("thought")
+    if thought and reply[-1].role == "assistant":
+        text = with_thought(fields.take(thought), reply[-1].content, f'"{thought}"', remarks)
+        reply[-1] = dataclasses.replace(reply[-1], content=text)
+    if asked and not whole and _holds_turns(fields.row[asked]):
+        remarks.notes.add(OF_LISTS)
+    shape = f"{asked}/{replied}" if asked else replied
+    return shape, reply if whole else [*before, *reply]
+
+
+def _holds_turns(value: object) -> bool:
+    turns = value if isinstance(value, list) else [value]
+    return any(isinstance(turn, dict) and has_role(turn) for turn in turns)
+
+
+def _messages(fields: Fields, key: str, role: str, remarks: Remarks) -> list[Message]:
+    """Takes a field that holds a text of this role, or messages."""
+    value = fields.take(key)
+    rejected = fields.key("rejected")
+    if key.lower() == "chosen" and rejected in fields.left():
+        fields.take(rejected)
+        remarks.notes.add(PREFERENCE)
+    if _holds_turns(value):
+        return read_turns(value, key, remarks)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    elif isinstance(value, list):
+        raise BadRow(f'"{key}" is a list of {len(value)}; keep the one to be read')
+    return [Message(role, text_of(value, f'"{key}"'))]
+
+
+def _tree(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
+    """Reads the best path of a tree of replies."""
+    key = fields.key("prompt")
+    root = fields.row[key] if key else None
+    if not isinstance(root, dict) or "replies" not in root:
+        return None
+    path = [root]
+    while replies := _replies(path[-1]):
+        path.append(min(replies, key=_rank))
+    messages = read_turns(path, key, Remarks())  # the other fields of a node describe it
+    for name in (key, "message_tree_id", "tree_state"):
+        if name in fields.row:
+            fields.take(name)
+    remarks.notes.add(BEST_PATH)
+    return "tree of replies", messages[:-1] if messages[-1].role == "user" else messages
+
+
+def _replies(node: dict) -> list[dict]:
+    replies = node.get("replies")
+    if not isinstance(replies, list):
+        return []
+    return [one for one in replies if isinstance(one, dict) and one.get("deleted") is not True]
+
+
+def _rank(node: dict) -> float:
+    """Returns a reply's rank, 0 the best; replies without one come after those that have it."""
+    rank = node.get("rank")
+    return rank if isinstance(rank, int | float) and not is_absent(rank) else float("inf")
+
+
+def _take_repeated(fields: Fields, messages: list[Message]) -> None:
+    """Takes the fields that say what a message says already, as a prompt beside the messages."""
+    roles = {"system": "system", "prompt": "user", "context": "user", "reply": "assistant"}
+    for part, role in roles.items():
+        contents = {message.content.strip() for message in messages if message.role == role}
+        for key in map(fields.key, set(NAMES[part]) - {"answer"}):
+            text = fields.row[key] if key in fields.left() else None
+            if isinstance(text, str) and text.strip() in contents:
+                fields.take(key)
+
+
+def _with_context(messages: list[Message], fields: Fields) -> list[Message]:
+    """Writes a context below the first question, after an empty line."""
+    while key := fields.find("context"):
+        value = fields.take(key)
+        parts = value if isinstance(value, list) else [value]
+        texts = [text_of(part, f'"{key}"') for part in parts]
+        first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+        if first is None:
+            raise BadRow(f'"{key}" stands beside no question; write one, or leave the row out')
+        content = "\n\n".join(filter(None, [messages[first].content, *texts]))
+        messages[first] = dataclasses.replace(messages[first], content=content)
+    return messages
+
+
+def _with_system(messages: list[Message], fields: Fields) -> list[Message]:
+    """Puts a row's system text first, before that of its messages."""
+    key = fields.find("system")
+    if key is None:
+        return messages
+    text = text_of(fields.take(key), f'"{key}"')
+    if messages[0].role == "system":
+        return [Message("system", f"{text}\n\n{messages[0].content}"), *messages[1:]]
+    return [Message("system", text), *messages]
+
+
+def _unrecognised(fields: Fields) -> str:
+    """Says why a row is of no known shape, and the way out."""
+    asked, replied = fields.find("prompt"), fields.find("reply")
+    turns, empty = fields.find("messages"), fields.empty("messages")
+    name = fields.empty("reply")
+    if name and not replied and (asked or not (turns or empty)):
+        return f'"{name}" is {kind_of(fields.row[name])}; fill it or leave the row out'
+    if replied and (name := fields.empty("prompt")):
+        return f'"{name}" is {kind_of(fields.row[name])}, so nothing is asked; leave the row out'
+    if turns or empty:
+        key = turns or empty
+        return f'"{key}" is {kind_of(fields.row[key])}; expected a list of messages'
+    if has_role(fields.row):
+        return 'the row is one message; write a whole conversation a row, as a list "messages"'
+    if text := fields.key("text"):
+        return (
+            f'only "{text}", which does not say what is asked and what is the reply; write {KNOWN}'
         )
-    return tuple(messages)
-
-
-def check_turns(messages: tuple[Message, ...], place: str) -> None:
-    """Checks that user and assistant alternate after at most one system message, and that some text
-    is to be learned."""
-    roles = [message.role for message in messages]
-    first = 1 if roles[0] == "system" else 0
-    for index in range(first, len(roles)):
-        expected = "user" if (index - first) % 2 == 0 else "assistant"
-        if roles[index] != expected:
-            raise InputError(
-                f"{place}: message {index + 1} is from {roles[index]}, expected {expected}; "
-                "an optional system message comes first, then user and assistant in turn"
-            )
-    if "assistant" not in roles:
-        raise InputError(f"{place}: no assistant message; there is nothing to learn from this row")
-    if not any(message.content.strip() for message in messages if message.role == "assistant"):
-        raise InputError(
-            f"{place}: no assistant message has any text; fill it or leave the row out"
-        )
-
-
-def text_field(row: dict, key: str, place: str) -> str:
-    """Returns a field's text; InputError where it is absent, no string or not whole characters."""
-    if key not in row:
-        raise InputError(f'{place}: no "{key}"; the first row has it, so every row needs it')
-    text = row[key]
-    if not isinstance(text, str):
-        raise InputError(f'{place}: "{key}" is {kind_of(text)}; expected a string')
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f'{place}: "{key}" holds half of a surrogate pair (character {error.start + 1}); '
-            "write the whole character"
-        ) from error
-    return text
-
-
-def kind_of(value: object) -> str:
-    """Names the kind of a JSON value, for an error message."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    if fields.key("chosen") in fields.left():
+        return '"chosen" stands beside no prompt; write it as messages, or a "prompt" beside it'
+    found = ", ".join(f'"{key}"' for key in fields.row) or "none"
     return (
-        "null"
-        if value is None
-        else names.get(type(value), "an object" if isinstance(value, dict) else "a list")
+        f"format not recognised, the fields are {found}; a row needs {KNOWN}; "
+        "other names are given by data.columns"
     )

@@ -7,7 +7,7 @@ as those of Llama, Mistral and Gemma do. None adds a system message of its own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from g2is_jax.data.formats import ROLES, Message
+from g2is_jax.data.messages import ROLES, Message
 from g2is_jax.runs.errors import InputError
 
 Piece = tuple[str, bool]  # text, and whether it is learned

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.evaluation.likelihood import Tokens, continuations, likelihoods
 from g2is_jax.evaluation.tasks.prompts import Turns, fitted, unanswered
 from g2is_jax.evaluation.tasks.table import EvalSet

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.likelihood import Likelihoods, continuations, likelihoods
 from g2is_jax.evaluation.replies import replies

@@ -18,7 +18,7 @@ from g2is_jax.data.batches import (
     training_shapes,
 )
 from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, ModelConfig, build_model
 from g2is_jax.model.families import decoder_config

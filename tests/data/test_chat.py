@@ -9,7 +9,7 @@ import pytest
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.runs.errors import InputError
 from tests.support.chats import (

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.overlap import WORD, Overlap, overlaps
 
 

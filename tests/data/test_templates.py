@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.templates import ALPACA_HEADER, TEMPLATES
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.runs.errors import InputError

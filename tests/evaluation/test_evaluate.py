@@ -10,7 +10,7 @@ from etils import epath
 
 from g2is_jax.data.chat import ChatFormat, Encoded
 from g2is_jax.data.files import Record, read_records
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation import evaluate as room
 from g2is_jax.evaluation.evaluate import (

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import processors
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.harness_tasks import read_metrics
 from g2is_jax.model.build import build_model

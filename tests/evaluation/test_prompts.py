@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.prompts import choose_shots, lettered, replied

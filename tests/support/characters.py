@@ -4,7 +4,7 @@ import numpy as np
 
 from g2is_jax.data.chat import Encoded
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 
 END = "\n"
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 
 OWN = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ '\\n' + m.content }}</s>{{ '\\n' }}"

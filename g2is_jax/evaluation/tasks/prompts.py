@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.runs.errors import InputError
 
 ANSWER = "Answer:"

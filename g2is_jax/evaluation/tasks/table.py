@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from g2is_jax.data.files import Record
-from g2is_jax.data.formats import Message
+from g2is_jax.data.messages import Message
 from g2is_jax.evaluation.tasks.prompts import check_letters, choose_shots, lettered, replied
 from g2is_jax.evaluation.tasks.reply_metrics import ACCURACY, METRICS
 from g2is_jax.runs.errors import InputError
