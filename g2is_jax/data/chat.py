@@ -123,6 +123,20 @@ class ChatFormat:
 
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """Returns the text of a conversation and the character spans to learn."""
+        text, spans = self._render_replies(messages)
+        replies = [message for message in messages if message.role == "assistant"]
+        if all(reply.learned for reply in replies):
+            return text, spans
+        if len(spans) != len(replies):
+            raise InputError(
+                f"the tokenizer's own chat template marks {len(spans)} pieces for {len(replies)} "
+                "replies, of which some are not to be learned; name a chat template instead: "
+                f"{', '.join(TEMPLATES)}"
+            )
+        return text, [span for reply, span in zip(replies, spans, strict=True) if reply.learned]
+
+    def _render_replies(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """Returns the text of a conversation and the character span of each reply."""
         if self.template == "own":
             return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
         return render_named(self.template, messages, self._end)

@@ -35,7 +35,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Rows:
+class FileRows:
     """The good rows of a file, and what was found in reading it, counted in rows."""
 
     path: epath.Path
@@ -75,7 +75,7 @@ def read_records(
 
 def read_rows(
     path: epath.PathLike, bad_rows: str, need_answer: bool = False, columns: Columns = ()
-) -> Rows:
+) -> FileRows:
     """Reads a file, in its order; each row is of any shape that `formats` knows.
 
     bad_rows: `drop` leaves bad rows out while they are few; `stop` raises InputError, as do many.
@@ -104,7 +104,7 @@ def read_rows(
     if not records:
         raise InputError(f"{os.fspath(path)}: no rows; expected one JSON object per line")
     where = epath.Path(path)
-    return Rows(where, records, bad, shapes, notes, unread, frozenset(by_hand), ids.repeated)
+    return FileRows(where, records, bad, shapes, notes, unread, frozenset(by_hand), ids.repeated)
 
 
 def file_stem(path: epath.PathLike) -> str:
@@ -193,7 +193,7 @@ def _answer(fields: Fields, needed: bool) -> str | None:
         return None  # a field of another meaning
     if key:
         return text_of(fields.take(key), f'"{key}"')
-    key = fields.by_hand.get("answer") or fields.key("answer")
+    key = next(iter(fields.names("answer")), None)
     if key and not is_absent(fields.row[key]):
         reply = fields.row[key]
         return reply.rpartition("####")[2].strip() if isinstance(reply, str) else None

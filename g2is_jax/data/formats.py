@@ -72,21 +72,24 @@ class Fields:
     def __init__(self, row: Mapping[str, Any], columns: Columns):
         self.row = row
         self.by_hand = {part: name for part, name in columns if name in row}
-        self._keys: dict[str, str] = {}
+        self._spelled: dict[str, str] = {}
         for key in row:
-            self._keys.setdefault(key.lower(), key)
+            self._spelled.setdefault(key.lower(), key)
         self._left = {key for key, value in row.items() if not is_absent(value)}
 
-    def key(self, name: str) -> str | None:
-        """Returns the row's own spelling of a field's name; None where it has no such field."""
-        return name if name in self.row else self._keys.get(name)
+    def spelled(self, *names: str) -> list[str]:
+        """Returns those of some fields that the row has, empty or not, as it spells them."""
+        own = (name if name in self.row else self._spelled.get(name) for name in names)
+        return [key for key in own if key is not None]
+
+    def names(self, part: str) -> list[str]:
+        """Returns the fields that may hold a part, that named by hand before all others."""
+        by_hand = [self.by_hand[part]] if part in self.by_hand else []
+        return by_hand + self.spelled(*NAMES[part])
 
     def find(self, part: str) -> str | None:
         """Returns the field that holds a part, of those that are there and were not read yet."""
-        if part in self.by_hand and self.by_hand[part] in self._left:
-            return self.by_hand[part]
-        keys = (self.key(name) for name in NAMES[part])
-        return next((key for key in keys if key in self._left), None)
+        return next((key for key in self.names(part) if key in self._left), None)
 
     def take(self, key: str) -> Any:
         """Returns a field's value, and marks the field as read."""
@@ -95,8 +98,7 @@ class Fields:
 
     def empty(self, part: str) -> str | None:
         """Returns the first field of a part that the row has, but without a value."""
-        keys = (self.key(name) for name in (self.by_hand.get(part, ""), *NAMES[part]))
-        return next((key for key in keys if key in self.row and is_absent(self.row[key])), None)
+        return next((key for key in self.names(part) if is_absent(self.row[key])), None)
 
     def left(self) -> set[str]:
         """Returns the fields that are there and were not read."""
@@ -126,16 +128,16 @@ def read_conversation(fields: Fields, remarks: Remarks) -> tuple[str, tuple[Mess
 
 def _turns(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
     """Reads a list of turns; the reply of a preference pair may follow it."""
-    keys = [fields.by_hand.get("messages", ""), *map(fields.key, NAMES["messages"])]
-    key = next((k for k in keys if k in fields.left() and isinstance(fields.row[k], list)), None)
+    lists = [key for key in fields.names("messages") if isinstance(fields.row[key], list)]
+    key = next((key for key in lists if key in fields.left()), None)
     if key is None:
         return None
     messages = read_turns(fields.take(key), key, remarks)
     _take_repeated(fields, messages)
-    chosen = fields.key("chosen")
-    if messages[-1].role == "user" and chosen in fields.left():
-        messages += _messages(fields, chosen, "assistant", remarks)
-        return f"{key}/{chosen}", messages
+    chosen = [key for key in fields.spelled("chosen") if key in fields.left()]
+    if messages[-1].role == "user" and chosen:
+        messages += _messages(fields, chosen[0], "assistant", remarks)
+        return f"{key}/{chosen[0]}", messages
     return key, messages
 
 
@@ -146,7 +148,8 @@ def _prompt_and_reply(fields: Fields, remarks: Remarks) -> tuple[str, list[Messa
         return None
     before = _messages(fields, asked, "user", remarks) if asked else []
     reply = _messages(fields, replied, "assistant", remarks)
-    whole = reply[0].role != "assistant" and all(message in reply for message in before)
+    said = {message.content.strip() for message in reply}
+    whole = reply[0].role != "assistant" and all(m.content.strip() in said for m in before)
     thought = fields.find("thought")
     if thought and reply[-1].role == "assistant":
         text = with_thought(fields.take(thought), reply[-1].content, f'"{thought}"', remarks)
@@ -165,9 +168,9 @@ def _holds_turns(value: object) -> bool:
 def _messages(fields: Fields, key: str, role: str, remarks: Remarks) -> list[Message]:
     """Takes a field that holds a text of this role, or messages."""
     value = fields.take(key)
-    rejected = fields.key("rejected")
-    if key.lower() == "chosen" and rejected in fields.left():
-        fields.take(rejected)
+    if key.lower() == "chosen":
+        for rejected in fields.spelled("rejected"):
+            fields.take(rejected)
         remarks.notes.add(PREFERENCE)
     if _holds_turns(value):
         return read_turns(value, key, remarks)
@@ -180,17 +183,16 @@ def _messages(fields: Fields, key: str, role: str, remarks: Remarks) -> list[Mes
 
 def _tree(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
     """Reads the best path of a tree of replies."""
-    key = fields.key("prompt")
-    root = fields.row[key] if key else None
+    key = next(iter(fields.spelled("prompt")), "")
+    root = fields.row.get(key)
     if not isinstance(root, dict) or "replies" not in root:
         return None
     path = [root]
     while replies := _replies(path[-1]):
         path.append(min(replies, key=_rank))
     messages = read_turns(path, key, Remarks())  # the other fields of a node describe it
-    for name in (key, "message_tree_id", "tree_state"):
-        if name in fields.row:
-            fields.take(name)
+    for name in fields.spelled("prompt", "message_tree_id", "tree_state"):
+        fields.take(name)
     remarks.notes.add(BEST_PATH)
     return "tree of replies", messages[:-1] if messages[-1].role == "user" else messages
 
@@ -213,8 +215,8 @@ def _take_repeated(fields: Fields, messages: list[Message]) -> None:
     roles = {"system": "system", "prompt": "user", "context": "user", "reply": "assistant"}
     for part, role in roles.items():
         contents = {message.content.strip() for message in messages if message.role == role}
-        for key in map(fields.key, set(NAMES[part]) - {"answer"}):
-            text = fields.row[key] if key in fields.left() else None
+        for key in fields.left() & {*fields.names(part)} - {*fields.names("answer")}:
+            text = fields.row[key]
             if isinstance(text, str) and text.strip() in contents:
                 fields.take(key)
 
@@ -253,16 +255,13 @@ def _unrecognised(fields: Fields) -> str:
         return f'"{name}" is {kind_of(fields.row[name])}; fill it or leave the row out'
     if replied and (name := fields.empty("prompt")):
         return f'"{name}" is {kind_of(fields.row[name])}, so nothing is asked; leave the row out'
-    if turns or empty:
-        key = turns or empty
+    if key := turns or empty:
         return f'"{key}" is {kind_of(fields.row[key])}; expected a list of messages'
     if has_role(fields.row):
         return 'the row is one message; write a whole conversation a row, as a list "messages"'
-    if text := fields.key("text"):
-        return (
-            f'only "{text}", which does not say what is asked and what is the reply; write {KNOWN}'
-        )
-    if fields.key("chosen") in fields.left():
+    if "text" in fields.left():
+        return f'only "text", which does not say what is asked and what is the reply; write {KNOWN}'
+    if "chosen" in fields.left():
         return '"chosen" stands beside no prompt; write it as messages, or a "prompt" beside it'
     found = ", ".join(f'"{key}"' for key in fields.row) or "none"
     return (
