@@ -117,6 +117,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_cases(shared_data) -> Path:
+    """Folder of rows and files as they are published; its tests skip where it is absent."""
+    folder = shared_data.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip("the folder of published cases is not beside the shared data")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def torch():
     """PyTorch, the oracle of the parity tests; CI sets G2IS_REQUIRE_PARITY so that none skips."""
     try:

@@ -82,7 +82,7 @@ def _array_rows(text: str, name: str) -> Iterator[tuple[int, bytes]]:
             before = at
             _, end = decoder.raw_decode(text, at)
             # Between the tokens of JSON a line break is a blank, and within a string there is none.
-            yield number, " ".join(part.strip() for part in text[at:end].splitlines()).encode()
+            yield number, " ".join(part.strip() for part in text[at:end].split("\n")).encode()
             at = _skipped(text, end, " \t\r\n")
             if not text.startswith(("]", ","), at):
                 raise ValueError("expected a comma or the array's end")

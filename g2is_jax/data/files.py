@@ -44,14 +44,14 @@ class FileRows:
     shapes: Counter[str]
     notes: Counter[str]
     unread: Counter[str]
-    by_hand: frozenset[str]  # the fields named by hand that some row has
+    by_hand: Columns  # those of the fields named by hand that some row has
     repeated_ids: int
 
     def told(self) -> list[str]:
         """Returns the lines that say how the file was read."""
         name = os.fspath(self.path)
         lines = [f"{name}: {len(self.records):,} rows read as {_counted(self.shapes)}"]
-        lines += [f"{name}: {note} ({count:,} rows)" for note, count in self.notes.items()]
+        lines += [f"{name}: {note} ({count:,} rows)" for note, count in sorted(self.notes.items())]
         if self.unread:
             lines.append(f"{name}: fields that are not read: {_counted(self.unread)}")
         if self.repeated_ids:
@@ -63,7 +63,8 @@ class FileRows:
 
 
 def _counted(names: Counter[str]) -> str:
-    return ", ".join(f"{name} ({count:,})" for name, count in names.most_common())
+    ordered = sorted(names.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} ({count:,})" for name, count in ordered)
 
 
 def read_records(
@@ -83,7 +84,7 @@ def read_rows(
     """
     shapes, notes, unread = Counter[str](), Counter[str](), Counter[str]()
     records: list[Record] = []
-    bad, ids, by_hand = BadRows(os.fspath(path)), _Ids(), set[str]()
+    bad, ids, by_hand = BadRows(os.fspath(path)), _Ids(), dict[str, str]()
     row, stem = -1, file_stem(path)
     for row, (line, data) in enumerate(row_texts(path)):
         remarks = Remarks()
@@ -99,12 +100,12 @@ def read_rows(
         shapes[shape] += 1
         notes.update(remarks.notes)
         unread.update(remarks.unread | fields.left())
-        by_hand.update(fields.by_hand.values())
+        by_hand |= fields.by_hand
     bad.check(row + 1, bad_rows)
     if not records:
         raise InputError(f"{os.fspath(path)}: no rows; expected one JSON object per line")
-    where = epath.Path(path)
-    return FileRows(where, records, bad, shapes, notes, unread, frozenset(by_hand), ids.repeated)
+    named = tuple(sorted(by_hand.items()))
+    return FileRows(epath.Path(path), records, bad, shapes, notes, unread, named, ids.repeated)
 
 
 def file_stem(path: epath.PathLike) -> str:
@@ -195,8 +196,7 @@ def _answer(fields: Fields, needed: bool) -> str | None:
         return text_of(fields.take(key), f'"{key}"')
     key = next(iter(fields.names("answer")), None)
     if key and not is_absent(fields.row[key]):
-        reply = fields.row[key]
-        return reply.rpartition("####")[2].strip() if isinstance(reply, str) else None
+        return text_of(fields.row[key], f'"{key}"').rpartition("####")[2].strip()
     if needed:
         found = "an empty" if key else "no"
         raise BadRow(f'{found} "answer"; an evaluation row needs its gold answer')

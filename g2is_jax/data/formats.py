@@ -14,6 +14,8 @@ from typing import Any
 
 from g2is_jax.data.messages import Message
 from g2is_jax.data.turns import (
+    MEDIA_KEYS,
+    TOOL_KEYS,
     Remarks,
     has_role,
     read_turns,
@@ -108,6 +110,8 @@ class Fields:
 def read_conversation(fields: Fields, remarks: Remarks) -> tuple[str, tuple[Message, ...]]:
     """Returns the name of a row's shape and its messages; BadRow if it has none that is known."""
     refuse_tools_and_media({key.lower(): fields.row[key] for key in fields.left()}, "")
+    for key in fields.spelled(*TOOL_KEYS, *MEDIA_KEYS):
+        fields.take(key)  # it says that there are none
     for name in UNDESIRED:
         if fields.row.get(name) is False:
             raise BadRow(f'"{name}" is false, so the reply is one to avoid; leave such rows out')

@@ -133,7 +133,7 @@ def _turn(turn: dict, name: str, where: str, remarks: Remarks) -> list[Message]:
         )
     role = _role(fields[role_key], role_key, where)
     text, thought = _content(turn[keys[text_key]], text_key, where)
-    used = {role_key, text_key}
+    used = {role_key, text_key, *TOOL_KEYS, *MEDIA_KEYS}
     if role == "assistant":
         found = [key for key in THOUGHT_KEYS if key in fields]
         thought = fields[found[0]] if found else thought

@@ -3,12 +3,14 @@
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.data.bad_rows import POLICIES
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.pipeline.fields import BUILT_IN, config_fields, parts, target_name
 from g2is_jax.runs.errors import InputError
 
 CHOICES = {
+    "data.bad_rows": POLICIES,
     "data.overlap": ("report", "remove"),
     "evaluate.adapter": ("last", "best"),
     "model.chat_template": ("auto", *TEMPLATES),
@@ -74,7 +76,7 @@ def check_files(config: ConfigDict) -> None:
     if not config.model.checkpoint:
         raise InputError("model.checkpoint is empty; give a Hugging Face folder, or skills")
     if not config.data.pool:
-        raise InputError("data.pool is empty; give a .jsonl or .jsonl.gz file, or skills")
+        raise InputError("data.pool is empty; give a file of rows, or skills")
     if len(validation) != len(test) or not (test or built_in):
         raise InputError(
             f"data.validation names {len(validation)} files and data.test {len(test)}; "

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.files import Record, file_stem, read_records
+from g2is_jax.data.files import FileRows, Record, file_stem
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
@@ -26,6 +26,7 @@ class Dataset:
     digest: str
     records: list[Record]
     encoded: list[Encoded]
+    bad: dict[str, int]  # rows dropped as bad, by reason
     dropped: int
     truncated: int
 
@@ -50,11 +51,13 @@ class Dataset:
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of its rows, as the manifest of a stage has them."""
-        return {
+        counts = {
             "rows": len(self.records),
+            "bad": sum(self.bad.values()),
             "dropped": self.dropped,
             "truncated": self.truncated,
         }
+        return counts | {f"bad: {reason}": count for reason, count in self.bad.items()}
 
     @functools.cached_property
     def tokens_N(self) -> np.ndarray:
@@ -73,10 +76,9 @@ class Target:
     test_digest: str
 
 
-def usable_rows(
-    path: epath.Path, records: list[Record], chat: ChatFormat, max_length: int
-) -> Dataset:
+def usable_rows(rows: FileRows, chat: ChatFormat, max_length: int) -> Dataset:
     """The rows of a file that have a supervised token; InputError if none has."""
+    path, records = rows.path, rows.records
     encoded = chat.encode_all(records, max_length)
     kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
     if not kept:
@@ -86,22 +88,28 @@ def usable_rows(
         )
     return Dataset(
         path,
-        file_hash(path),
+        digest_of(rows),
         [records[i] for i in kept],
         [encoded[i] for i in kept],
+        bad=rows.bad.counts,
         dropped=len(records) - len(kept),
         truncated=sum(example.truncated for example in encoded),
     )
 
 
+def digest_of(rows: FileRows) -> str:
+    """The hash of a file's content, and the fields that were named by hand where it has them."""
+    named = f" {json.dumps(rows.by_hand)}" if rows.by_hand else ""
+    return file_hash(rows.path) + named
+
+
 def read_target(
-    name: str, validation: epath.Path, test: epath.Path, chat: ChatFormat, max_length: int
+    name: str, validation: FileRows, test: FileRows, chat: ChatFormat, max_length: int
 ) -> Target:
-    """A task's two files; its test rows have an answer, and not all of them are cut off."""
-    records = read_records(test, need_answer=True)
-    usable_rows(test, records, chat, max_length)
-    shown = usable_rows(validation, read_records(validation), chat, max_length)
-    return Target(name, shown, test, records, file_hash(test))
+    """A task's two files; not all of its test rows are cut off."""
+    usable_rows(test, chat, max_length)
+    shown = usable_rows(validation, chat, max_length)
+    return Target(name, shown, test.path, test.records, digest_of(test))
 
 
 def target_files(

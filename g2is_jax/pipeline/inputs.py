@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.files import read_records
+from g2is_jax.data.files import FileRows, read_rows
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
@@ -54,7 +54,7 @@ class Data:
     """Pool and targets as token arrays.
 
     whole_pool: with the rows in `shared`, which stand in a target's files too; pool: without them
-    where they are to be removed.
+    where they are to be removed. told: the lines that say how each file was read.
     """
 
     chat: ChatFormat
@@ -62,6 +62,7 @@ class Data:
     targets: Sequence[Target]
     shared: Sequence[shared_rows.Shared]
     pool: Dataset
+    told: str
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,29 @@ def read_data(
     chat = ChatFormat(load_tokenizer(folder), settings.chat_template)
     files = target_files(settings, lambda: world_stage(stages, settings.world))
     pool_file, validation_files, test_files = files
-    whole = usable_rows(pool_file, read_records(pool_file), chat, settings.max_length)
+    columns = settings.columns
+    pool = read_rows(pool_file, settings.bad_rows, columns=columns)
+    validations = [read_rows(file, "stop", columns=columns) for file in validation_files]
+    tests = [read_rows(file, "stop", True, columns) for file in test_files]
+    whole = usable_rows(pool, chat, settings.max_length)
     targets = tuple(
-        read_target(target_name(validation), validation, test, chat, settings.max_length)
-        for validation, test in zip(validation_files, test_files, strict=True)
+        read_target(target_name(validation.path), validation, test, chat, settings.max_length)
+        for validation, test in zip(validations, tests, strict=True)
     )
+    _check_columns(settings, [pool, *validations, *tests])
+    told = "\n".join(line for rows in (pool, *validations, *tests) for line in rows.told())
     shared = shared_rows.find(whole, targets)
     removed = {row.row for row in shared} if settings.overlap == "remove" else set()
-    return Data(chat, whole, targets, shared, whole.without(removed))
+    return Data(chat, whole, targets, shared, whole.without(removed), told)
+
+
+def _check_columns(settings: DataSettings, files: Sequence[FileRows]) -> None:
+    """Check that every field that is named by hand is in some row."""
+    for part, field in settings.columns:
+        if not any((part, field) in rows.by_hand for rows in files):
+            raise InputError(
+                f"data.columns: no row has the field {field!r}, named as {part}; correct its name"
+            )
 
 
 def _check_length(checkpoint: epath.Path, max_length: int) -> None:

@@ -90,7 +90,9 @@ class Job:
                 task,
                 target.test_records,
                 target.test,
-                read_records(shots_files[target.name]) if task.shots else [],
+                read_records(shots_files[target.name], columns=self.settings.data.columns)
+                if task.shots
+                else [],
                 shots_files[target.name],
             )
             for target, task in zip(self.data.targets, self.settings.evaluation.tasks, strict=True)
@@ -138,6 +140,7 @@ class Job:
         data, length = self.data, self.settings.data.max_length
         removed = self.settings.data.overlap == "remove"
         print(
+            f"{data.told}\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "
             f"{data.pool.dropped:,} dropped without a supervised token, "
             f"{data.pool.truncated:,} cut at {length:,} tokens; "

@@ -14,9 +14,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.files import FileRows, Record, read_rows
+from g2is_jax.data.formats import read_columns
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
 from g2is_jax.features.store import store_digest
+from g2is_jax.pipeline.datasets import digest_of
 from g2is_jax.pipeline.job_stages import has_stages
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
@@ -53,10 +55,10 @@ class OwnFeatures:
 
     def known(self, row: int) -> dict:
         """The fields that identify a pool row beside the reasons for it."""
-        fields: dict = {"row": int(self.numbers_N[row])}
-        if self.records is not None:
-            fields |= {"id": self.records[row].id, "source": self.records[row].source}
-        return fields
+        if self.records is None:
+            return {"row": int(self.numbers_N[row])}
+        record = self.records[row]
+        return {"row": record.row, "id": record.id, "source": record.source}
 
 
 def run(
@@ -73,14 +75,15 @@ def run(
     """
     choosing = read_selection(config)
     _check_methods(choosing.methods)
-    own = _read(train_features, validation_features, pool)
+    rows = _pool_rows(config, pool) if pool else None
+    own = _read(train_features, validation_features, rows)
     allowed = _limits(choosing, own, pool)
     matrices = {"train_features": train_features, "validation_features": validation_features}
     digests = {
         name: store_digest(source) if source.is_dir() else file_hash(source)
         for name, source in matrices.items()
     }
-    digests |= {"pool": file_hash(pool)} if pool else {}
+    digests |= {"pool": digest_of(rows)} if rows else {}
     replace = config.run.replace or not has_stages(workdir)
     claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
     several = len(choosing.methods) > 1
@@ -145,8 +148,15 @@ def _check_methods(methods: Sequence[str]) -> None:
         )
 
 
+def _pool_rows(config: ConfigDict, pool: epath.Path) -> FileRows:
+    """The good rows of the pool's file; how it was read is printed."""
+    rows = read_rows(pool, config.data.bad_rows, columns=read_columns(config.data.columns))
+    print("\n".join(rows.told()), flush=True)
+    return rows
+
+
 def _read(
-    train_features: epath.Path, validation_features: epath.Path, pool: epath.Path | None
+    train_features: epath.Path, validation_features: epath.Path, pool: FileRows | None
 ) -> OwnFeatures:
     """The matrices and records, once their shapes and counts are known to agree."""
     train, validation = read_own(train_features), read_own(validation_features)
@@ -162,23 +172,27 @@ def _read(
     return OwnFeatures(train, validation, records)
 
 
-def _records(train: OwnMatrix, pool: epath.Path) -> list[Record]:
+def _records(train: OwnMatrix, pool: FileRows) -> list[Record]:
     """The record of each feature row."""
-    records = read_records(pool)
+    records = pool.records
     rows, numbers_N = len(train.rows), train.numbers_N
     if numbers_N is None:
         if rows != len(records):
+            bad = f" and {len(pool.bad)} bad ones" if len(pool.bad) else ""
             raise InputError(
-                f"{train.source} has {rows} rows, {pool} has {len(records)}; give one feature row "
-                "for each row of the pool, in its order"
+                f"{train.source} has {rows} rows, {pool.path} has {len(records)}{bad}; give one "
+                "feature row for each row of the pool that is not bad, in its order"
             )
         return records
-    if not 0 <= numbers_N.min() <= numbers_N.max() < len(records):
+    by_number = {record.row: record for record in records}
+    absent = [number for number in numbers_N.tolist() if number not in by_number]
+    if absent:
         raise InputError(
-            f"{train.source} numbers its rows from {numbers_N.min()} to {numbers_N.max()}, {pool} "
-            f"has {len(records)}; give the pool that the features were made of"
+            f"{train.source} numbers its rows from {numbers_N.min()} to {numbers_N.max()}, "
+            f"{pool.path} has {len(records)} good ones and no row {absent[0]} among them; give the "
+            "pool that the features were made of"
         )
-    return [records[row] for row in numbers_N.tolist()]
+    return [by_number[number] for number in numbers_N.tolist()]
 
 
 def _limits(choosing: SelectionSettings, own: OwnFeatures, pool: epath.Path | None) -> Limits:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.data.formats import Columns, read_columns
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task
@@ -48,6 +49,8 @@ class DataSettings:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     overlap: str
+    bad_rows: str
+    columns: Columns
     world: WorldConfig
 
     @property
@@ -194,6 +197,8 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         validation=parts(config.data.validation),
         test=parts(config.data.test),
         overlap=config.data.overlap,
+        bad_rows=config.data.bad_rows,
+        columns=read_columns(config.data.columns),
         world=owned(WorldConfig, world, "world"),
     )
 

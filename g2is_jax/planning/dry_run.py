@@ -14,13 +14,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.files import Record, read_records
+from g2is_jax.data.files import Record, read_records, read_rows
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import make_eval_set
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.datasets import target_files
-from g2is_jax.pipeline.settings import Settings, read_settings
+from g2is_jax.pipeline.settings import DataSettings, Settings, read_settings
 from g2is_jax.planning.base_models import decoder, place_of
 from g2is_jax.planning.chips import CHIPS
 from g2is_jax.planning.compile_ahead import print_programs, write_overrides
@@ -128,7 +128,7 @@ def read_plan(config: ConfigDict, devices: int, hosts: int = 1) -> tuple[Plan, s
                 raise InputError(f"{config.model.checkpoint} is not here")
             chat = ChatFormat(load_tokenizer(place), config.model.chat_template)
         except InputError as error:
-            rows = _counted(files, config.model.max_length)
+            rows = _counted(files, settings.data)
             tokens = (
                 f"tokens not measured ({str(error).split(';')[0]}): "
                 f"{config.model.max_length:,} (model.max_length) each"
@@ -152,34 +152,35 @@ class Files:
     tests: Sequence[epath.Path]
 
 
-def _counted(files: Files, max_length: int) -> RunRows:
+def _counted(files: Files, data: DataSettings) -> RunRows:
     """Returns the rows of all files, each as long as it may be."""
 
-    def rows(paths: Sequence[epath.Path]) -> RowCounts:
-        return RowCounts(sum(len(read_records(path)) for path in paths), max_length, max_length)
+    def rows(paths: Sequence[epath.Path], bad_rows: str) -> RowCounts:
+        counts = [len(read_rows(path, bad_rows, columns=data.columns).records) for path in paths]
+        return RowCounts(sum(counts), data.max_length, data.max_length)
 
-    test = rows(files.tests)
-    return RunRows(rows([files.pool]), rows(files.validations), test, test)
+    test = rows(files.tests, "stop")
+    return RunRows(rows([files.pool], data.bad_rows), rows(files.validations, "stop"), test, test)
 
 
 def _measured(files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat) -> RunRows:
     """Returns the rows of all files, as long as a sample of each file's is."""
-    length = config.model.max_length
-    pool, _ = _measured_rows([files.pool], chat, length)
-    validation, _ = _measured_rows(files.validations, chat, length)
-    test, longest = _measured_rows(files.tests, chat, length)
+    length, data = config.model.max_length, settings.data
+    pool, _ = _measured_rows([files.pool], data.bad_rows, data, chat)
+    validation, _ = _measured_rows(files.validations, "stop", data, chat)
+    test, longest = _measured_rows(files.tests, "stop", data, chat)
     lengths_S = _prompts(files, settings, chat, length)
     prompts = RowCounts(test.count, float(lengths_S.mean()), 1.0, lengths_S)
     return RunRows(pool, validation, test, prompts, longest)
 
 
 def _measured_rows(
-    paths: Sequence[epath.Path], chat: ChatFormat, length: int
+    paths: Sequence[epath.Path], bad_rows: str, data: DataSettings, chat: ChatFormat
 ) -> tuple[RowCounts, int]:
     """Returns the usable rows of some files, and the most supervised tokens of a row."""
-    count, tokens, supervised = 0, [], []
+    count, length, tokens, supervised = 0, data.max_length, [], []
     for path in paths:
-        records = read_records(path)
+        records = read_rows(path, bad_rows, columns=data.columns).records
         encoded = chat.encode_all(sample(records), length)
         usable = [example for example in encoded if example.supervised_T.any()]
         if not usable:
@@ -197,6 +198,7 @@ def _measured_rows(
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
     """Returns the tokens of the prompt of each test row in a sample, worked rows included."""
     found: list[int] = []
+    columns = settings.data.columns
     targets = zip(
         files.tests,
         files.validations,
@@ -206,8 +208,8 @@ def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) ->
     )
     for test, validation, task, named in targets:
         shots_file = named or validation
-        shown = read_records(shots_file) if task.shots else []
-        records = sample(read_records(test, need_answer=True))
+        shown = read_records(shots_file, columns=columns) if task.shots else []
+        records = sample(read_records(test, need_answer=True, columns=columns))
         eval_set = make_eval_set(task, records, test, shown, shots_file)
         new_tokens = 0 if task.letters else settings.evaluation.evaluate.new_tokens
         found += map(len, encode_prompts(chat, eval_set, length, new_tokens)[0])

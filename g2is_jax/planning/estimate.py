@@ -3,7 +3,8 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.files import read_records
+from g2is_jax.data.files import read_rows
+from g2is_jax.data.formats import read_columns
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.settings import check_settings
@@ -38,15 +39,17 @@ def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
     found = {"mean_tokens": config.model.max_length}
     for field, named in files.items():
         if sizes[field] is None:
-            found[field] = _rows(named, field)
+            found[field] = _rows(named, field, config.data)
     return Sizes(**found | {field: value for field, value in sizes.items() if value is not None})
 
 
-def _rows(named: str, field: str) -> int:
+def _rows(named: str, field: str, data: ConfigDict) -> int:
     """Returns the number of rows in the files that a field of the config names."""
     files = [] if named == BUILT_IN else list(map(epath.Path, parts(named)))
     missing = [file for file in files if not file.exists()]
     if missing or not files:
         what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"
         raise InputError(f"{what}; give --{field}")
-    return sum(len(read_records(file)) for file in files)
+    bad_rows = data.bad_rows if field == "pool_rows" else "stop"
+    columns = read_columns(data.columns)
+    return sum(len(read_rows(file, bad_rows, columns=columns).records) for file in files)

@@ -1,13 +1,14 @@
 """Files of instruction rows: every row whole and in order, every bad one named by its line."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from g2is_jax.data import files
-from g2is_jax.data.files import read_records
+from g2is_jax.data import content
+from g2is_jax.data.files import read_records, read_rows
 from g2is_jax.runs.errors import InputError
 
 USER = {"role": "user", "content": "2+2?"}
@@ -29,7 +30,6 @@ def failure(path: Path, need_answer: bool = False) -> str:
     with pytest.raises(InputError) as caught:
         read_records(path, need_answer)
     message = str(caught.value)
-    assert "\n" not in message
     assert message.startswith(str(path))
     return message.removeprefix(f"{path.parent}/")
 
@@ -49,9 +49,11 @@ def test_a_made_id_is_of_the_content_and_not_of_the_format(tmp_path, row):
     assert record.id == expected.id
 
 
-def test_the_first_row_names_the_format_of_all(tmp_path):
-    path = write(tmp_path, GOOD, {"prompt": "a", "completion": "b"})
-    assert failure(path).startswith('pool.jsonl:2: no "messages"; the first row has it')
+def test_each_row_is_of_its_own_shape(tmp_path):
+    path = write(tmp_path, GOOD, {"prompt": "a", "completion": "b"}, {"messages": [USER, REPLY]})
+    rows = read_rows(path, "stop")
+    assert rows.shapes == {"messages": 2, "prompt/completion": 1}
+    assert rows.told() == [f"{path}: 3 rows read as messages (2), prompt/completion (1)"]
 
 
 def test_an_error_of_the_format_names_the_line(tmp_path):
@@ -118,18 +120,182 @@ def test_gzip_reads_as_plain(tmp_path):
         ('{"a": 1', "pool.jsonl:2: not JSON (Expecting ',' delimiter at column 8)"),
         ("9" * 5000, "pool.jsonl:2: not JSON that can be read"),
         ("3", "pool.jsonl:2: the row is a number; expected a JSON object"),
-        ({**GOOD, "id": "first"}, "pool.jsonl:2: \"id\" 'first' is also that of line 1"),
         (
             {**GOOD, "id": "a\ud800"},
             'pool.jsonl:2: "id" holds half of a surrogate pair (character 2)',
         ),
-        ({**GOOD, "id": True}, 'pool.jsonl:2: "id" is true or false'),
-        ({**GOOD, "id": 1.5}, 'pool.jsonl:2: "id" is a number; expected a string or a whole'),
-        ({**GOOD, "task": 3}, 'pool.jsonl:2: "task" is a number; expected a string'),
     ],
 )
 def test_bad_row_is_named(tmp_path, row, expected):
     assert failure(write(tmp_path, {**GOOD, "id": "first"}, row)).startswith(expected)
+
+
+def numbered(rows: int, *bad: int) -> list[dict]:
+    """Rows that differ, of which some have no reply."""
+    return [{"prompt": f"{i}?", "completion": "" if i in bad else f"{i}"} for i in range(rows)]
+
+
+def test_bad_rows_are_dropped_and_counted_by_reason(tmp_path):
+    rows: list = numbered(60, 7, 30)
+    rows[50] = "{"
+    path = write(tmp_path, *rows)
+    found = read_rows(path, "drop")
+    assert [record.row for record in found.records] == [
+        row for row in range(60) if row not in (7, 30, 50)
+    ]
+    assert list(found.bad.counts.values()) == [2, 1]
+    empty = f'{path}:8: "completion" is empty; fill it or leave the row out (2 rows)'
+    broken = f"{path}:51: not JSON (Expecting property name enclosed in double quotes at column 2)"
+    assert found.told()[1:] == [
+        f"{path}: 3 bad rows dropped, the first of each kind:",
+        f"    {empty}",
+        f"    {broken}; expected one JSON object per line",
+    ]
+    assert failure(path).splitlines() == [
+        empty.removeprefix(f"{tmp_path}/"), f"{broken}; expected one JSON object per line"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "dropped"), [((3,), True), ((3, 4), False)])
+def test_more_than_one_bad_row_in_twenty_stops(tmp_path, bad, dropped):
+    path = write(tmp_path, *numbered(20, *bad))
+    if dropped:
+        assert len(read_rows(path, "drop").records) == 19
+        return
+    with pytest.raises(InputError) as caught:
+        read_rows(path, "drop")
+    first, last = str(caught.value).splitlines()
+    assert first == f'{path}:4: "completion" is empty; fill it or leave the row out (2 rows)'
+    assert last.startswith(f"{path}: 2 of 20 rows are bad, over the 5% that may be dropped; mend")
+
+
+def test_very_many_reasons_are_cut_short(tmp_path):
+    rows = [{f"field {chr(97 + i)}": "x"} for i in range(25)]
+    lines = failure(write(tmp_path, *rows)).splitlines()
+    assert len(lines) == 21
+    assert lines[-1].endswith("pool.jsonl: 5 more reasons")
+
+
+def test_repeated_ids_get_a_number_and_are_counted(tmp_path):
+    rows = [row | {"id": own} for row, own in zip(numbered(5), "xxyx", strict=False)]
+    rows += [{**GOOD, "id": "x-2"}]
+    found = read_rows(write(tmp_path, *rows), "stop")
+    assert [record.id for record in found.records] == ["x", "x-2", "y", "x-3", "x-2-2"]
+    assert found.repeated_ids == 3
+    assert found.told()[-1].endswith(": 3 repeated ids got a number added")
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(3, "3"), (1.5, "1.5"), (True, "true"), (["a", 2], "a,2"), ({"b": 1}, '{"b": 1}'), ("", "")],
+)
+def test_labels_of_any_kind(tmp_path, value, label):
+    row = {**GOOD, "source": value, "task": value, "id": value}
+    (record,) = read_records(write(tmp_path, row))
+    assert (record.source, record.task) == (label, label or "pool")
+    assert record.id == label or not label
+
+
+def test_the_same_texts_learned_or_not_have_other_ids(tmp_path):
+    masked = {"messages": [USER, {**REPLY, "weight": 0}, USER, REPLY]}
+    learned = {"messages": [USER, {**REPLY, "weight": 1}, USER, REPLY]}
+    first, second = read_records(write(tmp_path, masked, learned))
+    assert first.id.partition("-")[0] != second.id.partition("-")[0]
+
+
+def test_unread_fields_are_told_once_with_their_number(tmp_path):
+    rows = [row | {"category": "c", "nothing": None} for row in numbered(3)]
+    rows[1]["score"] = float("nan")
+    rows[2]["score"] = 2.0
+    (told,) = read_rows(path := write(tmp_path, *rows), "stop").told()[1:]
+    assert told == f"{path}: fields that are not read: category (3), score (1)"
+
+
+def test_the_gold_answer_of_a_reply_as_gsm8k_writes_it(tmp_path):
+    worked = {"question": "1+1?", "answer": "1+1 = 2, so it is\n#### 2"}
+    plain = {"question": "1+1?", "answer": 2}
+    beside = {"problem": "1+1?", "solution": "It is 2.", "answer": "two"}
+    records = read_records(write(tmp_path, worked, plain, beside), need_answer=True)
+    assert [record.answer for record in records] == ["2", "2", "two"]
+    assert [record.messages[1].content for record in records] == [
+        worked["answer"], "2", "It is 2."
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pool.JSONL", "pool.json", "pool.ndjson", "pool.txt", "pool"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_files_by_content(tmp_path, name, indent, pack):
+    plain = write(tmp_path, *numbered(3), name="plain.jsonl")
+    path = tmp_path / name
+    path.write_bytes(pack(json.dumps(numbered(3), indent=indent).encode()))
+    for found, expected in zip(read_records(path), read_records(plain), strict=True):
+        assert json.loads(found.line) == json.loads(expected.line)
+        same = {"task": found.task, "subtask": found.subtask, "line": found.line}
+        assert found == dataclasses.replace(expected, **same)
+    path.write_bytes(pack(plain.read_bytes()))
+    assert len(read_records(path)) == 3
+    assert read_records(path)[0].task in ("pool", "pool.txt")
+
+
+def test_elements_of_an_array_are_lines_as_they_stand_there(tmp_path):
+    path = tmp_path / "pool.json"
+    path.write_text(
+        '\ufeff[\n  {"prompt": "a  b",\r\n   "completion": "\u2028",\n "n": 1e2},\n {}\n,]\n'
+    )
+    with pytest.raises(InputError, match=r"pool\.json:5: format not recognised") as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+    path.write_text(path.read_text().replace(",\n {}", ""))
+    (record,) = read_records(path)
+    assert record.line == '{"prompt": "a  b", "completion": "\u2028", "n": 1e2}'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"a": 1}, {"b": ', "pool.json:1: the JSON array is damaged or cut short ("),
+        ('[{"a": 1}\n\n{"b": 2}]', "pool.json:1: the JSON array is damaged or cut short (expected"),
+        ('[{"a": 1}] more', "pool.json:1: the JSON array is damaged or cut short (text follows"),
+        ("[]", "pool.json: no rows"),
+        ('{\n"prompt": "a",\n"completion": "b"}', "pool.json: one JSON object over several lines"),
+        ("[1]\n[2]", "pool.json:1: the row is a list; expected a JSON object (2 rows)"),
+    ],
+)
+def test_arrays_that_are_none(tmp_path, text, expected):
+    (path := tmp_path / "pool.json").write_text(text)
+    assert failure(path).startswith(expected)
+
+
+UTF16_FILE = json.dumps(GOOD).encode("utf-16")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"PAR1\x15\x04", "a parquet file: "),
+        (b"ARROW1\0\0", "an Arrow file: "),
+        (b"version https://git-lfs.github.com/spec/v1\noid x", "a Git LFS pointer, not rows: "),
+        (b"\n <!DOCTYPE HTML>\n<html>", "an HTML page, not rows: download it again"),
+        (b"<?xml version='1.0'?><Error/>", "an XML page, not rows: download it again"),
+        (UTF16_FILE, "UTF-16, not UTF-8: convert it to UTF-8: iconv -f UTF-16 -t"),
+        (gzip.compress(UTF16_FILE), "UTF-16, not UTF-8: convert it"),
+        (
+            json.dumps(GOOD).encode("utf-16-le"),
+            "UTF-16, not UTF-8: convert it to UTF-8: iconv -f UTF-16LE",
+        ),
+        (
+            json.dumps(GOOD).encode("utf-16-be"),
+            "UTF-16, not UTF-8: convert it to UTF-8: iconv -f UTF-16BE",
+        ),
+        (json.dumps(GOOD).encode("utf-32"), "UTF-32, not UTF-8: convert it"),
+        (b"PK\x03\x04", "a zip archive: "),
+        (b"\x28\xb5\x2f\xfd", "packed by zstd: unpack it by unzstd"),
+    ],
+)
+def test_what_is_no_file_of_rows_is_named(tmp_path, data, what):
+    (path := tmp_path / "pool.jsonl").write_bytes(data)
+    assert failure(path).startswith(f"pool.jsonl: {what}")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +304,7 @@ def test_bad_row_is_named(tmp_path, row, expected):
         (GOOD, 'pool.jsonl:2: no "answer"'),
         ({**GOOD, "answer": ""}, 'pool.jsonl:2: an empty "answer"'),
         ({**GOOD, "answer": None}, 'pool.jsonl:2: an empty "answer"'),
-        ({**GOOD, "answer": 4}, 'pool.jsonl:2: "answer" is a number; expected a string'),
+        ({**GOOD, "answer": {"a": 4}}, 'pool.jsonl:2: "answer" is an object; expected a string'),
     ],
 )
 def test_answer_where_needed(tmp_path, row, expected):
@@ -150,7 +316,6 @@ def test_answer_where_needed(tmp_path, row, expected):
 def test_bad_files(tmp_path):
     assert failure(tmp_path / "none.jsonl").startswith("none.jsonl: no such file")
     assert failure(write(tmp_path, "", " ")).startswith("pool.jsonl: no rows")
-    assert failure(write(tmp_path, GOOD, name="pool.csv")).startswith("pool.csv: not a .jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     assert failure(tmp_path / "folder.jsonl").startswith("folder.jsonl: cannot be read")
 
@@ -159,26 +324,26 @@ def test_bytes_that_are_not_utf8(tmp_path):
     path = write(tmp_path, GOOD, GOOD)
     path.write_bytes(path.read_bytes() + '{"prompt": "café"}\n'.encode("latin-1"))
     assert failure(path).startswith("pool.jsonl:3: byte 0xe9 is not UTF-8")
+    path.write_bytes(b"[" + path.read_bytes().strip().replace(b"\n", b",\n") + b"]")
+    assert failure(path).startswith("pool.jsonl:3: byte 0xe9 is not UTF-8")
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "block", "plain"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "block"])
 def test_damaged_gzip(tmp_path, damage):
     data = bytearray(gzip.compress(json.dumps(GOOD).encode() * 50))
     if damage == "cut":
         data = data[:-20]
     elif damage == "flip":
         data[len(data) // 2] ^= 0xFF
-    elif damage == "block":
-        data[10] = 0xFF  # the type of the first compressed block
     else:
-        data = bytearray(json.dumps(GOOD).encode())
+        data[10] = 0xFF  # the type of the first compressed block
     path = tmp_path / "pool.jsonl.gz"
     path.write_bytes(bytes(data))
     assert failure(path).startswith("pool.jsonl.gz: the gzip data is damaged or cut short (")
 
 
 def test_gzip_that_would_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "FREE_BYTES", 2**21)
+    monkeypatch.setattr(content, "FREE_BYTES", 2**21)
     path = tmp_path / "pool.jsonl.gz"
     line = json.dumps(GOOD).encode() + b"\n"
     path.write_bytes(gzip.compress(line + b" " * (2**21 - len(line))))

@@ -72,7 +72,10 @@ def test_missing_file(file_config, tmp_path, field):
 def test_file_of_another_kind(file_config, tmp_path):
     (tmp_path / "pool.csv").write_text("a,b")
     config = changed(file_config, data__pool=str(tmp_path / "pool.csv"))
-    assert "not a .jsonl or .jsonl.gz file" in refused(config, tmp_path)
+    assert refused(config, tmp_path).startswith(f"{tmp_path / 'pool.csv'}:1: not JSON (")
+    (tmp_path / "pool.parquet").write_bytes(b"PAR1 PAR1")
+    config = changed(file_config, data__pool=str(tmp_path / "pool.parquet"))
+    assert "pool.parquet: a parquet file: " in refused(config, tmp_path)
 
 
 NO_LABEL = row(2, messages=[{"role": "user", "content": "Why?"}])
@@ -86,10 +89,9 @@ ODD_ROLE = row(2, messages=[{"role": "wizard", "content": "Why?"}])
         (b"\n \n", ": no rows; expected one JSON object per line"),
         ([row(1), "text"], ":2: the row is a string; expected a JSON object"),
         (b'{"messages": [\n', ":1: not JSON"),
-        ([row(1), {"id": "2"}], ':2: no "messages"; the first row has it, so every row needs it'),
-        ([{"text": "all in one"}], ':1: format not recognised, the fields are "text"'),
+        ([row(1), {"id": "2"}], ':2: format not recognised, the fields are "id"; a row needs '),
+        ([{"text": "all in one"}], ':1: only "text", which does not say what is asked'),
         ([row(1), ODD_ROLE], ":2: message 1 has the unknown \"role\" 'wizard'; known are system"),
-        ([row(1), row(1)], ":2: \"id\" 'row-1' is also that of line 1; ids must differ"),
         ([row(1), NO_LABEL], ":2: no assistant message; there is nothing to learn"),
         (json.dumps(row(1)).encode() + b'\n{"id": "\xff"}', ":2: byte 0xff is not UTF-8; convert"),
     ],
