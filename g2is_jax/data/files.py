@@ -16,6 +16,7 @@ from g2is_jax.data.messages import Message, check_turns
 from g2is_jax.data.turns import Remarks
 from g2is_jax.data.values import BadRow, is_absent, kind_of, label_of, text_of
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.hashing import file_hash
 
 SUFFIXES = re.compile(r"(\.jsonl|\.json|\.ndjson)?(\.gz)?$", re.IGNORECASE)
 
@@ -46,6 +47,12 @@ class FileRows:
     unread: Counter[str]
     by_hand: Columns  # those of the fields named by hand that some row has
     repeated_ids: int
+
+    @property
+    def digest(self) -> str:
+        """The hash of the file, and the fields named by hand that it was read by."""
+        named = f" {json.dumps(self.by_hand)}" if self.by_hand else ""
+        return file_hash(self.path) + named
 
     def told(self) -> list[str]:
         """Returns the lines that say how the file was read."""

@@ -15,7 +15,6 @@ from g2is_jax.data.files import FileRows, Record, file_stem
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.hashing import file_hash
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def usable_rows(rows: FileRows, chat: ChatFormat, max_length: int) -> Dataset:
         )
     return Dataset(
         path,
-        digest_of(rows),
+        rows.digest,
         [records[i] for i in kept],
         [encoded[i] for i in kept],
         bad=rows.bad.counts,
@@ -97,19 +96,13 @@ def usable_rows(rows: FileRows, chat: ChatFormat, max_length: int) -> Dataset:
     )
 
 
-def digest_of(rows: FileRows) -> str:
-    """The hash of a file's content, and the fields that were named by hand where it has them."""
-    named = f" {json.dumps(rows.by_hand)}" if rows.by_hand else ""
-    return file_hash(rows.path) + named
-
-
 def read_target(
     name: str, validation: FileRows, test: FileRows, chat: ChatFormat, max_length: int
 ) -> Target:
     """A task's two files; not all of its test rows are cut off."""
     usable_rows(test, chat, max_length)
     shown = usable_rows(validation, chat, max_length)
-    return Target(name, shown, test.path, test.records, digest_of(test))
+    return Target(name, shown, test.path, test.records, test.digest)
 
 
 def target_files(

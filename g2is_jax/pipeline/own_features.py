@@ -18,7 +18,6 @@ from g2is_jax.data.files import FileRows, Record, read_rows
 from g2is_jax.data.formats import read_columns
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
 from g2is_jax.features.store import store_digest
-from g2is_jax.pipeline.datasets import digest_of
 from g2is_jax.pipeline.job_stages import has_stages
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
@@ -83,7 +82,7 @@ def run(
         name: store_digest(source) if source.is_dir() else file_hash(source)
         for name, source in matrices.items()
     }
-    digests |= {"pool": digest_of(rows)} if rows else {}
+    digests |= {"pool": rows.digest} if rows else {}
     replace = config.run.replace or not has_stages(workdir)
     claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
     several = len(choosing.methods) > 1

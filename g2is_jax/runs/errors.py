@@ -4,7 +4,7 @@ FAILED = 2  # exit status after an InputError
 
 
 class InputError(ValueError):
-    """Something in the user's files, settings or work folder is wrong; the message is one line.
+    """Something in the user's files, settings or work folder is wrong: one line for each thing.
 
     The message names the place (file, line, field) and the way out.
     """

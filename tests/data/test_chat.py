@@ -1,5 +1,6 @@
 """Conversations become tokens, and answers alone are supervised."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,28 @@ def test_prompt_is_the_token_prefix(tulu):
         last_run = np.flatnonzero(~encoded.supervised_T)[-1] + 1
         assert len(prompt_T) == last_run
         assert np.array_equal(tulu.encode_prompt(messages[:-1], 10_000), prompt_T)
+
+
+@pytest.mark.parametrize("template", ["tulu", "gemma", "chatml", OWN, OWN_MARKED])
+def test_a_reply_that_is_not_to_be_learned(tmp_path, bpe, template):
+    """The tokens are the same, and the other replies are learned as before."""
+    own = template in (OWN, OWN_MARKED)
+    chat = own_format(tmp_path, template) if own else ChatFormat(bpe, template)
+    marked = [dataclasses.replace(m, learned=i not in (2, 4)) for i, m in enumerate(DIALOGUE)]
+    whole, part = chat.encode(DIALOGUE, 1000), chat.encode(marked, 1000)
+    assert np.array_equal(part.tokens_T, whole.tokens_T)
+    assert learned_texts(chat, part) == learned_texts(chat, whole)[-1:]
+    assert np.array_equal(chat.encode_prompt(marked, 1000), chat.encode_prompt(DIALOGUE, 1000))
+
+
+def test_a_template_that_marks_no_reply_of_its_own(tmp_path):
+    """Which of its marks is whose is not known where it marks less than each reply."""
+    last_alone = OWN_MARKED.replace("m.role == 'assistant'", "m.role == 'assistant' and loop.last")
+    chat = own_format(tmp_path, last_alone)
+    assert len(learned_texts(chat, chat.encode(DIALOGUE, 1000))) == 1
+    marked = [dataclasses.replace(m, learned=i != 2) for i, m in enumerate(DIALOGUE)]
+    with pytest.raises(InputError, match="marks 1 pieces for 3 replies, of which some are not to"):
+        chat.encode(marked, 1000)
 
 
 def test_truncation_keeps_the_beginning(tulu):

@@ -241,14 +241,14 @@ def test_files_by_content(tmp_path, name, indent, pack):
 def test_elements_of_an_array_are_lines_as_they_stand_there(tmp_path):
     path = tmp_path / "pool.json"
     path.write_text(
-        '\ufeff[\n  {"prompt": "a  b",\r\n   "completion": "\u2028",\n "n": 1e2},\n {}\n,]\n'
+        '\ufeff[\n  {"prompt": "a  b",\r\n   "completion": "x\u2028",\n "n": 1e2},\n {}\n,]\n'
     )
     with pytest.raises(InputError, match=r"pool\.json:5: format not recognised") as caught:
         read_records(path)
     assert "\n" not in str(caught.value)
     path.write_text(path.read_text().replace(",\n {}", ""))
     (record,) = read_records(path)
-    assert record.line == '{"prompt": "a  b", "completion": "\u2028", "n": 1e2}'
+    assert record.line == '{"prompt": "a  b", "completion": "x\u2028", "n": 1e2}'
 
 
 @pytest.mark.parametrize(

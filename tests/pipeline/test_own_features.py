@@ -324,6 +324,29 @@ def test_row_numbers_of_the_file_lead_to_the_pool_s_lines(given, tmp_path):
     assert (out / "selected.jsonl").read_text().splitlines() == [lines[p["row"]] for p in found]
 
 
+def test_a_bad_row_of_the_pool_moves_no_other(given, tmp_path, capsys):
+    """Rows are numbered by the file; without numbers, features are of its good rows in order."""
+    lines = given["pool"].read_text().splitlines()
+    lines.insert(5, '{"prompt": "a", "completion": ""}')
+    given["pool"].write_text("\n".join(lines))
+    own_features.run(config(), out := epath.Path(tmp_path / "out"), **given)
+    found = picks(out)
+    assert "1 bad rows dropped" in capsys.readouterr().out
+    assert [p["row"] for p in found] == [p["position"] + (p["position"] >= 5) for p in found]
+    assert (out / "selected.jsonl").read_text().splitlines() == [lines[p["row"]] for p in found]
+    numbers_N = np.delete(np.arange(N + 1), 5)
+    save_file({"features": matrices()[0], "rows": numbers_N}, tmp_path / "F.safetensors")
+    given["train_features"] = epath.Path(tmp_path / "F.safetensors")
+    own_features.run(config(), again := epath.Path(tmp_path / "again"), **given)
+    assert [(p["row"], p["id"]) for p in picks(again)] == [(p["row"], p["id"]) for p in found]
+    save_file({"features": matrices()[0], "rows": np.arange(N)}, tmp_path / "F.safetensors")
+    with pytest.raises(InputError, match=r"pool\.jsonl has 60 good ones and no row 5 among them"):
+        own_features.run(config(), epath.Path(tmp_path / "bad"), **given)
+    stop = config(data__bad_rows="stop")
+    with pytest.raises(InputError, match=r'pool\.jsonl:6: "completion" is empty'):
+        own_features.run(stop, epath.Path(tmp_path / "stop"), **given)
+
+
 def test_rows_that_the_pool_has_not(given, tmp_path):
     save_file({"features": matrices()[0], "rows": np.arange(1, N + 1)}, tmp_path / "F.safetensors")
     given["train_features"] = epath.Path(tmp_path / "F.safetensors")
