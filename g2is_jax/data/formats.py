@@ -74,20 +74,17 @@ class Fields:
     def __init__(self, row: Mapping[str, Any], columns: Columns):
         self.row = row
         self.by_hand = {part: name for part, name in columns if name in row}
-        self._spelled: dict[str, str] = {}
-        for key in row:
-            self._spelled.setdefault(key.lower(), key)
+        self._spelled = {key.lower(): key for key in row} | {key: key for key in row}
         self._left = {key for key, value in row.items() if not is_absent(value)}
 
     def spelled(self, *names: str) -> list[str]:
         """Returns those of some fields that the row has, empty or not, as it spells them."""
-        own = (name if name in self.row else self._spelled.get(name) for name in names)
-        return [key for key in own if key is not None]
+        return [self._spelled[name] for name in names if name in self._spelled]
 
     def names(self, part: str) -> list[str]:
         """Returns the fields that may hold a part, that named by hand before all others."""
         by_hand = [self.by_hand[part]] if part in self.by_hand else []
-        return by_hand + self.spelled(*NAMES[part])
+        return [*by_hand, *self.spelled(*NAMES[part])]
 
     def find(self, part: str) -> str | None:
         """Returns the field that holds a part, of those that are there and were not read yet."""
@@ -216,12 +213,14 @@ def _rank(node: dict) -> float:
 
 def _take_repeated(fields: Fields, messages: list[Message]) -> None:
     """Takes the fields that say what a message says already, as a prompt beside the messages."""
+    said = {(message.role, message.content.strip()) for message in messages}
     roles = {"system": "system", "prompt": "user", "context": "user", "reply": "assistant"}
     for part, role in roles.items():
-        contents = {message.content.strip() for message in messages if message.role == role}
-        for key in fields.left() & {*fields.names(part)} - {*fields.names("answer")}:
+        for key in (
+            fields.left().intersection(fields.names(part)).difference(fields.names("answer"))
+        ):
             text = fields.row[key]
-            if isinstance(text, str) and text.strip() in contents:
+            if isinstance(text, str) and (role, text.strip()) in said:
                 fields.take(key)
 
 

@@ -96,8 +96,8 @@ def with_thought(thought: object, content: str, name: str, remarks: Remarks) -> 
 def refuse_tools_and_media(fields: Mapping[str, object], where: str) -> None:
     """Raises BadRow where a field holds calls of tools, descriptions of them, or pictures."""
     for keys, reason in ((TOOL_KEYS, NO_TOOLS), (MEDIA_KEYS, NO_MEDIA)):
-        for key in keys:
-            value = fields.get(key)
+        for key in filter(fields.__contains__, keys):
+            value = fields[key]
             if not is_absent(value) and value not in ("[]", "{}", "null", "None", False):
                 raise BadRow(f'{where}"{key}": {reason}')
 

@@ -40,6 +40,8 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "attention": ("splash", "blocks"),
     "chat_template": ("auto", "tulu"),
     "overlap": ("report", "remove"),
+    "bad_rows": ("drop", "stop"),
+    "data.columns": ("", "prompt=my_q"),
     "evaluate.adapter": ("last", "best"),
     "evaluate.tasks": ("answer", "gsm8k"),
     "harness_include": ("", str(ROOT)),
