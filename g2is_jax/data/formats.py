@@ -17,6 +17,7 @@ from g2is_jax.data.turns import (
     MEDIA_KEYS,
     TOOL_KEYS,
     Remarks,
+    content_of,
     has_role,
     read_turns,
     refuse_tools_and_media,
@@ -26,7 +27,7 @@ from g2is_jax.data.values import BadRow, is_absent, kind_of, text_of
 from g2is_jax.runs.errors import InputError
 
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat",
-         "items", "data")  # fmt: skip
+         "items", "contents", "data")  # fmt: skip
 PROMPTS = ("prompt", "instruction", "question", "inputs", "query", "problem", "user", "human",
            "user_prompt", "user_input", "input", "source_text")  # fmt: skip
 REPLIES = ("completion", "response", "output", "targets", "target", "solution", "outputs", "reply",
@@ -243,7 +244,7 @@ def _with_system(messages: list[Message], fields: Fields) -> list[Message]:
     key = fields.find("system")
     if key is None:
         return messages
-    text = text_of(fields.take(key), f'"{key}"')
+    text, _ = content_of(fields.take(key), f'"{key}"')
     if messages[0].role == "system":
         return [Message("system", f"{text}\n\n{messages[0].content}"), *messages[1:]]
     return [Message("system", text), *messages]

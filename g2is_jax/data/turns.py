@@ -14,7 +14,7 @@ from g2is_jax.data.messages import ROLES, Message
 from g2is_jax.data.values import BadRow, is_absent, kind_of, text_of
 
 ROLE_KEYS = ("role", "from", "speaker", "author")
-TEXT_KEYS = ("content", "value", "text", "message", "utterance")
+TEXT_KEYS = ("content", "value", "text", "message", "utterance", "parts")
 PAIR_KEYS = {"input": "output", "human": "assistant", "user": "assistant", "question": "answer",
              "prompt": "response", "instruction": "response", "query": "response"}  # fmt: skip
 ROLE_OF = {
@@ -93,6 +93,25 @@ def with_thought(thought: object, content: str, name: str, remarks: Remarks) -> 
     return f"<think>\n{text}\n</think>\n\n{content}"
 
 
+def content_of(value: object, name: str) -> tuple[str, str | None]:
+    """Returns a text, or that of its parts joined, and the thought where a part holds one."""
+    if not isinstance(value, list):
+        return text_of(value, name), None
+    texts, thoughts = [], []
+    for part in value:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if isinstance(part, dict) and kind in ("text", "input_text", "output_text"):
+            texts.append(text_of(part.get("text"), f'{name}: the "text" of a part'))
+        elif kind == "thinking":
+            thoughts.append(text_of(part.get("thinking"), f"{name}: its thought"))
+        elif isinstance(part, str):
+            texts.append(text_of(part, f"{name}: a part"))
+        else:
+            what = f"of the type {kind!r}" if isinstance(part, dict) else kind_of(part)
+            raise BadRow(f"{name}: a part is {what}; {NO_MEDIA}")
+    return "".join(texts), "\n".join(thoughts) or None
+
+
 def refuse_tools_and_media(fields: Mapping[str, object], where: str) -> None:
     """Raises BadRow where a field holds calls of tools, descriptions of them, or pictures."""
     for keys, reason in ((TOOL_KEYS, NO_TOOLS), (MEDIA_KEYS, NO_MEDIA)):
@@ -132,7 +151,7 @@ def _turn(turn: dict, name: str, where: str, remarks: Remarks) -> list[Message]:
             f'{where} has no "{absent}"; every message needs "{named[0]}" and "{named[1]}"'
         )
     role = _role(fields[role_key], role_key, where)
-    text, thought = _content(turn[keys[text_key]], text_key, where)
+    text, thought = content_of(turn[keys[text_key]], f'{where}: "{text_key}"')
     used = {role_key, text_key, *TOOL_KEYS, *MEDIA_KEYS}
     if role == "assistant":
         found = [key for key in THOUGHT_KEYS if key in fields]
@@ -156,25 +175,6 @@ def _role(value: object, key: str, where: str) -> str:
     if role not in ROLE_OF:
         raise BadRow(f'{where} has the unknown "{key}" {value!r}; known are {", ".join(ROLE_OF)}')
     return ROLE_OF[role]
-
-
-def _content(value: object, key: str, where: str) -> tuple[str, str | None]:
-    """Returns the text of a turn's content, and the thought in it where its parts hold one."""
-    if not isinstance(value, list):
-        return text_of("" if is_absent(value) else value, f'{where}: "{key}"'), None
-    texts, thoughts = [], []
-    for part in value:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if isinstance(part, dict) and kind in ("text", "input_text", "output_text"):
-            texts.append(text_of(part.get("text"), f'{where}: the "text" of a part'))
-        elif kind == "thinking":
-            thoughts.append(text_of(part.get("thinking"), f"{where}: its thought"))
-        elif isinstance(part, str):
-            texts.append(text_of(part, f"{where}: a part"))
-        else:
-            what = f"of the type {kind!r}" if isinstance(part, dict) else kind_of(part)
-            raise BadRow(f'{where}: a part of "{key}" is {what}; {NO_MEDIA}')
-    return "".join(texts), "\n".join(thoughts) or None
 
 
 def _learned(fields: Mapping[str, object], role: str, where: str) -> bool:

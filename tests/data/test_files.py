@@ -178,11 +178,13 @@ def test_very_many_reasons_are_cut_short(tmp_path):
 
 def test_repeated_ids_get_a_number_and_are_counted(tmp_path):
     rows = [row | {"id": own} for row, own in zip(numbered(5), "xxyx", strict=False)]
-    rows += [{**GOOD, "id": "x-2"}]
+    rows += [{**GOOD, "id": own} for own in ("x-2", "z-2", "z", "z")]
     found = read_rows(write(tmp_path, *rows), "stop")
-    assert [record.id for record in found.records] == ["x", "x-2", "y", "x-3", "x-2-2"]
-    assert found.repeated_ids == 3
-    assert found.told()[-1].endswith(": 3 repeated ids got a number added")
+    assert [record.id for record in found.records] == [
+        *("x", "x-2", "y", "x-3", "x-2-2", "z-2", "z", "z-3")
+    ]
+    assert found.repeated_ids == 4
+    assert found.told()[-1].endswith(": 4 repeated ids got a number added")
 
 
 @pytest.mark.parametrize(

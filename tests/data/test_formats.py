@@ -101,6 +101,8 @@ def test_values_that_are_there_name_the_shape(absent):
         {"conversation": [{"input": "2+2?", "output": "4"}]},
         {"conversation": [{"human": "2+2?", "assistant": "4"}]},
         {"messages": [{**USER, "content": [{"type": "text", "text": "2+"}, "2?"]}, REPLY]},
+        {"contents": [{"role": "user", "parts": [{"text": "2+2?"}]},
+                      {"role": "model", "parts": [{"text": "4"}]}]},
         {"prompt": [USER], "completion": [REPLY]},
         {"prompt": [USER], "completion": "4"},
         {"prompt": "2+2?", "chosen": [USER, REPLY], "rejected": [USER, REPLY]},
@@ -165,6 +167,8 @@ def test_a_system_text_comes_first(name):
     for row in ({"messages": [USER, REPLY]}, {"prompt": "2+2?", "response": "4"}):
         assert messages_of({**row, name: "Be brief."}) == (BRIEF, ASKED, ANSWERED)
     assert messages_of({"messages": [SYSTEM, USER, REPLY], name: "Be brief."})[0] == BRIEF
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]
+    assert messages_of({"messages": [USER, REPLY], name: parts})[0] == BRIEF
     found = messages_of({"messages": [SYSTEM, USER, REPLY], name: "Be kind."})
     assert found[0].content == "Be kind.\n\nBe brief."
 
@@ -343,7 +347,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         ({**with_messages(USER, REPLY), "images": ["a.png"]}, '"images": only text can be learned'),
         (
             with_messages({"role": "user", "content": [IMAGE]}, REPLY),
-            "message 1: a part of \"content\" is of the type 'image_url'; only text can be",
+            "message 1: \"content\": a part is of the type 'image_url'; only text can be",
         ),
         ({"turns": ["a", "b"]}, '"turns" holds texts without roles'),
         ({"prompt": "a"}, 'format not recognised, the fields are "prompt"; a row needs a list'),
