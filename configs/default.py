@@ -55,9 +55,7 @@ def _inputs(config: ConfigDict) -> None:
     config.lora.rslora = False  # scale by alpha / sqrt(rank) instead of alpha / rank
 
     config.data = ConfigDict()
-    config.data.pool = (
-        ""  # JSON lines or a JSON array, gzip or not; or `skills`: the built-in world
-    )
+    config.data.pool = ""  # JSON lines or an array, gzip or not; or `skills`: the built-in world
     config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
     config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
     # Rows that cannot be learned from: drop (of the pool alone, at most 5 %, counted), or stop.
