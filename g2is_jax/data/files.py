@@ -1,5 +1,6 @@
 """Reads files of instruction rows, and checks every row before any compute is spent on it."""
 
+import functools
 import hashlib
 import json
 import os
@@ -48,11 +49,14 @@ class FileRows:
     by_hand: Columns  # those of the fields named by hand that some row has
     repeated_ids: int
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """The hash of the file, and the fields named by hand that it was read by."""
-        named = f" {json.dumps(self.by_hand)}" if self.by_hand else ""
-        return file_hash(self.path) + named
+        """The hashes of the file and of what was read in it, which may change with the reader."""
+        read = hashlib.sha256()
+        for record in self.records:
+            fields = {**vars(record), "messages": list(map(vars, record.messages)), "line": ""}
+            read.update(json.dumps(fields, sort_keys=True).encode())
+        return f"{file_hash(self.path)} read as {read.hexdigest()[:16]}"
 
     def told(self) -> list[str]:
         """Returns the lines that say how the file was read."""

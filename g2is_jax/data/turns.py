@@ -87,7 +87,7 @@ def has_role(value: Mapping) -> bool:
 def with_thought(thought: object, content: str, name: str, remarks: Remarks) -> str:
     """Returns a reply with its thought before it, unless it holds that already."""
     text = text_of(thought, name).strip()
-    if text in content:
+    if "<think>" in content:
         return content
     remarks.notes.add(THOUGHTS)
     return f"<think>\n{text}\n</think>\n\n{content}"

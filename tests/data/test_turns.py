@@ -3,7 +3,7 @@
 import pytest
 
 from g2is_jax.data.messages import Message
-from g2is_jax.data.turns import ROLE_OF
+from g2is_jax.data.turns import ROLE_OF, Remarks, read_turns
 from g2is_jax.data.values import BadRow
 from tests.support.row_shapes import ASKED, REPLY, USER, failure, messages_of, read
 
@@ -69,3 +69,9 @@ def test_no_field_of_a_turn_is_dropped_in_silence(name, value, at):
     except BadRow:
         return
     assert remarks.unread == {f"messages[].{name}"}
+
+
+def test_a_thought_that_its_reply_happens_to_hold_stays():
+    turn = {"role": "assistant", "content": "Hello there", "reasoning_content": "Hello"}
+    messages = read_turns([{"role": "user", "content": "Hi"}, turn], "messages", Remarks())
+    assert messages[-1].content == "<think>\nHello\n</think>\n\nHello there"
