@@ -58,7 +58,7 @@ class FileRows:
             read.update(json.dumps(fields, sort_keys=True).encode())
         return f"{file_hash(self.path)} read as {read.hexdigest()[:16]}"
 
-    def told(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Returns the lines that say how the file was read."""
         name = os.fspath(self.path)
         lines = [f"{name}: {len(self.records):,} rows read as {_counted(self.shapes)}"]

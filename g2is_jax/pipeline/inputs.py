@@ -54,7 +54,7 @@ class Data:
     """Pool and targets as token arrays.
 
     whole_pool: with the rows in `shared`, which stand in a target's files too; pool: without them
-    where they are to be removed. told: the lines that say how each file was read.
+    where they are to be removed. summary: the lines that say how each file was read.
     """
 
     chat: ChatFormat
@@ -62,7 +62,7 @@ class Data:
     targets: Sequence[Target]
     shared: Sequence[shared_rows.Shared]
     pool: Dataset
-    told: str
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def read_data(
         for validation, test in zip(validations, tests, strict=True)
     )
     _check_columns(settings, [pool, *validations, *tests])
-    told = "\n".join(line for rows in (pool, *validations, *tests) for line in rows.told())
+    summary = "\n".join(line for rows in (pool, *validations, *tests) for line in rows.summary())
     shared = shared_rows.find(whole, targets)
     removed = {row.row for row in shared} if settings.overlap == "remove" else set()
-    return Data(chat, whole, targets, shared, whole.without(removed), told)
+    return Data(chat, whole, targets, shared, whole.without(removed), summary)
 
 
 def _check_columns(settings: DataSettings, files: Sequence[FileRows]) -> None:

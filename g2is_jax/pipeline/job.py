@@ -140,7 +140,7 @@ class Job:
         data, length = self.data, self.settings.data.max_length
         removed = self.settings.data.overlap == "remove"
         print(
-            f"{data.told}\n"
+            f"{data.summary}\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "
             f"{data.pool.dropped:,} dropped without a supervised token, "
             f"{data.pool.truncated:,} cut at {length:,} tokens; "

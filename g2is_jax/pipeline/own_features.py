@@ -150,7 +150,7 @@ def _check_methods(methods: Sequence[str]) -> None:
 def _pool_rows(config: ConfigDict, pool: epath.Path) -> FileRows:
     """The good rows of the pool's file; how it was read is printed."""
     rows = read_rows(pool, config.data.bad_rows, columns=read_columns(config.data.columns))
-    print("\n".join(rows.told()), flush=True)
+    print("\n".join(rows.summary()), flush=True)
     return rows
 
 

@@ -28,7 +28,7 @@ def test_each_row_is_of_its_own_shape(tmp_path):
     path = write(tmp_path, GOOD, {"prompt": "a", "completion": "b"}, {"messages": [USER, REPLY]})
     rows = read_rows(path, "stop")
     assert rows.shapes == {"messages": 2, "prompt/completion": 1}
-    assert rows.told() == [f"{path}: 3 rows read as messages (2), prompt/completion (1)"]
+    assert rows.summary() == [f"{path}: 3 rows read as messages (2), prompt/completion (1)"]
 
 
 def test_an_error_of_the_format_names_the_line(tmp_path):
@@ -97,7 +97,7 @@ def test_bad_rows_are_dropped_and_counted_by_reason(tmp_path):
     assert list(found.bad.counts.values()) == [2, 1]
     empty = f'{path}:8: "completion" is empty; fill it or leave the row out (2 rows)'
     broken = f"{path}:51: not JSON (Expecting property name enclosed in double quotes at column 2)"
-    assert found.told()[1:] == [
+    assert found.summary()[1:] == [
         f"{path}: 3 bad rows dropped, the first of each kind:",
         f"    {empty}",
         f"    {broken}; expected one JSON object per line",
@@ -135,7 +135,7 @@ def test_repeated_ids_get_a_number_and_are_counted(tmp_path):
         *("x", "x-2", "y", "x-3", "x-2-2", "z-2", "z", "z-3")
     ]
     assert found.repeated_ids == 4
-    assert found.told()[-1].endswith(": 4 repeated ids got a number added")
+    assert found.summary()[-1].endswith(": 4 repeated ids got a number added")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_unread_fields_are_told_once_with_their_number(tmp_path):
     rows = [row | {"category": "c", "nothing": None} for row in numbered(3)]
     rows[1]["score"] = float("nan")
     rows[2]["score"] = 2.0
-    (told,) = read_rows(path := write(tmp_path, *rows), "stop").told()[1:]
+    (told,) = read_rows(path := write(tmp_path, *rows), "stop").summary()[1:]
     assert told == f"{path}: fields that are not read: category (3), score (1)"
 
 

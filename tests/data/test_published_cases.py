@@ -108,7 +108,7 @@ def test_refused_as_it_is(published_cases, case, bad_rows):
 
 @pytest.mark.parametrize("case", TOLD)
 def test_told(published_cases, case):
-    assert TOLD[case] in "\n".join(read_rows(find(published_cases, case), "drop").told())
+    assert TOLD[case] in "\n".join(read_rows(find(published_cases, case), "drop").summary())
 
 
 def test_one_bad_row_costs_one_row(published_cases):

@@ -56,7 +56,7 @@ class Found:
 
 
 def needed(found: Compiled, program: Program) -> float:
-    """The bytes on a chip with what lies beside the program; inf where they are not told."""
+    """The bytes on a chip with what lies beside the program; inf where they are not known."""
     return found.bytes + program.held if found.bytes else math.inf
 
 
@@ -99,32 +99,32 @@ def title() -> str:
 
 def line(found: Found) -> str:
     """A program as a line of a table."""
-    program, told = found.program, found.compiled
+    program, result = found.program, found.compiled
     batch = f"{program.rows} x {program.width:,}" if program.rows else ""
     largest = "" if found.largest is None else f"{found.largest} x {program.width:,}"
-    if told.does_not_fit:
-        cells = (program.name, batch, "", told.does_not_fit, "no", largest, "", "")
+    if result.does_not_fit:
+        cells = (program.name, batch, "", result.does_not_fit, "no", largest, "", "")
         return f"| {' | '.join(cells)} |"
-    parts = (told.argument_bytes, told.temporary_bytes, told.output_bytes)
+    parts = (result.argument_bytes, result.temporary_bytes, result.output_bytes)
     size = " + ".join(f"{part / GB:.3g}" for part in parts)
     if program.held:
         size += f" (+ {program.held / GB:.3g})"
     cells = (
         program.name,
         batch,
-        f"{told.trace_seconds:.0f} + {told.compile_seconds:.0f}",
+        f"{result.trace_seconds:.0f} + {result.compile_seconds:.0f}",
         size,
         "yes" if found.fits else "no",
         largest,
-        f"{told.code_bytes / MB:.0f}",
-        _collectives(told) or "none",
+        f"{result.code_bytes / MB:.0f}",
+        _collectives(result) or "none",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _collectives(told: Compiled) -> str:
+def _collectives(result: Compiled) -> str:
     return ", ".join(
         f"{count} {kind}"
-        + (f" ({told.across_hosts[kind]} between hosts)" if kind in told.across_hosts else "")
-        for kind, count in sorted(told.collectives.items())
+        + (f" ({result.across_hosts[kind]} between hosts)" if kind in result.across_hosts else "")
+        for kind, count in sorted(result.collectives.items())
     )
