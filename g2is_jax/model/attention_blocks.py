@@ -1,19 +1,17 @@
 """Attention of a row by blocks of queries, with a backward pass that computes the weights again.
 
-Of the weights only one block's are in memory at a time, and those of few rows of a batch: they stay
+Of the weights only one block's are in memory at a time, and those of one row of a batch: they stay
 in a CPU's cache. The layout of the backward pass needs no transposed weights (Dao, 2023,
 "FlashAttention-2", algorithm 2, without its blocks of keys).
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries in a block, and blocks in a row
-CACHE = 2**20  # bytes that rows' weights may fill together
 
 
 @dataclass(frozen=True)
@@ -60,46 +58,17 @@ def _attend(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T) -> jax.Array:
 
 
 def _forward(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T):
-    run = _by_rows(functools.partial(_outputs, scores))
+    run = jax.custom_batching.sequential_vmap(functools.partial(_outputs, scores))
     y_KGTD, logsums_KGT = run(q_KGTD, k_KSD, v_KSD, segments_T)
     return y_KGTD, (q_KGTD, k_KSD, v_KSD, segments_T, y_KGTD, logsums_KGT)
 
 
 def _backward(scores: Scores, kept, dy_KGTD):
-    run = _by_rows(functools.partial(_gradients, scores))
+    run = jax.custom_batching.sequential_vmap(functools.partial(_gradients, scores))
     return *run(*kept, dy_KGTD), None
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _by_rows(of_row: Callable) -> Callable:
-    """The function of a row; under vmap it computes as many together as a cache has room for."""
-    run = jax.custom_batching.custom_vmap(of_row)
-
-    @run.def_vmap
-    def of_rows(rows: int, batched, *row):
-        whole = jax.tree.map(
-            lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (rows, *x.shape)),
-            row,
-            tuple(batched),
-        )
-        together = _rows_together(rows, *row[0].shape[-4:-1])
-        found = jax.lax.map(lambda row: of_row(*row), whole, batch_size=together)
-        return found, jax.tree.map(lambda _: True, found)
-
-    return run
-
-
-def _rows_together(rows: int, kv_heads: int, group: int, tokens: int) -> int:
-    """The rows whose weights, of a block of queries each, are at most CACHE bytes; at least one.
-
-    Fewer, but more than half as many, where no smaller group is then left to be compiled too.
-    """
-    queries = min(_block_size(tokens), tokens)
-    most = max(1, CACHE // (4 * kv_heads * group * queries * tokens))
-    even = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
-    return even if 2 * even > most or even == rows else most
 
 
 def _outputs(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T):
@@ -143,16 +112,12 @@ def _gradients(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T, y_KGTD, logsums
 
 def _blocks(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
     """The first and the next query of each block, and the first key that one of them sees."""
-    size = _block_size(tokens)
+    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
     starts = range(0, tokens, size)
     return [
         (start, min(start + size, tokens), 0 if window is None else max(start - window + 1, 0))
         for start in starts
     ]
-
-
-def _block_size(tokens: int) -> int:
-    return max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
 
 
 def _queries(q_KGTD, start: int, end: int) -> jax.Array:

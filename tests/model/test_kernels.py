@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from g2is_jax.model import attention_blocks
 from g2is_jax.model.backends import kernel_for
 from g2is_jax.model.build import build_model
 from g2is_jax.model.kernels import KERNELS, attend
@@ -118,26 +117,6 @@ def test_blocks_hold_the_weights_of_one_row_at_a_time():
     each = 4 * case.tokens * case.head_dim * (case.heads + case.kv_heads)  # queries, keys: bytes
     weights = 4 * case.heads * 128 * case.tokens  # of one block of a row
     assert temporaries(16) - temporaries(2) < 14 * 8 * each < 14 * weights
-
-
-def test_rows_that_are_computed_together(monkeypatch):
-    """Seven rows by three, of which one is left, are as each by itself; all have segments."""
-    case = CASES["causal, one kv head"]
-    monkeypatch.setattr(attention_blocks, "CACHE", 3 * 4 * case.heads * case.tokens**2)
-    rows = [jnp.concatenate([x, x[:1] + 1, -x, 2 * x]) for x in values_of(case, jnp.float32)]
-    segments_BT = jnp.asarray(np.arange(case.tokens) > 10 * np.arange(7)[:, None], int)
-
-    @jax.jit
-    def of_row(q_THD, k_TKD, v_TKD, dy_THD, segments_T):
-        def outputs(*row):
-            return attend("blocks", *row, segments_T, None, 0.3, None)
-
-        y_THD, backward = jax.vjp(outputs, q_THD, k_TKD, v_TKD)
-        return y_THD, *backward(dy_THD)
-
-    found = jax.vmap(of_row)(*rows, segments_BT)
-    expected = [of_row(*row) for row in zip(*rows, segments_BT, strict=True)]
-    assert_close(found, [jnp.stack(parts) for parts in zip(*expected, strict=True)], 1e-6)
 
 
 def test_splash_within_a_scan_on_a_mesh():

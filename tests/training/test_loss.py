@@ -224,12 +224,20 @@ def supervised_rows() -> np.ndarray:
     return supervised_BT
 
 
-@pytest.mark.parametrize(("smallest", "parts"), [(1, 120), (7, 16), (24, 3), (128, 16), (500, 1)])
-def test_supervised_tokens_alone(world, monkeypatch, smallest, parts):
-    """Chunks hold one token, some (the last is not full), or more than there are."""
-    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", smallest)
-    monkeypatch.setattr(of_loss, "CHUNKS", parts)
+@pytest.mark.parametrize("chunk", [1, 7, 40, 120])
+def test_supervised_tokens_alone(world, monkeypatch, chunk):
+    """Chunks hold one token, some (the last is not full), or all that there are."""
+    monkeypatch.setattr(of_loss, "tokens_with_logits", lambda size: chunk)
     assert_is_the_plain_loss(tiny_model(), *world, supervised_rows())
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [(5, 5), (128, 128), (400, 128), (768, 192), (2048, 512), (8192, 512), (16_384, 1024)],
+)
+def test_tokens_with_logits(size, chunk):
+    """A quarter of a small batch, what is fast of a larger one, a sixteenth of a large one."""
+    assert of_loss.tokens_with_logits(size) == chunk
 
 
 def test_supervised_tokens_alone_under_dropout(world):
@@ -250,8 +258,7 @@ def test_logits_of_other_tokens_are_not_computed(world, monkeypatch, with_gradie
     """Chunks of 4 tokens are as many as a batch's supervised tokens fill."""
     _, adapter, base = world
     model = tiny_model()  # nothing is compiled for it yet
-    monkeypatch.setattr(of_loss, "SMALLEST_CHUNK", 4)
-    monkeypatch.setattr(of_loss, "CHUNKS", 1000)
+    monkeypatch.setattr(of_loss, "tokens_with_logits", lambda size: 4)
     computed, plain = [], of_loss._scores
 
     def counting(model, head_VD, hidden_SD, targets_S):
