@@ -24,8 +24,7 @@ class Compiled:
     """A program of a slice, compiled, not run. Bytes are on each chip.
 
     output: what takes no argument's place. does_not_fit: the compiler's words where a chip lacks
-    the memory; all else is then 0 but for the bytes that it speaks of, which are temporary_bytes.
-    across_hosts: the collectives whose chips are of several hosts.
+    the memory; all else is then 0. across_hosts: the collectives whose chips are of several hosts.
     """
 
     trace_seconds: float = 0.0
@@ -57,11 +56,7 @@ def compiled(lower: Callable[[], Any], chips_per_host: int | None) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith(OUT_OF_MEMORY):
             raise
-        words = str(error).splitlines()[0]
-        used = re.search(r"Used ([\d.]+)G of", words)
-        return Compiled(
-            temporary_bytes=round(float(used[1]) * 2**30) if used else 0, does_not_fit=words
-        )
+        return Compiled(does_not_fit=str(error).splitlines()[0])
     ended = time.perf_counter()
     memory, found = program.memory_analysis(), list(_collectives(_text(program)))
     crossing = [kind for kind, groups in found if _crosses(groups, chips_per_host)]

@@ -9,8 +9,8 @@ CLOSE = 16  # a batch that is within this part of itself of the largest will do
 def largest_rows(needed: Callable[[int], float], memory: float, rows: int, most: int) -> int:
     """The most rows whose bytes are within `memory`; 0 if not even one is.
 
-    needed: rows -> bytes, inf where they are not known; each call is a compilation. rows: where to
-    begin. Bytes grow about linearly with rows, so two batches foretell the third.
+    needed: rows -> bytes, inf where the compiler refuses; each call is a compilation. rows: where
+    to begin. Bytes grow about linearly with rows, so two batches foretell the third.
     """
     sizes: dict[int, float] = {}
     at = min(rows, most)

@@ -36,9 +36,7 @@ class Found:
     @property
     def fits(self) -> bool:
         """True if a chip has room for the program and what lies beside it."""
-        return not self.compiled.does_not_fit and (
-            needed(self.compiled, self.program) <= CHIPS[self.slice.chip].memory
-        )
+        return needed(self.compiled, self.program) <= CHIPS[self.slice.chip].memory
 
     @property
     def record(self) -> dict:
@@ -56,8 +54,8 @@ class Found:
 
 
 def needed(found: Compiled, program: Program) -> float:
-    """The bytes on a chip with what lies beside the program; inf where they are not known."""
-    return found.bytes + program.held if found.bytes else math.inf
+    """The bytes on a chip with what lies beside the program; inf where the compiler refuses it."""
+    return math.inf if found.does_not_fit else found.bytes + program.held
 
 
 def compile_program(program: Program, on: Slice, most_tokens: int | None) -> Found:
