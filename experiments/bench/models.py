@@ -212,7 +212,8 @@ def plain_gradient(subject: Subject) -> Callable:
 
     def plain(inputs: PassInputs, tokens_BT, supervised_BT):
         def loss(adapter: Leaves):
-            return batch_loss(subject.model, adapter, inputs.base, tokens_BT, supervised_BT)
+            model = subject.model.in_training
+            return batch_loss(model, adapter, inputs.base, tokens_BT, supervised_BT)
 
         return jax.grad(loss, has_aux=True)(inputs.adapter)
 

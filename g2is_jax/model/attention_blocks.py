@@ -1,34 +1,51 @@
 """Attention of a row by blocks of queries, with a backward pass that computes the weights again.
 
-Of the weights only one block's are in memory at a time, and those of one row of a batch: they stay
-in a CPU's cache. The layout of the backward pass needs no transposed weights (Dao, 2023,
-"FlashAttention-2", algorithm 2, without its blocks of keys).
+Of the weights only one block's are in memory at a time, and those of one row of a batch, or of a
+group of rows: they stay in a CPU's cache. The layout of the backward pass needs no transposed
+weights (Dao, 2023, "FlashAttention-2", algorithm 2, without its blocks of keys).
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries in a block, and blocks in a row
+CACHE = 2**20  # bytes that the weights of a group of rows may fill
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a query scores the keys: scale q k, within the cap, of at most `window` tokens."""
+    """How a query scores the keys: scale q k, within the cap, of at most `window` tokens.
+
+    grouped: rows of a batch are scored in groups.
+    """
 
     window: int | None
     scale: float
     softcap: float | None
+    grouped: bool
 
 
 def attend_in_blocks(
-    q_THD, k_TKD, v_TKD, segments_T, window: int | None, scale: float, softcap: float | None
+    q_THD,
+    k_TKD,
+    v_TKD,
+    segments_T,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    grouped: bool,
 ) -> jax.Array:
-    """Attention (T, H, D); products with keys that no query of a block sees are skipped."""
+    """Attention (T, H, D); products with keys that no query of a block sees are skipped.
+
+    Under vmap one row comes after another, and rounds the same whatever the batch; `grouped`: as
+    many rows together as a cache has room for, which is faster where they are short.
+    """
     kv_heads = k_TKD.shape[1]
-    scores = Scores(window, scale, softcap)
+    scores = Scores(window, scale, softcap, grouped)
     row = by_kv_head(q_THD, kv_heads), k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1), segments_T
     return by_token(_attend(scores, *row))
 
@@ -58,17 +75,49 @@ def _attend(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T) -> jax.Array:
 
 
 def _forward(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T):
-    run = jax.custom_batching.sequential_vmap(functools.partial(_outputs, scores))
+    run = _over_rows(scores, _outputs)
     y_KGTD, logsums_KGT = run(q_KGTD, k_KSD, v_KSD, segments_T)
     return y_KGTD, (q_KGTD, k_KSD, v_KSD, segments_T, y_KGTD, logsums_KGT)
 
 
 def _backward(scores: Scores, kept, dy_KGTD):
-    run = jax.custom_batching.sequential_vmap(functools.partial(_gradients, scores))
+    run = _over_rows(scores, _gradients)
     return *run(*kept, dy_KGTD), None
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _over_rows(scores: Scores, of_row: Callable) -> Callable:
+    """The function of a row; under vmap one row, or group of rows, comes after another."""
+    alone = functools.partial(of_row, scores)
+    if not scores.grouped:
+        return jax.custom_batching.sequential_vmap(alone)
+    run = jax.custom_batching.custom_vmap(alone)
+
+    @run.def_vmap
+    def of_rows(rows: int, batched, *row):
+        whole = jax.tree.map(
+            lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (rows, *x.shape)),
+            row,
+            tuple(batched),
+        )
+        size = _rows_of_group(rows, *row[0].shape[-4:-1])
+        found = jax.lax.map(lambda row: alone(*row), whole, batch_size=size)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run
+
+
+def _rows_of_group(rows: int, kv_heads: int, group: int, tokens: int) -> int:
+    """The rows whose weights, of a block of queries each, are at most CACHE bytes; at least one.
+
+    Fewer, but more than half as many, where no smaller group is then left to be compiled too.
+    """
+    queries = min(_block_size(tokens), tokens)
+    most = max(1, CACHE // (4 * kv_heads * group * queries * tokens))
+    even = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+    return even if 2 * even > most or even == rows else most
 
 
 def _outputs(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T):
@@ -112,12 +161,16 @@ def _gradients(scores: Scores, q_KGTD, k_KSD, v_KSD, segments_T, y_KGTD, logsums
 
 def _blocks(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
     """The first and the next query of each block, and the first key that one of them sees."""
-    size = max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
+    size = _block_size(tokens)
     starts = range(0, tokens, size)
     return [
         (start, min(start + size, tokens), 0 if window is None else max(start - window + 1, 0))
         for start in starts
     ]
+
+
+def _block_size(tokens: int) -> int:
+    return max(SMALLEST_BLOCK, -(-tokens // MOST_BLOCKS))
 
 
 def _queries(q_KGTD, start: int, end: int) -> jax.Array:

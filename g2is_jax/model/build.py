@@ -102,6 +102,15 @@ class Model:
         """The dtype of the base's weights."""
         return DTYPES[self.settings.dtype]
 
+    @functools.cached_property
+    def in_training(self) -> "Model":
+        """The model as a gradient summed over rows takes it: none of them is seen by itself, so
+        that its rounding may depend on the batch."""
+        if self.settings.attention != "blocks":
+            return self
+        settings = dataclasses.replace(self.settings, attention="grouped_blocks")
+        return build_model(self.config, self.lora, settings)
+
     def logits(
         self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
     ) -> jax.Array:

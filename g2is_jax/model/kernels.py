@@ -14,7 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from g2is_jax.model.attention_blocks import attend_in_blocks, by_kv_head, by_token
 
-KERNELS = ("blocks", "splash", "cudnn")
+KERNELS = ("blocks", "grouped_blocks", "splash", "cudnn")
 # Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector
 # memory where heads are 256 wide.
 TILE, LONGEST_BLOCK = 128, 512
@@ -33,7 +33,8 @@ def attend(
 ) -> jax.Array:
     """Attention (T, H, D) of a row by one of KERNELS; `segments_T` None: one segment.
 
-    `cudnn` leaves rows with segments, caps and heads that it does not take to `blocks`.
+    `blocks` and `grouped_blocks` differ under vmap, see `attend_in_blocks`. `cudnn` leaves rows
+    with segments, caps and heads that it does not take to `blocks`.
     """
     row = q_THD, k_TKD, v_TKD
     if kernel == "splash":
@@ -42,7 +43,8 @@ def attend(
     fits_cudnn = head_dim <= WIDEST_CUDNN_HEAD and head_dim % 8 == 0
     if kernel == "cudnn" and segments_T is None and softcap is None and fits_cudnn:
         return _attend_cudnn(*row, window, scale)
-    return attend_in_blocks(*row, segments_T, window, scale, softcap)
+    grouped = kernel == "grouped_blocks"
+    return attend_in_blocks(*row, segments_T, window, scale, softcap, grouped)
 
 
 def attend_masked(q_THD, k_KSD, v_KSD, mask_TS, scale: float, softcap: float | None) -> jax.Array:

@@ -32,7 +32,7 @@ from g2is_jax.training.loss import token_losses
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
-FLOAT32 = ModelConfig("float32", "float32", "blocks", remat=False, shard_base=False, scan=False)
+FLOAT32 = ModelConfig("float32", "float32", "grouped_blocks", False, False, scan=False)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:

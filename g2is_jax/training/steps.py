@@ -87,7 +87,7 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
             rows = rows_B if batch["segments_BT"] is None else batch["segments_BT"]
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows.reshape(-1))
             keys = keys.reshape(rows.shape)
-        loss = functools.partial(batch_loss, model)
+        loss = functools.partial(batch_loss, model.in_training)
         (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(
             adapter, base, tokens_BT, batch["supervised_BT"], keys, batch["segments_BT"]
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from g2is_jax.model import attention_blocks
 from g2is_jax.model.backends import kernel_for
 from g2is_jax.model.build import build_model
 from g2is_jax.model.kernels import KERNELS, attend
@@ -117,6 +118,31 @@ def test_blocks_hold_the_weights_of_one_row_at_a_time():
     each = 4 * case.tokens * case.head_dim * (case.heads + case.kv_heads)  # queries, keys: bytes
     weights = 4 * case.heads * 128 * case.tokens  # of one block of a row
     assert temporaries(16) - temporaries(2) < 14 * 8 * each < 14 * weights
+
+
+def test_rows_in_groups(monkeypatch):
+    """Seven rows by three, of which one is left, are as each by itself; all have segments."""
+    case = CASES["causal, one kv head"]
+    monkeypatch.setattr(attention_blocks, "CACHE", 3 * 4 * case.heads * case.tokens**2)
+    rows = [jnp.concatenate([x, x[:1] + 1, -x, 2 * x]) for x in values_of(case, jnp.float32)]
+    segments_BT = jnp.asarray(np.arange(case.tokens) > 10 * np.arange(7)[:, None], int)
+
+    def of_row(kernel, q_THD, k_TKD, v_TKD, dy_THD, segments_T):
+        def outputs(*row):
+            return attend(kernel, *row, segments_T, None, 0.3, None)
+
+        y_THD, backward = jax.vjp(outputs, q_THD, k_TKD, v_TKD)
+        return y_THD, *backward(dy_THD)
+
+    grouped, alone = (
+        jax.jit(jax.vmap(functools.partial(of_row, kernel)))
+        for kernel in ("grouped_blocks", "blocks")
+    )
+    assert_close(grouped(*rows, segments_BT), alone(*rows, segments_BT), 1e-6)
+    loops = [
+        str(jax.make_jaxpr(run)(*rows, segments_BT)).count("length=7") for run in (grouped, alone)
+    ]
+    assert loops[0] == 0 < loops[1]
 
 
 def test_splash_within_a_scan_on_a_mesh():
@@ -245,7 +271,9 @@ def test_auto(backend, activations, kernel):
 def test_a_kernel_by_name():
     for name in KERNELS:
         assert kernel_for(name, "tpu", "bfloat16") == name
-    with pytest.raises(InputError, match=r"'flash' is unknown; choose one of auto, blocks, splash"):
+    with pytest.raises(
+        InputError, match=r"'flash' is unknown; choose one of auto, blocks, grouped"
+    ):
         kernel_for("flash", "cpu", "float32")
     with pytest.raises(InputError, match=r"'cudnn' computes in bfloat16, .* is 'float32'"):
         kernel_for("cudnn", "gpu", "float32")
