@@ -240,6 +240,16 @@ def test_tokens_with_logits(size, chunk):
     assert of_loss.tokens_with_logits(size) == chunk
 
 
+def test_counted_first():
+    """No sort, which takes compilers for TPUs long, has to put them there."""
+    counted_X = np.random.default_rng(0).random(1000) < 0.3
+    order_X = np.argsort(~counted_X, kind="stable")
+    found_X, place_X = of_loss._counted_first(jnp.asarray(counted_X))
+    np.testing.assert_array_equal(found_X, order_X)
+    np.testing.assert_array_equal(order_X[place_X], np.arange(1000))
+    assert " sort" not in str(jax.make_jaxpr(of_loss._counted_first)(counted_X))
+
+
 def test_supervised_tokens_alone_under_dropout(world):
     model = tiny_model(dropout=0.3)
     keys_B = jax.random.split(jax.random.key(5), 5)
