@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.data.chat import Encoded
+from g2is_jax.data.encoded_rows import EncodedRows
 from g2is_jax.data.packing import (
     BATCH_OVERHEAD,
     Shape,
@@ -83,6 +84,8 @@ def lay_out(encoded: Sequence[Encoded], plan: Plan, pad: int = 0) -> Batch:
 
 def row_lengths(encoded: Sequence[Encoded]) -> np.ndarray:
     """Returns the tokens of each row: int64 (N,)."""
+    if isinstance(encoded, EncodedRows):
+        return encoded.lengths_N
     return np.array([len(example.tokens_T) for example in encoded], np.int64)
 
 

@@ -1,32 +1,29 @@
-"""The rows of a file as text, by what the file holds and not by its name: JSON lines or one JSON
-array, plain or packed by gzip."""
+"""The rows of a file as JSON, by what the file holds and not by its name: JSON lines, one JSON
+array, CSV, parquet, Arrow or a saved data set."""
 
-import gzip
-import io
+import codecs
 import json
 import os
-import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
+from g2is_jax.data.csv_rows import csv_rows, is_csv
+from g2is_jax.data.formats import Columns
+from g2is_jax.data.packed import unpacked
+from g2is_jax.data.tables import TABLES, is_saved, saved_rows
+from g2is_jax.data.values import Row, not_utf8
 from g2is_jax.runs.errors import InputError
 
-# What a packed file may unpack to: so many times its size, or so many bytes if that is more. Text
-# unpacks to a few times its size, a file made to fill the memory to 1,000 times.
-MOST_TIMES, FREE_BYTES = 100, 2**30
-GZIP, UTF8_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
+HEAD = 2**20  # bytes from a file's beginning that say what it is
+PIECE = 2**20  # bytes of an array that are read at once
+UTF8_MARK = codecs.BOM_UTF8
 TO_UTF8 = "convert it to UTF-8: iconv -f {0} -t UTF-8 FILE > NEW"
-TO_LINES = (
-    'write it as JSON lines, by pandas: read_{0}(FILE).to_json(NEW, orient="records", lines=True)'
-)
-# How a file begins that holds no rows as text -> what it is, and the way out.
+# How a file begins that holds no rows -> what it is, and the way out.
 BEGINNINGS = {
-    b"PAR1": f"a parquet file: {TO_LINES.format('parquet')}",
-    b"ARROW1": f"an Arrow file: {TO_LINES.format('feather')}",
     b"version https://git-lfs": "a Git LFS pointer, not rows: git lfs pull brings the file",
     b"PK\x03\x04": "a zip archive: unpack it by unzip",
-    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it by unzstd",
     b"\xfd7zXZ\x00": "packed by xz: unpack it by unxz",
     b"BZh": "packed by bzip2: unpack it by bunzip2",
     b"\xff\xfe\x00\x00": f"UTF-32, not UTF-8: {TO_UTF8.format('UTF-32')}",
@@ -36,70 +33,143 @@ BEGINNINGS = {
 }
 
 
-def row_texts(path: epath.PathLike) -> Iterator[tuple[int, bytes]]:
-    """Yields (1-based number of its line, JSON in one line) of each row, not yet checked.
+def row_texts(path: epath.PathLike, columns: Columns = ()) -> Iterator[Row]:
+    """Yields the rows of a file or data set, not yet checked, and reads it as they are asked for.
 
-    Raises InputError, naming what the file is, where it holds no rows as text.
+    columns: fields named by hand, by which a CSV file may be known. Raises InputError, naming what
+    the file is, where it holds no rows.
     """
     name = os.fspath(path)
-    data = _read_bytes(path)
+    if is_saved(path):
+        yield from saved_rows(path)
+        return
+    with unpacked(path) as stream:
+        head = stream.read(HEAD)
+    for beginning, rows in TABLES.items():
+        if head.startswith(beginning):
+            yield from rows(path)
+            return
+    _check_is_text(head, name)
+    with unpacked(path) as stream:
+        if head.startswith(UTF8_MARK):
+            stream.read(len(UTF8_MARK))
+        yield from _text_rows(stream, head.removeprefix(UTF8_MARK), name, columns)
+
+
+def _check_is_text(head: bytes, name: str) -> None:
+    """Check that a file is not of a kind that holds no rows, by its beginning."""
     for beginning, what in BEGINNINGS.items():
-        if data.startswith(beginning):
+        if head.startswith(beginning):
             raise InputError(f"{name}: {what}")
-    data = data.removeprefix(UTF8_MARK)
-    if len(data) > 1 and 0 in data[:2]:
-        order = "UTF-16LE" if data[1] == 0 else "UTF-16BE"
+    head = head.removeprefix(UTF8_MARK)
+    if len(head) > 1 and 0 in head[:2]:
+        order = "UTF-16LE" if head[1] == 0 else "UTF-16BE"
         raise InputError(f"{name}: UTF-16, not UTF-8: {TO_UTF8.format(order)}")
-    start = data[:1000].lstrip()
+    start = head[:1000].lstrip()
     if start.startswith(b"<"):
         kind = "an XML" if start.startswith(b"<?xml") else "an HTML"
         raise InputError(f"{name}: {kind} page, not rows: download it again")
-    first_line = data.lstrip().partition(b"\n")[0]
-    if start.startswith(b"[") and not (_is_json(first_line) and _has_more(data)):
-        return _array_rows(_decoded(data, name), name)
-    if start.startswith(b"{") and not _is_json(first_line) and _is_json(data):
+
+
+def _text_rows(stream: BinaryIO, head: bytes, name: str, columns: Columns) -> Iterator[Row]:
+    start = head.lstrip()
+    first_line, _, more = start.partition(b"\n")
+    if start.startswith(b"[") and not (more.strip() and _is_json(first_line)):
+        return _array_rows(stream, name)
+    if start.startswith(b"{") and not _is_json(first_line) and _is_json(head):
         raise InputError(
             f"{name}: one JSON object over several lines; expected one JSON object per line, or "
             "an array of them"
         )
-    return _line_rows(data)
+    if is_csv(head, name, columns):
+        return csv_rows(stream, head, name)
+    return _line_rows(stream)
 
 
-def _line_rows(data: bytes) -> Iterator[tuple[int, bytes]]:
-    # Not splitlines(): JSON strings may hold separators that it would cut at.
-    for number, line in enumerate(data.split(b"\n"), start=1):
+def _line_rows(stream: BinaryIO) -> Iterator[Row]:
+    # A stream of bytes is cut at \n alone: JSON strings may hold other separators.
+    for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield number, line.removesuffix(b"\r")
+            yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _array_rows(text: str, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yields the elements of the array that a text is, each as it stands there but in one line."""
-    decoder, number, before = json.JSONDecoder(), 1, 0
-    at = _skipped(text, text.index("[") + 1, " \t\r\n")
+def _array_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
+    """Yields the elements of an array, each as it stands there but in one line."""
+    text = _Text(stream, name)
+    text.skip(" \t\r\n")
+    text.at += 1  # the bracket
     try:
-        while not text.startswith("]", at):
-            number += text.count("\n", before, at)
-            before = at
-            _, end = decoder.raw_decode(text, at)
+        text.skip(" \t\r\n")
+        while text.next() != "]":
+            number, element = text.element()
             # Between the tokens of JSON a line break is a blank, and within a string there is none.
-            yield number, " ".join(part.strip() for part in text[at:end].split("\n")).encode()
-            at = _skipped(text, end, " \t\r\n")
-            if not text.startswith(("]", ","), at):
+            yield number, " ".join(part.strip() for part in element.split("\n")).encode()
+            text.skip(" \t\r\n")
+            if text.next() not in ("]", ","):
                 raise ValueError("expected a comma or the array's end")
-            at = _skipped(text, at, ", \t\r\n")
-        if text[at + 1 :].strip():
+            text.skip(", \t\r\n")
+        text.at += 1
+        text.skip(" \t\r\n")
+        if text.next():
             raise ValueError("text follows the array's end")
     except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"{name}:{number}: the JSON array is damaged or cut short ({error}); "
+            f"{name}:{text.line}: the JSON array is damaged or cut short ({error}); "
             "copy the file again"
         ) from error
 
 
-def _skipped(text: str, at: int, characters: str) -> int:
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
+class _Text:
+    """The text of a stream, of which only the piece around a place is in memory."""
+
+    def __init__(self, stream: BinaryIO, name: str):
+        self._stream, self._name = stream, name
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._value = json.JSONDecoder().raw_decode
+        self._text, self._ended = "", False
+        self._counted, self.line = 0, 1  # `line`: of the character at `_counted`
+        self.at = 0
+
+    def next(self) -> str:
+        """Returns the character at the place; empty at the end."""
+        while self.at >= len(self._text) and not self._ended:
+            self._more(PIECE)
+        return self._text[self.at : self.at + 1]
+
+    def skip(self, characters: str) -> None:
+        """Goes on to the next character that is none of these."""
+        while (character := self.next()) and character in characters:
+            self.at += 1
+
+    def element(self) -> tuple[int, str]:
+        """Returns the line and the text of the JSON value at the place, and goes behind it."""
+        self.line += self._text.count("\n", self._counted, self.at)
+        if self.at > PIECE:  # not for each element: what is left is copied
+            self._text, self.at = self._text[self.at :], 0
+        self._counted, size = self.at, PIECE
+        while True:
+            try:
+                _, end = self._value(self._text, self.at)
+                if end < len(self._text) or self._ended:  # a number may go on
+                    break
+            except ValueError:
+                if self._ended:
+                    raise
+            self._more(size)
+            size *= 2
+        start, self.at = self.at, end
+        return self.line, self._text[start:end]
+
+    def _more(self, size: int) -> None:
+        data = self._stream.read(size)
+        self._ended = not data
+        try:
+            self._text += self._decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            lines = self._text.count("\n", self._counted) + error.object[: error.start].count(b"\n")
+            raise InputError(f"{self._name}:{self.line + lines}: {not_utf8(error)}") from error
 
 
 def _is_json(data: bytes) -> bool:
@@ -108,52 +178,3 @@ def _is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _has_more(data: bytes) -> bool:
-    return bool(data.lstrip().partition(b"\n")[2].strip())
-
-
-def _decoded(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{name}:{number}: {not_utf8(error)}") from error
-
-
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """Says which byte is wrong, and the way out."""
-    return f"byte 0x{error.object[error.start]:02x} is not UTF-8; convert the file to UTF-8"
-
-
-def _read_bytes(path: epath.PathLike) -> bytes:
-    file, name = epath.Path(path), os.fspath(path)
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error}; check the path") from error
-    if not data.startswith(GZIP):
-        return data
-    try:
-        return _unpacked(data, name)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{name}: the gzip data is damaged or cut short ({error}); copy the file again"
-        ) from error
-
-
-def _unpacked(data: bytes, name: str) -> bytes:
-    pieces, left = [], max(MOST_TIMES * len(data), FREE_BYTES)
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-        while piece := stream.read(2**20):
-            pieces.append(piece)
-            left -= len(piece)
-            if left < 0:
-                raise InputError(
-                    f"{name}: unpacks to over {MOST_TIMES} times its size; if it is to be so, "
-                    "unpack it by gunzip and give the .jsonl file"
-                )
-    return b"".join(pieces)

@@ -1,127 +1,204 @@
 """Reads files of instruction rows, and checks every row before any compute is spent on it."""
 
+import dataclasses
 import functools
 import hashlib
 import json
 import os
 import re
+from array import array
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from etils import epath
 
 from g2is_jax.data.bad_rows import BadRows
-from g2is_jax.data.content import not_utf8, row_texts
-from g2is_jax.data.formats import Columns, Fields, read_conversation
-from g2is_jax.data.messages import Message, check_turns
-from g2is_jax.data.turns import Remarks
-from g2is_jax.data.values import BadRow, is_absent, kind_of, label_of, text_of
+from g2is_jax.data.content import row_texts
+from g2is_jax.data.formats import Columns
+from g2is_jax.data.hub_sets import HubSet, Place, load_hub_set, place_of_rows
+from g2is_jax.data.lines import LineFile
+from g2is_jax.data.records import Reading, Record, Records, RowRead, made_id, read_row
+from g2is_jax.data.tables import dataset_batches, numbered
+from g2is_jax.data.values import BadRow, Row
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.hashing import file_hash
 
-SUFFIXES = re.compile(r"(\.jsonl|\.json|\.ndjson)?(\.gz)?$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row of a pool, validation or test file."""
-
-    row: int  # 0-based position among all rows of the file, bad ones included
-    id: str
-    source: str
-    task: str
-    subtask: str
-    answer: str | None
-    messages: tuple[Message, ...]
-    line: str  # as it stands in the file, without its newline
+SUFFIXES = re.compile(
+    r"(\.jsonl|\.json|\.ndjson|\.csv|\.tsv|\.parquet|\.arrow)?(\.gz|\.zst)?$", re.IGNORECASE
+)
+TEXTS = np.dtypes.StringDType()  # of any length, in one array
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """The good rows of a file, and what was found in reading it, counted in rows."""
+    """The good rows of a file, and what was found in reading it, counted in rows.
 
-    path: epath.Path
-    records: list[Record]
+    content: a hash of what was read, which may change with the reader.
+    """
+
+    path: Place
+    records: Records
     bad: BadRows
     shapes: Counter[str]
     notes: Counter[str]
     unread: Counter[str]
     by_hand: Columns  # those of the fields named by hand that some row has
     repeated_ids: int
+    content: str
 
     @functools.cached_property
     def digest(self) -> str:
-        """The hashes of the file and of what was read in it, which may change with the reader."""
-        read = hashlib.sha256()
-        for record in self.records:
-            fields = {**vars(record), "messages": list(map(vars, record.messages)), "line": ""}
-            read.update(json.dumps(fields, sort_keys=True).encode())
-        return f"{file_hash(self.path)} read as {read.hexdigest()[:16]}"
+        """The hashes of the file and of what was read in it."""
+        return f"{_hash_of(self.path)} read as {self.content[:16]}"
 
     def summary(self) -> list[str]:
         """Returns the lines that say how the file was read."""
         name = os.fspath(self.path)
-        lines = [f"{name}: {len(self.records):,} rows read as {_counted(self.shapes)}"]
+        lines = [f"{name}: {len(self.records):,} rows read as {counted(self.shapes)}"]
         lines += [f"{name}: {note} ({count:,} rows)" for note, count in sorted(self.notes.items())]
         if self.unread:
-            lines.append(f"{name}: fields that are not read: {_counted(self.unread)}")
+            lines.append(f"{name}: fields that are not read: {counted(self.unread)}")
         if self.repeated_ids:
             lines.append(f"{name}: {self.repeated_ids:,} repeated ids got a number added")
-        if self.bad.counts:
+        if len(self.bad):
             lines.append(f"{name}: {len(self.bad):,} bad rows dropped, the first of each kind:")
             lines += [f"    {line}" for line in self.bad.lines()]
         return lines
 
 
-def _counted(names: Counter[str]) -> str:
+def _hash_of(place: Place) -> str:
+    """Returns the hash of a file or folder; the commit, config and split of a hub's data set."""
+    if isinstance(place, HubSet):
+        return os.fspath(place)
+    if not place.is_dir():
+        return file_hash(place)
+    files = sorted(file for file in place.iterdir() if file.is_file())
+    hashes = [[file.name, file_hash(file)] for file in files]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def counted(names: Mapping[str, int], most: int | None = None) -> str:
+    """Returns names with their counts, the most frequent first, and how many more there are."""
     ordered = sorted(names.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} ({count:,})" for name, count in ordered)
+    shown = [f"{name} ({count:,})" for name, count in ordered[:most]]
+    more = len(ordered) - len(shown)
+    return ", ".join([*shown, *([f"{more:,} more"] if more else [])])
 
 
 def read_records(
     path: epath.PathLike, need_answer: bool = False, columns: Columns = ()
 ) -> list[Record]:
     """Returns the rows of a file in its order; InputError names every reason for a bad one."""
-    return read_rows(path, "stop", need_answer, columns).records
+    reader = RowReader(path, need_answer, columns)
+    records = list(reader)
+    reader.found("stop")
+    return records
 
 
 def read_rows(
     path: epath.PathLike, bad_rows: str, need_answer: bool = False, columns: Columns = ()
 ) -> FileRows:
-    """Reads a file, in its order; each row is of any shape that `formats` knows.
+    """Reads a file to its end; arguments as of `RowReader` and of what it has found."""
+    reader = RowReader(path, need_answer, columns)
+    for _ in reader:
+        pass
+    return reader.found(bad_rows)
 
-    bad_rows: `drop` leaves bad rows out while they are few; `stop` raises InputError, as do many.
-    columns: fields named by hand.
+
+class RowReader:
+    """Reads a file once, in its order; each row is of any shape that `formats` knows.
+
+    need_answer: a row without its gold answer is bad. columns: fields named by hand. Bad rows,
+    shapes, notes and unread fields are those of the rows so far.
     """
-    shapes, notes, unread = Counter[str](), Counter[str](), Counter[str]()
-    records: list[Record] = []
-    bad, ids, by_hand = BadRows(os.fspath(path)), _Ids(), dict[str, str]()
-    row, stem = -1, file_stem(path)
-    for row, (line, data) in enumerate(row_texts(path)):
-        remarks = Remarks()
-        try:
-            text, value = _parse(data)
-            fields = Fields(value, columns)
-            shape, messages = read_conversation(fields, remarks)
-            check_turns(messages)
-            records.append(_record(row, fields, messages, text, need_answer, stem, ids))
-        except BadRow as error:
-            bad.add(line, str(error))
-            continue
-        shapes[shape] += 1
-        notes.update(remarks.notes)
-        unread.update(remarks.unread | fields.left())
-        by_hand |= fields.by_hand
-    bad.check(row + 1, bad_rows)
-    if not records:
-        raise InputError(f"{os.fspath(path)}: no rows; expected one JSON object per line")
-    named = tuple(sorted(by_hand.items()))
-    return FileRows(epath.Path(path), records, bad, shapes, notes, unread, named, ids.repeated)
+
+    def __init__(self, path: epath.PathLike, need_answer: bool = False, columns: Columns = ()):
+        self.path = place_of_rows(path)
+        self._how = Reading(file_stem(path), columns, need_answer)
+        self.bad = BadRows(os.fspath(path))
+        self.shapes, self.notes, self.unread = Counter[str](), Counter[str](), Counter[str]()
+        self._by_hand: dict[str, str] = {}
+        self._content = hashlib.sha256()
+        self._lines, self._numbers = LineFile(), array("q")
+        self._ids, self._own_ids, self._sources = _Ids(), list[str](), list[str]()
+        self._rows = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yields the good rows; what else is there is kept for `found`."""
+        for line, data in self._texts():
+            try:
+                row = read_row(self._rows, data, self._how)
+            except BadRow as error:
+                self.bad.add(line, str(error))
+            else:
+                yield self._kept(row)
+            self._rows += 1
+
+    def _texts(self) -> Iterator[Row]:
+        if not isinstance(self.path, HubSet):
+            return row_texts(self.path, self._how.columns)
+        self.path, found = load_hub_set(self.path)
+        return numbered(dataset_batches(found))
+
+    def _kept(self, found: RowRead) -> Record:
+        """Returns the record with an id of its own, once all else about it is kept."""
+        self.shapes[found.shape] += 1
+        self.notes.update(found.notes)
+        self.unread.update(found.unread)
+        self._by_hand |= found.by_hand
+        record = found.record
+        own = record.id
+        record = dataclasses.replace(
+            record, id=self._ids.own(own) if own else self._ids.made(made_id(record.messages))
+        )
+        turns = [[turn.role, turn.content, turn.learned] for turn in record.messages]
+        labels = [record.source, record.task, record.subtask, record.answer]
+        self._content.update(json.dumps([record.row, record.id, *labels, turns]).encode())
+        self._lines.add(record.line.encode())
+        self._numbers.append(record.row)
+        self._own_ids.append(record.id)
+        self._sources.append(record.source)
+        return record
+
+    @property
+    def repeated_ids(self) -> int:
+        """The number of rows so far whose own id had to get a number added."""
+        return self._ids.repeated
+
+    def found(self, bad_rows: str) -> FileRows:
+        """Returns what was read, after the last row.
+
+        bad_rows: `drop` leaves bad rows out while they are few; `stop` raises InputError, as do
+        many.
+        """
+        self.bad.check(self._rows, bad_rows)
+        if not self._own_ids:
+            raise InputError(f"{os.fspath(self.path)}: no rows; expected one JSON object per line")
+        records = Records(
+            self._lines.lines(),
+            self._how,
+            np.array(self._numbers, np.int64),
+            np.array(self._own_ids, TEXTS),
+            np.array(self._sources, TEXTS),
+        )
+        return FileRows(
+            self.path,
+            records,
+            self.bad,
+            self.shapes,
+            self.notes,
+            self.unread,
+            tuple(sorted(self._by_hand.items())),
+            self.repeated_ids,
+            self._content.hexdigest(),
+        )
 
 
 def file_stem(path: epath.PathLike) -> str:
-    """Returns a file's name without `.jsonl`, `.json` or `.ndjson`, packed or not."""
-    return SUFFIXES.sub("", epath.Path(path).name)
+    """Returns a file's name without the end that says what it is, packed or not."""
+    return SUFFIXES.sub("", place_of_rows(path).name)
 
 
 class _Ids:
@@ -145,70 +222,3 @@ class _Ids:
             free = f"{wanted}-{self._times[wanted] + 1}"
         self._given.add(free)
         return free
-
-
-def _parse(data: bytes) -> tuple[str, dict]:
-    """Returns a row's text, and the JSON object that it is."""
-    try:
-        text = data.decode("utf-8")
-        row = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise BadRow(not_utf8(error)) from error
-    except json.JSONDecodeError as error:
-        raise BadRow(
-            f"not JSON ({error.msg} at column {error.colno}); expected one JSON object per line"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise BadRow(f"not JSON that can be read ({error}); mend the line") from error
-    if not isinstance(row, dict):
-        raise BadRow(f"the row is {kind_of(row)}; expected a JSON object")
-    return text, row
-
-
-def _record(
-    row: int,
-    fields: Fields,
-    messages: tuple[Message, ...],
-    text: str,
-    need_answer: bool,
-    stem: str,
-    ids: _Ids,
-) -> Record:
-    own = _label(fields, "id")
-    source = _label(fields, "source")
-    family = _label(fields, "source")  # beside a source it says nothing more
-    task = _label(fields, "task") or stem
-    subtask = _label(fields, "subtask") or task
-    answer = _answer(fields, need_answer)
-    row_id = ids.own(own) if own else ids.made(_hash(messages))
-    return Record(row, row_id, source or family, task, subtask, answer, messages, text)
-
-
-def _hash(messages: tuple[Message, ...]) -> str:
-    """Hashes roles and texts, and which replies are not learned."""
-    content = [
-        [message.role, message.content, *(() if message.learned else (False,))]
-        for message in messages
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _label(fields: Fields, part: str) -> str:
-    key = fields.find(part)
-    return label_of(fields.take(key), f'"{key}"') if key else ""
-
-
-def _answer(fields: Fields, needed: bool) -> str | None:
-    """Returns the gold answer: where it is the reply too, what follows GSM8K's mark in it."""
-    key = fields.find("answer")
-    if key and not needed and isinstance(fields.row[key], bool | list | dict):
-        return None  # a field of another meaning
-    if key:
-        return text_of(fields.take(key), f'"{key}"')
-    key = next(iter(fields.names("answer")), None)
-    if key and not is_absent(fields.row[key]):
-        return text_of(fields.row[key], f'"{key}"').rpartition("####")[2].strip()
-    if needed:
-        found = "an empty" if key else "no"
-        raise BadRow(f'{found} "answer"; an evaluation row needs its gold answer')
-    return None

@@ -18,31 +18,23 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses no bit of a
 
 @dataclass(frozen=True)
 class Overlap:
-    """A pool row and the first row of a target's file that it overlaps with.
+    """The first row of a target's file that a pool row overlaps with.
 
     words: what they have in common: the whole prompt (`is_prompt`), or a run.
     """
 
-    pool_row: int
     target_row: int
     is_prompt: bool
     words: str
 
 
-def overlaps(pool: Sequence[Record], target: Sequence[Record], run: int = RUN) -> list[Overlap]:
-    """Returns the overlap of each pool row with the prompt, or `run` words in a row, of a target.
+class OverlapIndex:
+    """The prompts of a target's rows, and their runs by hash.
 
-    Time grows with the words of both; memory with the target's.
+    Time grows with the words of both sides; memory with the target's.
     """
-    index = _Index(target, run)
-    found = ((row, index.find(record)) for row, record in enumerate(pool))
-    return [Overlap(row, *first) for row, first in found if first is not None]
 
-
-class _Index:
-    """The prompts of a target's rows, and their runs by hash."""
-
-    def __init__(self, target: Sequence[Record], run: int):
+    def __init__(self, target: Sequence[Record], run: int = RUN):
         self._run = run
         self._numbers: dict[str, int] = {}
         powers = [1]
@@ -59,16 +51,16 @@ class _Index:
                 for start, key in enumerate(self._hashes(words).tolist()):
                     self._runs.setdefault(key, (row, " ".join(words[start : start + run])))
 
-    def find(self, record: Record) -> tuple[int, bool, str] | None:
-        """Returns (target's row, whether the words are its whole prompt, words) of an overlap."""
+    def find(self, record: Record) -> Overlap | None:
+        """Returns the overlap of a pool row with the prompt, or a run of words, of a target."""
         prompt = _prompt(record)
         if prompt in self._prompts:
-            return self._prompts[prompt], True, prompt
+            return Overlap(self._prompts[prompt], True, prompt)
         for words in _messages(record):
             for start, key in enumerate(self._hashes(words).tolist()):
                 row, text = self._runs.get(key, (0, ""))
                 if text and text == " ".join(words[start : start + self._run]):
-                    return row, False, text
+                    return Overlap(row, False, text)
         return None
 
     def _hashes(self, words: Sequence[str]) -> np.ndarray:

@@ -2,10 +2,14 @@
 
 import json
 import math
+from typing import TypeAlias
 
 
 class BadRow(ValueError):
     """A row cannot be learned from; the message says why and the way out, and not where."""
+
+
+Row: TypeAlias = tuple[int, bytes | BadRow]  # its 1-based line or number, its JSON in one line
 
 
 def is_absent(value: object) -> bool:
@@ -48,3 +52,8 @@ def kind_of(value: object) -> str:
     if value is None or is_absent(value):
         return "null" if value is None else "NaN" if isinstance(value, float) else "empty"
     return names.get(type(value), "an object" if isinstance(value, dict) else "a list")
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Says which byte is wrong, and the way out."""
+    return f"byte 0x{error.object[error.start]:02x} is not UTF-8; convert the file to UTF-8"

@@ -33,8 +33,8 @@ def train(
     """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
     pool, mesh = job.data.pool, shared_training_mesh()
     devices = mesh.size if mesh else 1
-    encoded = [pool.encoded[row] for row in rows]
-    ids = [pool.records[row].id for row in rows]
+    encoded = pool.encoded.take(rows)
+    ids = pool.records.take(rows).ids_N.tolist()
     shapes = pool_shapes(pool, config, devices, config.packing)
     adapter, moments = fit(
         job.model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from g2is_jax.data.bad_rows import POLICIES
 from g2is_jax.data.chat import TEMPLATES
+from g2is_jax.data.hub_sets import place_of_rows
 from g2is_jax.features.gradients import KINDS
 from g2is_jax.pipeline.fields import BUILT_IN, config_fields, parts, target_name
 from g2is_jax.runs.errors import InputError
@@ -85,16 +86,17 @@ def check_files(config: ConfigDict) -> None:
     _check_target_names(validation)
     pool = () if built_in else (config.data.pool,)
     for name in (*pool, *validation, *test, *parts(config.evaluate.shots_files)):
-        if not epath.Path(name).exists():
+        place = place_of_rows(name)
+        if isinstance(place, epath.Path) and not place.exists():
             raise InputError(
-                f"{epath.Path(name)}: no such file; check data.pool, data.validation, data.test, "
+                f"{place}: no such file; check data.pool, data.validation, data.test, "
                 "evaluate.shots_files"
             )
 
 
 def _check_target_names(validation: tuple[str, ...]) -> None:
     """Check that every target has a name that a folder can have, and that no other has."""
-    names = [target_name(epath.Path(file)) for file in validation]
+    names = [target_name(place_of_rows(file)) for file in validation]
     for file, name in zip(validation, names, strict=True):
         if name in ("", ".", ".."):
             raise InputError(

@@ -1,17 +1,20 @@
 """The rows of a file that can be used, and a target's rows of validation and test."""
 
 import dataclasses
-import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
-from g2is_jax.data.chat import ChatFormat, Encoded
-from g2is_jax.data.files import FileRows, Record, file_stem
+from g2is_jax.data.chat import ROWS_PER_CALL, ChatFormat
+from g2is_jax.data.encoded_rows import EncodedRows, Encoder
+from g2is_jax.data.files import FileRows, RowReader, file_stem
+from g2is_jax.data.hub_sets import Place, place_of_rows
+from g2is_jax.data.records import Record, Records
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
@@ -21,13 +24,17 @@ from g2is_jax.runs.errors import InputError
 class Dataset:
     """The usable rows of one file: those with at least one supervised token."""
 
-    path: epath.Path
+    file: FileRows
     digest: str
-    records: list[Record]
-    encoded: list[Encoded]
-    bad: dict[str, int]  # rows dropped as bad, by reason
+    records: Records
+    encoded: EncodedRows
     dropped: int
     truncated: int
+
+    @property
+    def path(self) -> Place:
+        """The file, or the data set of the hub."""
+        return self.file.path
 
     def without(self, rows: Collection[int]) -> "Dataset":
         """The dataset without some of its rows, which is a content of its own if there are any."""
@@ -38,8 +45,8 @@ class Dataset:
         return dataclasses.replace(
             self,
             digest=f"{self.digest} without {taken}",
-            records=[self.records[row] for row in left],
-            encoded=[self.encoded[row] for row in left],
+            records=self.records.take(left),
+            encoded=self.encoded.take(left),
         )
 
     @property
@@ -48,20 +55,31 @@ class Dataset:
         return file_stem(self.path)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """The numbers of its rows, as the manifest of a stage has them."""
-        counts = {
+    def counts(self) -> dict:
+        """The numbers of its rows and the reasons for bad ones, as a stage's manifest has them."""
+        bad = self.file.bad
+        counts: dict = {
             "rows": len(self.records),
-            "bad": sum(self.bad.values()),
+            "bad": len(bad),
             "dropped": self.dropped,
             "truncated": self.truncated,
         }
-        return counts | {f"bad: {reason}": count for reason, count in self.bad.items()}
+        return counts | ({"bad_rows": [r.counts() for r in bad.reasons]} if len(bad) else {})
 
-    @functools.cached_property
+    @property
+    def ids(self) -> list[str]:
+        """The id of each row."""
+        return self.records.ids_N.tolist()
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of each row."""
+        return self.records.sources_N.tolist()
+
+    @property
     def tokens_N(self) -> np.ndarray:
         """The supervised tokens of each row."""
-        return np.array([int(example.supervised_T.sum()) for example in self.encoded])
+        return self.encoded.supervised_N
 
 
 @dataclass(frozen=True)
@@ -70,53 +88,76 @@ class Target:
 
     name: str
     validation: Dataset
-    test: epath.Path
+    test: Place
     test_records: list[Record]
     test_digest: str
 
 
-def usable_rows(rows: FileRows, chat: ChatFormat, max_length: int) -> Dataset:
-    """The rows of a file that have a supervised token; InputError if none has."""
-    path, records = rows.path, rows.records
-    encoded = chat.encode_all(records, max_length)
-    kept = [i for i, example in enumerate(encoded) if example.supervised_T.any()]
-    if not kept:
+def read_dataset(
+    reader: RowReader,
+    bad_rows: str,
+    chat: ChatFormat,
+    max_length: int,
+    look: Callable[[Record], object] = lambda record: None,
+) -> Dataset:
+    """Reads a file once, and encodes its rows as they come; InputError if none can be used.
+
+    bad_rows: as of `RowReader.found`. look: gets each good row.
+    """
+    encoder = Encoder()
+    for records in batched(reader, ROWS_PER_CALL):
+        try:
+            encoder.add(chat.encode_all(records, max_length))
+        except InputError as error:
+            raise InputError(f"{reader.path}: {error}") from error
+        for record in records:
+            look(record)
+    file, encoded = reader.found(bad_rows), encoder.rows()
+    kept_N = np.flatnonzero(encoded.supervised_N)
+    if not len(kept_N):
         raise InputError(
-            f"{path}: no row has a supervised token within {max_length} "
+            f"{reader.path}: no row has a supervised token within {max_length} "
             "tokens; raise model.max_length or check the assistant messages"
         )
     return Dataset(
-        path,
-        rows.digest,
-        [records[i] for i in kept],
-        [encoded[i] for i in kept],
-        bad=rows.bad.counts,
-        dropped=len(records) - len(kept),
-        truncated=sum(example.truncated for example in encoded),
+        file,
+        file.digest,
+        file.records.take(kept_N),
+        encoded.take(kept_N),
+        dropped=len(encoded) - len(kept_N),
+        truncated=int(encoded.truncated_N.sum()),
     )
 
 
+def batched(reader: Iterable[Record], count: int) -> Iterator[list[Record]]:
+    """Yields rows so many at a time."""
+    rows = iter(reader)
+    while batch := list(itertools.islice(rows, count)):
+        yield batch
+
+
 def read_target(
-    name: str, validation: FileRows, test: FileRows, chat: ChatFormat, max_length: int
-) -> Target:
+    name: str, validation: RowReader, test: RowReader, chat: ChatFormat, max_length: int
+) -> tuple[Target, list[FileRows]]:
     """A task's two files; not all of its test rows are cut off."""
-    usable_rows(test, chat, max_length)
-    shown = usable_rows(validation, chat, max_length)
-    return Target(name, shown, test.path, test.records, test.digest)
+    measured = read_dataset(test, "stop", chat, max_length).file
+    shown = read_dataset(validation, "stop", chat, max_length)
+    target = Target(name, shown, measured.path, list(measured.records), measured.digest)
+    return target, [shown.file, measured]
 
 
 def target_files(
     data: DataSettings, world: Callable[[], epath.Path]
-) -> tuple[epath.Path, list[epath.Path], list[epath.Path]]:
+) -> tuple[Place, list[Place], list[Place]]:
     """The pool's file, and those of validation and of test, one of each for each target.
 
     world: makes the built-in world, and returns its folder; called where it is the pool.
     """
-    pool = world() / "pool.jsonl" if data.pool == BUILT_IN else epath.Path(data.pool)
     if not data.targets_of_world:
-        return pool, list(map(epath.Path, data.validation)), list(map(epath.Path, data.test))
+        pool = world() / "pool.jsonl" if data.pool == BUILT_IN else place_of_rows(data.pool)
+        return pool, list(map(place_of_rows, data.validation)), list(map(place_of_rows, data.test))
+    folder = world()
     validation, test = (
-        [pool.parent / f"{part}_{name}.jsonl" for name in data.world.targets]
-        for part in ("val", "test")
+        [folder / f"{part}_{name}.jsonl" for name in data.world.targets] for part in ("val", "test")
     )
-    return pool, validation, test
+    return folder / "pool.jsonl", validation, test

@@ -165,7 +165,7 @@ def _pass(
 
     devices = mesh.size if mesh else 1
     batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)
-    rows = [record.row for record in dataset.records]
+    rows = dataset.records.numbers_N.tolist()
     parameters = sum(leaf.size for leaf in job.weights.values())
     with contextlib.ExitStack() as stack:
         writers = [

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import file_stem
+from g2is_jax.data.hub_sets import Place
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.workdir import flat_fields
 
@@ -56,7 +56,7 @@ def listed(text: str, field: str) -> tuple[str, ...]:
     return named
 
 
-def target_name(validation: epath.Path) -> str:
+def target_name(validation: Place) -> str:
     """The name of a target: that of its validation file, without `val_`."""
     stem = file_stem(validation)
     return stem.removeprefix("validation_").removeprefix("val_")

@@ -58,10 +58,9 @@ def export(job: Job, method: str, target: Target, seed: int) -> None:
     """Write all of one graph to `graphs/METHOD-SEED[/TARGET]/`, and print that."""
     pool = method_inputs.rows_of(job, job.data.pool, method, seed)
     core = directions(job, method, target, seed)
-    records = job.data.pool.records
-    nodes = Nodes([r.id for r in records], [r.source for r in records], core.weights_C)
+    nodes = Nodes(job.data.pool.ids, job.data.pool.sources, core.weights_C)
     # An exact graph need not have as many rows as the setting, which it does not read, asks for.
-    E = min(job.settings.selection.walks[method].graph.neighbours, len(records) - 1)
+    E = min(job.settings.selection.walks[method].graph.neighbours, len(nodes.ids_N) - 1)
     graph = mixed_graph(pool, core.core_CP, E, nodes)
     folder = shown_at(job, SHOWN, method, target, seed)
     make_folder(folder)

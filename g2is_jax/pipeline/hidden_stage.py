@@ -13,7 +13,7 @@ from g2is_jax.runs.stages import Stage
 
 def stage(job: Job, dataset: Dataset) -> epath.Path:
     """The representation of RDS+ for each usable row of a file; needs no warm-up."""
-    rows = [record.row for record in dataset.records]
+    rows = dataset.records.numbers_N.tolist()
 
     def build(folder: epath.Path) -> dict:
         tokens = job.settings.evaluation.evaluate.batch_tokens  # of forward passes alone

@@ -15,7 +15,7 @@ from g2is_jax.selection.methods import SECTIONS, WalkSettings
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
     """Check that every token has a row of the embedding: a lookup beyond it would not fail."""
     for dataset in files:
-        largest = max(int(example.tokens_T.max()) for example in dataset.encoded)
+        largest = dataset.encoded.largest_token
         if largest >= rows:
             raise InputError(
                 f"{checkpoint}: the tokenizer gives token {largest} for {dataset.path}, "

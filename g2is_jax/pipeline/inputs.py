@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.files import FileRows, read_rows
+from g2is_jax.data.files import FileRows, RowReader
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
@@ -21,7 +21,7 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
 from g2is_jax.model.weights import Sharding, checkpoint_files, read_weights
 from g2is_jax.pipeline import shared_rows
-from g2is_jax.pipeline.datasets import Dataset, Target, read_target, target_files, usable_rows
+from g2is_jax.pipeline.datasets import Dataset, Target, read_dataset, read_target, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, target_name
 from g2is_jax.pipeline.job_stages import Stages
 from g2is_jax.pipeline.settings import (
@@ -99,25 +99,32 @@ def read_data(
     stages: Stages,
 ) -> Data:
     """The pool and the targets, read; InputError names what is wrong with a file."""
-    folder = checkpoint(settings.checkpoint).folder
-    _check_length(folder, settings.max_length)
-    chat = ChatFormat(load_tokenizer(folder), settings.chat_template)
+    chat = read_chat(checkpoint(settings.checkpoint).folder, settings)
     files = target_files(settings, lambda: world_stage(stages, settings.world))
     pool_file, validation_files, test_files = files
-    columns = settings.columns
-    pool = read_rows(pool_file, settings.bad_rows, columns=columns)
-    validations = [read_rows(file, "stop", columns=columns) for file in validation_files]
-    tests = [read_rows(file, "stop", True, columns) for file in test_files]
-    whole = usable_rows(pool, chat, settings.max_length)
-    targets = tuple(
-        read_target(target_name(validation.path), validation, test, chat, settings.max_length)
-        for validation, test in zip(validations, tests, strict=True)
-    )
-    _check_columns(settings, [pool, *validations, *tests])
-    summary = "\n".join(line for rows in (pool, *validations, *tests) for line in rows.summary())
-    shared = shared_rows.find(whole, targets)
+    columns, length = settings.columns, settings.max_length
+    targets: list[Target] = []
+    of_targets: list[FileRows] = []
+    for validation, test in zip(validation_files, test_files, strict=True):
+        readers = RowReader(validation, columns=columns), RowReader(test, True, columns)
+        target, read = read_target(target_name(validation), *readers, chat, length)
+        targets.append(target)
+        of_targets += read
+    finder = shared_rows.Finder(targets)
+    pool = RowReader(pool_file, columns=columns)
+    whole = read_dataset(pool, settings.bad_rows, chat, length, finder.look)
+    read = [whole.file, *of_targets]
+    _check_columns(settings, read)
+    summary = "\n".join(line for rows in read for line in rows.summary())
+    shared = finder.found(whole)
     removed = {row.row for row in shared} if settings.overlap == "remove" else set()
     return Data(chat, whole, targets, shared, whole.without(removed), summary)
+
+
+def read_chat(checkpoint: epath.Path, settings: DataSettings) -> ChatFormat:
+    """The tokenizer of a checkpoint with the config's chat template."""
+    _check_length(checkpoint, settings.max_length)
+    return ChatFormat(load_tokenizer(checkpoint), settings.chat_template)
 
 
 def _check_columns(settings: DataSettings, files: Sequence[FileRows]) -> None:

@@ -74,13 +74,14 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
     if needs == NOTHING:
         return bare
     if needs == TEXTS:
-        records, own = job.data.pool.records, target.validation.records
+        pool_prompts, pool_texts = _texts(job.data.pool)
+        validation_prompts, validation_texts = _texts(target.validation)
         return dataclasses.replace(
             bare,
-            pool_prompts=[prompt(record) for record in records],
-            pool_texts=[whole(record) for record in records],
-            validation_prompts=[prompt(record) for record in own],
-            validation_texts=[whole(record) for record in own],
+            pool_prompts=pool_prompts,
+            pool_texts=pool_texts,
+            validation_prompts=validation_prompts,
+            validation_texts=validation_texts,
         )
     pool = rows_of(job, job.data.pool, method, seed)
     validation = rows_of(job, target.validation, method, seed)
@@ -92,6 +93,15 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
         validation=validation.take(validation.finite_N),
         subtasks_M=subtasks_M[validation.finite_N],
     )
+
+
+def _texts(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """The prompt of each row, and all of its messages."""
+    prompts, texts = [], []
+    for record in dataset.records:
+        prompts.append(prompt(record))
+        texts.append(whole(record))
+    return prompts, texts
 
 
 def rows_of(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:

@@ -14,8 +14,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.files import FileRows, Record, read_rows
+from g2is_jax.data.files import FileRows, read_rows
 from g2is_jax.data.formats import read_columns
+from g2is_jax.data.records import Records
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
 from g2is_jax.features.store import store_digest
 from g2is_jax.pipeline.job_stages import has_stages
@@ -44,7 +45,7 @@ class OwnFeatures:
 
     pool: OwnMatrix
     validation: OwnMatrix
-    records: list[Record] | None
+    records: Records | None
 
     @property
     def numbers_N(self) -> np.ndarray:
@@ -56,8 +57,7 @@ class OwnFeatures:
         """The fields that identify a pool row beside the reasons for it."""
         if self.records is None:
             return {"row": int(self.numbers_N[row])}
-        record = self.records[row]
-        return {"row": record.row, "id": record.id, "source": record.source}
+        return self.records.known(row)
 
 
 def run(
@@ -115,7 +115,7 @@ def _choose(
     selection = choose(_method_inputs(choosing, own, allowed))
     write_why(folder, selection, own.known)
     if own.records is not None:
-        write_lines(folder, selection, own.records)
+        write_lines(folder, selection, own.records.lines)
     return {"rows": len(selection.picks), **selection.summary}
 
 
@@ -171,7 +171,7 @@ def _read(
     return OwnFeatures(train, validation, records)
 
 
-def _records(train: OwnMatrix, pool: FileRows) -> list[Record]:
+def _records(train: OwnMatrix, pool: FileRows) -> Records:
     """The record of each feature row."""
     records = pool.records
     rows, numbers_N = len(train.rows), train.numbers_N
@@ -183,15 +183,15 @@ def _records(train: OwnMatrix, pool: FileRows) -> list[Record]:
                 "feature row for each row of the pool that is not bad, in its order"
             )
         return records
-    by_number = {record.row: record for record in records}
-    absent = [number for number in numbers_N.tolist() if number not in by_number]
+    places = {number: place for place, number in enumerate(records.numbers_N.tolist())}
+    absent = [number for number in numbers_N.tolist() if number not in places]
     if absent:
         raise InputError(
             f"{train.source} numbers its rows from {numbers_N.min()} to {numbers_N.max()}, "
             f"{pool.path} has {len(records)} good ones and no row {absent[0]} among them; give the "
             "pool that the features were made of"
         )
-    return [by_number[number] for number in numbers_N.tolist()]
+    return records.take([places[number] for number in numbers_N.tolist()])
 
 
 def _limits(choosing: SelectionSettings, own: OwnFeatures, pool: epath.Path | None) -> Limits:
@@ -210,5 +210,5 @@ def _limits(choosing: SelectionSettings, own: OwnFeatures, pool: epath.Path | No
             "selection.unit to rows or fraction"
         )
     known_N = np.ones(rows, int) if tokens_N is None else tokens_N
-    sources = [""] * rows if own.records is None else [r.source for r in own.records]
+    sources = [""] * rows if own.records is None else own.records.sources_N.tolist()
     return limits(budget, known_N, sources)

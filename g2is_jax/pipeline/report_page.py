@@ -68,9 +68,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
 def write(job: Job, scores: list[dict]) -> epath.Path:
     """Write the page, as HTML and as Markdown; returns the HTML's path."""
     walks = list(_walks(job))
-    chosen = composition(
-        selection_stage.entries(job), [record.source for record in job.data.pool.records]
-    )
+    chosen = composition(selection_stage.entries(job), job.data.pool.sources)
     tunes = list(_tunes(job))
     stages = [
         cost_section.read_stage(folder.name, read_manifest(folder)) for folder in job.stages.used
@@ -108,7 +106,7 @@ def _published(job: Job) -> dict[str, Mapping[str, float]]:
 def _facts(job: Job) -> dict[str, str]:
     """The run in words, for the first section."""
     config, pool = job.config, job.data.pool
-    counts = Counter(record.source for record in pool.records).most_common()
+    counts = Counter(pool.sources).most_common()
     named = ", ".join(f"{source} ({count:,})" for source, count in counts[:MOST_SOURCES])
     more = f" and {len(counts) - MOST_SOURCES} more" if len(counts) > MOST_SOURCES else ""
     tune = config.finetune
@@ -224,6 +222,6 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
     dataset = target.validation
     features = method_inputs.rows_of(job, dataset, method, seed)
     usable = np.flatnonzero(features.finite_N)
-    records = [dataset.records[row] for row in usable]
+    records = dataset.records.take(usable)
     prompts = [shortened(method_inputs.prompt(record)) for record in records]
     return [f"validation row {record.id}: {prompts[i]}" for i, record in enumerate(records)]

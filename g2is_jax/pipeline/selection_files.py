@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from g2is_jax.data.files import Record
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.budget import Selection
 
@@ -25,10 +24,9 @@ def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], d
     write_atomic(folder / WHY, "".join(lines))
 
 
-def write_lines(folder: epath.Path, selection: Selection, records: Sequence[Record]) -> None:
+def write_lines(folder: epath.Path, selection: Selection, lines: Sequence[bytes]) -> None:
     """Write the chosen rows, each as it stands in the pool's file."""
-    rows = [records[pick.row].line + "\n" for pick in selection.picks]
-    write_atomic(folder / LINES, "".join(rows))
+    write_atomic(folder / LINES, b"".join(lines[pick.row] + b"\n" for pick in selection.picks))
 
 
 def read_why(folder: epath.Path) -> list[dict]:

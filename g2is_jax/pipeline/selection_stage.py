@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
 
 def write_compositions(job: Job) -> str:
     """Write the composition of the finished selections to `report/`; returns the Markdown."""
-    sources = [record.source for record in job.data.pool.records]
+    sources = job.data.pool.sources
     return write_composition(entries(job), sources, job.stages.workdir / "report")
 
 
@@ -68,7 +68,7 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     def build(folder: epath.Path) -> dict:
         selection = choose(method_inputs.gather(job, method, target, seed))
         write_why(folder, selection, lambda row: _known(job, row))
-        write_lines(folder, selection, job.data.pool.records)
+        write_lines(folder, selection, job.data.pool.records.lines)
         return {"rows": len(selection.picks), **selection.summary}
 
     settings = identity(method, job.settings.selection, seed)
@@ -88,5 +88,5 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
 
 def _known(job: Job, row: int) -> dict:
     """The fields that identify a pool row beside the reasons for it."""
-    record, tokens = job.data.pool.records[row], int(job.data.pool.tokens_N[row])
-    return {"row": record.row, "id": record.id, "source": record.source, "tokens": tokens}
+    pool = job.data.pool
+    return {**pool.records.known(row), "tokens": int(pool.tokens_N[row])}

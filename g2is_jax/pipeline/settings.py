@@ -3,10 +3,10 @@
 import dataclasses
 from dataclasses import dataclass
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.formats import Columns, read_columns
+from g2is_jax.data.hub_sets import Place, place_of_rows
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task
@@ -134,7 +134,7 @@ class EvaluationSettings:
 
     evaluate: EvaluateConfig
     tasks: tuple[Task, ...]
-    shots_files: tuple[epath.Path | None, ...]
+    shots_files: tuple[Place | None, ...]
     curves: bool
     adapter: str
     harness: HarnessConfig
@@ -234,7 +234,7 @@ def _evaluation(config: ConfigDict, targets: int) -> EvaluationSettings:
     return EvaluationSettings(
         evaluate=part_of(EvaluateConfig, config.evaluate, "evaluate"),
         tasks=tuple(map(named_task, tasks)),
-        shots_files=tuple(epath.Path(file) if file else None for file in shots_files),
+        shots_files=tuple(place_of_rows(file) if file else None for file in shots_files),
         curves=config.evaluate.curves,
         adapter=config.evaluate.adapter,
         harness=_harness(config.evaluate),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from etils import epath
 
-from g2is_jax.data.overlap import RUN, overlaps
+from g2is_jax.data.overlap import RUN, Overlap, OverlapIndex
+from g2is_jax.data.records import Record
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.runs.storage import make_folder, write_atomic
 
@@ -28,22 +29,33 @@ class Shared:
     words: str
 
 
-def find(pool: Dataset, targets: Sequence[Target]) -> list[Shared]:
-    """The pool rows that share words with a target's, whose test rows are looked at first."""
-    files = [(target.test, target.test_records) for target in targets]
-    files += [(target.validation.path, target.validation.records) for target in targets]
-    there = [(path.name, record) for path, records in files for record in records]
-    return [
-        Shared(
-            row=found.pool_row,
-            id=pool.records[found.pool_row].id,
-            file=there[found.target_row][0],
-            id_there=there[found.target_row][1].id,
-            whole_prompt=found.is_prompt,
-            words=found.words,
-        )
-        for found in overlaps(pool.records, [record for _, record in there])
-    ]
+class Finder:
+    """Finds the pool rows that share words with a target's, whose test rows are looked at first."""
+
+    def __init__(self, targets: Sequence[Target]):
+        files = [(target.test, target.test_records) for target in targets]
+        files += [(target.validation.path, list(target.validation.records)) for target in targets]
+        self._there = [(path.name, record) for path, records in files for record in records]
+        self._index = OverlapIndex([record for _, record in self._there])
+        self._found: dict[int, Overlap] = {}
+
+    def look(self, record: Record) -> None:
+        """Looks at a row of the pool."""
+        if overlap := self._index.find(record):
+            self._found[record.row] = overlap
+
+    def found(self, pool: Dataset) -> list[Shared]:
+        """The rows found among the usable ones of the pool, all of which were looked at."""
+        rows = enumerate(pool.records.numbers_N.tolist())
+        return [
+            self._shared(row, pool.records.ids_N[row], self._found[number])
+            for row, number in rows
+            if number in self._found
+        ]
+
+    def _shared(self, row: int, row_id: str, overlap: Overlap) -> Shared:
+        file, there = self._there[overlap.target_row]
+        return Shared(row, row_id, file, there.id, overlap.is_prompt, overlap.words)
 
 
 def summary(shared: Sequence[Shared], rows: int, removed: bool) -> str:

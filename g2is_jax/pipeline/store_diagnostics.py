@@ -18,9 +18,7 @@ def write_diagnostics(
 
     momentum: |m|, where the kind of feature has a momentum term, which decays by b1.
     """
-    ids = [record.id for record in dataset.records]
-    sources = [record.source for record in dataset.records]
-    found = diagnose(open_store(folder), ids, sources, momentum, b1)
+    found = diagnose(open_store(folder), dataset.ids, dataset.sources, momentum, b1)
     written = json.dumps(dataclasses.asdict(found), indent=2) + "\n"
     write_atomic(folder / "diagnostics.json", written)
     print(lines(found), flush=True)

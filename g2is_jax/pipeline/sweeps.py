@@ -51,7 +51,7 @@ def run(
         "seconds": round(time.monotonic() - started, 3),
         "settings": reported,
     }
-    sources = [record.source for record in job.data.pool.records]
+    sources = job.data.pool.sources
     folder = workdir / "sweeps" / sweep
     if is_first():
         summary, table = write_sweep(summary, entries, sources, folder)
@@ -125,7 +125,8 @@ def _variant(job: Job, overrides: dict, name: str) -> Job:
         variant.check_inputs()
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
-    if [r.line for r in variant.data.pool.records] != [r.line for r in job.data.pool.records]:
+    own, others = variant.data.pool.records, job.data.pool.records
+    if own is not others and list(own.lines) != list(others.lines):
         raise InputError(
             f"{name}: its pool has other usable rows than the config's, so that selections cannot "
             "be compared; a sweep may change everything but the pool"

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from g2is_jax.data.files import read_rows
 from g2is_jax.data.formats import read_columns
+from g2is_jax.data.hub_sets import place_of_rows
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.settings import check_settings
@@ -45,8 +46,8 @@ def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
 
 def _rows(named: str, field: str, data: ConfigDict) -> int:
     """Returns the number of rows in the files that a field of the config names."""
-    files = [] if named == BUILT_IN else list(map(epath.Path, parts(named)))
-    missing = [file for file in files if not file.exists()]
+    files = [] if named == BUILT_IN else list(map(place_of_rows, parts(named)))
+    missing = [file for file in files if isinstance(file, epath.Path) and not file.exists()]
     if missing or not files:
         what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"
         raise InputError(f"{what}; give --{field}")

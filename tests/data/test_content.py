@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from g2is_jax.data import content
+from g2is_jax.data import packed
 from g2is_jax.data.files import read_records
 from g2is_jax.runs.errors import InputError
 from tests.support.row_files import GOOD, failure, numbered, write
@@ -26,9 +26,9 @@ def test_lines_stay_untouched(tmp_path):
 
 def test_gzip_reads_as_plain(tmp_path):
     plain = write(tmp_path, GOOD, {**GOOD, "id": "é"})
-    packed = tmp_path / "pool.jsonl.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert read_records(packed) == read_records(plain)
+    zipped = tmp_path / "pool.jsonl.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_records(zipped) == read_records(plain)
 
 
 @pytest.mark.parametrize("name", ["pool.JSONL", "pool.json", "pool.ndjson", "pool.txt", "pool"])
@@ -82,8 +82,9 @@ UTF16_FILE = json.dumps(GOOD).encode("utf-16")
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"PAR1\x15\x04", "a parquet file: "),
-        (b"ARROW1\0\0", "an Arrow file: "),
+        (b"PAR1\x15\x04", "a parquet file: cannot be read ("),
+        (b"ARROW1\0\0", "an Arrow file: cannot be read ("),
+        (b"\xff\xff\xff\xff\0\0", "an Arrow file: cannot be read ("),
         (b"version https://git-lfs.github.com/spec/v1\noid x", "a Git LFS pointer, not rows: "),
         (b"\n <!DOCTYPE HTML>\n<html>", "an HTML page, not rows: download it again"),
         (b"<?xml version='1.0'?><Error/>", "an XML page, not rows: download it again"),
@@ -99,7 +100,7 @@ UTF16_FILE = json.dumps(GOOD).encode("utf-16")
         ),
         (json.dumps(GOOD).encode("utf-32"), "UTF-32, not UTF-8: convert it"),
         (b"PK\x03\x04", "a zip archive: "),
-        (b"\x28\xb5\x2f\xfd", "packed by zstd: unpack it by unzstd"),
+        (b"\xfd7zXZ\0", "packed by xz: unpack it by unxz"),
     ],
 )
 def test_what_is_no_file_of_rows_is_named(tmp_path, data, what):
@@ -130,7 +131,7 @@ def test_damaged_gzip(tmp_path, damage):
 
 
 def test_gzip_that_would_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "FREE_BYTES", 2**21)
+    monkeypatch.setattr(packed, "FREE_BYTES", 2**21)
     path = tmp_path / "pool.jsonl.gz"
     line = json.dumps(GOOD).encode() + b"\n"
     path.write_bytes(gzip.compress(line + b" " * (2**21 - len(line))))

@@ -94,7 +94,10 @@ def test_bad_rows_are_dropped_and_counted_by_reason(tmp_path):
     assert [record.row for record in found.records] == [
         row for row in range(60) if row not in (7, 30, 50)
     ]
-    assert list(found.bad.counts.values()) == [2, 1]
+    assert [(reason.rows, reason.lines) for reason in found.bad.reasons] == [
+        (2, [8, 31]),
+        (1, [51]),
+    ]
     empty = f'{path}:8: "completion" is empty; fill it or leave the row out (2 rows)'
     broken = f"{path}:51: not JSON (Expecting property name enclosed in double quotes at column 2)"
     assert found.summary()[1:] == [

@@ -6,7 +6,7 @@ import pytest
 
 from g2is_jax.data.files import Record
 from g2is_jax.data.messages import Message
-from g2is_jax.data.overlap import WORD, Overlap, overlaps
+from g2is_jax.data.overlap import WORD, Overlap, OverlapIndex
 
 
 def record(row: int, prompt: str, reply: str) -> Record:
@@ -35,7 +35,8 @@ def test_the_same_rows_as_a_plain_comparison(run):
         row.row for row in pool if row.messages[0].content in prompts or held_by(row, run) & held
     ]
     assert 3 < len(expected) < 117
-    assert [overlap.pool_row for overlap in overlaps(pool, target, run)] == expected
+    index = OverlapIndex(target, run)
+    assert [row.row for row in pool if index.find(row)] == expected
 
 
 def held_by(row: Record, run: int) -> set[tuple[str, ...]]:
@@ -54,14 +55,16 @@ def test_the_words_in_common_are_reported():
     ]
     first_13 = " ".join(["count", *long.split()[:12]])
     assert first_13 not in long
-    assert overlaps(pool, target) == [
-        Overlap(0, 0, True, "name a colour"),
-        Overlap(1, 1, False, " ".join(long.split()[:13])),
+    assert [OverlapIndex(target).find(row) for row in pool] == [
+        Overlap(0, True, "name a colour"),
+        Overlap(1, False, " ".join(long.split()[:13])),
+        None,
+        None,
     ]
 
 
 def test_case_and_punctuation_do_not_hide_a_copy():
     text = "The quick, brown fox -- jumps over the lazy dog; then it sleeps all day."
-    pool = [record(0, "Tell a story", text.upper().replace(",", " ,"))]
-    assert len(overlaps(pool, [record(0, "Another", text)])) == 1
-    assert overlaps(pool, [record(0, "Another", text.replace("lazy", "old"))]) == []
+    row = record(0, "Tell a story", text.upper().replace(",", " ,"))
+    assert OverlapIndex([record(0, "Another", text)]).find(row)
+    assert OverlapIndex([record(0, "Another", text.replace("lazy", "old"))]).find(row) is None

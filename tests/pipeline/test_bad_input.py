@@ -71,9 +71,9 @@ def test_missing_file(file_config, tmp_path, field):
 
 
 def test_file_of_another_kind(file_config, tmp_path):
-    (tmp_path / "pool.csv").write_text("a,b")
+    (tmp_path / "pool.csv").write_text("a,b\nc,d")
     config = changed(file_config, data__pool=str(tmp_path / "pool.csv"))
-    assert refused(config, tmp_path).startswith(f"{tmp_path / 'pool.csv'}:1: not JSON (")
+    assert refused(config, tmp_path).startswith(f"{tmp_path / 'pool.csv'}:2: format not recog")
     (tmp_path / "pool.parquet").write_bytes(b"PAR1 PAR1")
     config = changed(file_config, data__pool=str(tmp_path / "pool.parquet"))
     assert "pool.parquet: a parquet file: " in refused(config, tmp_path)

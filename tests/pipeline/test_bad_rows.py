@@ -34,11 +34,14 @@ def test_bad_rows_of_the_pool_are_dropped_told_and_counted(spoilt, file_config, 
     assert f'    {pool.path}:3: "completion" is empty; fill it or leave the row out\n' in told
     assert f"{pool.path}: fields that are not read: note (20)\n" in told
     assert "val_pick.jsonl.gz: 4 rows read as prompt/completion (4)\n" in told
-    assert pool.counts == {
-        "rows": 40, "bad": 2, "dropped": 1, "truncated": 1,
-        'bad: "completion" is empty; fill it or leave the row out': 1,
-        next(name for name in pool.counts if name.startswith("bad: not JSON")): 1,
+    counts = pool.counts
+    empty, broken = counts.pop("bad_rows")
+    assert empty == {
+        "reason": '"completion" is empty; fill it or leave the row out', "first_line": 3, "rows": 1
     }  # fmt: skip
+    assert broken["reason"].startswith("not JSON (")
+    assert (broken["first_line"], broken["rows"]) == (44, 1)
+    assert counts == {"rows": 40, "bad": 2, "dropped": 1, "truncated": 1}
     good = open_job(file_config, epath.Path(tmp_path / "good")).data.pool
     assert [record.id for record in pool.records] == [record.id for record in good.records]
     assert [record.row for record in pool.records] == [

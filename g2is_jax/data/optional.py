@@ -1,0 +1,16 @@
+"""Imports the libraries of the extra `[data]` where a file needs them."""
+
+import importlib
+from typing import Any
+
+from g2is_jax.runs.errors import InputError
+
+
+def import_optional(library: str, what: str) -> Any:
+    """Returns a library of the extra; InputError says what needs it, where it is not installed."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise InputError(
+            f'{what}, which needs the extra [data] to be read: pip install -e ".[data]"'
+        ) from error
