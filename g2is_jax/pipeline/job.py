@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.files import read_records
+from g2is_jax.data.files import FileRows, read_rows
 from g2is_jax.evaluation.tasks.table import EvalSet, make_eval_set
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.pipeline import shared_rows
+from g2is_jax.pipeline.check_data import short_lines
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
 from g2is_jax.pipeline.inputs import Checkpoint, Data, Readers, cached_readers
 from g2is_jax.pipeline.job_stages import Stages, has_stages
@@ -78,8 +80,7 @@ class Job:
     def limits(self) -> Limits:
         """The budget, in rows or supervised tokens of the usable pool."""
         pool = self.data.pool
-        sources = [record.source for record in pool.records]
-        return limits(self.settings.selection.budget, pool.tokens_N, sources)
+        return limits(self.settings.selection.budget, pool.tokens_N, pool.sources)
 
     @functools.cached_property
     def eval_sets(self) -> dict[str, EvalSet]:
@@ -90,13 +91,19 @@ class Job:
                 task,
                 target.test_records,
                 target.test,
-                read_records(shots_files[target.name], columns=self.settings.data.columns)
-                if task.shots
-                else [],
+                list(self.shots_rows[shots_files[target.name]].records) if task.shots else [],
                 shots_files[target.name],
             )
             for target, task in zip(self.data.targets, self.settings.evaluation.tasks, strict=True)
         }
+
+    @functools.cached_property
+    def shots_rows(self) -> dict[epath.Path, FileRows]:
+        """The worked rows of the files that tasks with shots take them from."""
+        files, tasks = self.shots_files.values(), self.settings.evaluation.tasks
+        asked = [file for file, task in zip(files, tasks, strict=True) if task.shots]
+        columns = self.settings.data.columns
+        return {file: read_rows(file, "stop", columns=columns) for file in dict.fromkeys(asked)}
 
     @property
     def shots_files(self) -> dict[str, epath.Path]:
@@ -138,9 +145,12 @@ class Job:
         self.check_inputs()
         _ = self.weights
         data, length = self.data, self.settings.data.max_length
+        shown = [target.validation.path for target in data.targets]
+        shots = [rows.summary() for file, rows in self.shots_rows.items() if file not in shown]
+        of_rows = [*itertools.chain(*shots), *short_lines(data.pool)]
         removed = self.settings.data.overlap == "remove"
         print(
-            f"{data.summary}\n"
+            "\n".join([data.summary, *of_rows]) + "\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "
             f"{data.pool.dropped:,} dropped without a supervised token, "
             f"{data.pool.truncated:,} cut at {length:,} tokens; "

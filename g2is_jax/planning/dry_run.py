@@ -14,7 +14,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.files import Record, read_records, read_rows
+from g2is_jax.data.files import read_records, read_rows
+from g2is_jax.data.records import Record, Records
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import make_eval_set
@@ -156,7 +157,7 @@ def _counted(files: Files, data: DataSettings) -> RunRows:
     """Returns the rows of all files, each as long as it may be."""
 
     def rows(paths: Sequence[epath.Path], bad_rows: str) -> RowCounts:
-        counts = [len(read_rows(path, bad_rows, columns=data.columns).records) for path in paths]
+        counts = [len(_read(path, bad_rows, data)) for path in paths]
         return RowCounts(sum(counts), data.max_length, data.max_length)
 
     test = rows(files.tests, "stop")
@@ -180,7 +181,7 @@ def _measured_rows(
     """Returns the usable rows of some files, and the most supervised tokens of a row."""
     count, length, tokens, supervised = 0, data.max_length, [], []
     for path in paths:
-        records = read_rows(path, bad_rows, columns=data.columns).records
+        records = _read(path, bad_rows, data)
         encoded = chat.encode_all(sample(records), length)
         usable = [example for example in encoded if example.supervised_T.any()]
         if not usable:
@@ -193,6 +194,13 @@ def _measured_rows(
         supervised += [int(example.supervised_T.sum()) for example in usable]
     mean, learned = float(np.mean(tokens)), float(np.mean(supervised))
     return RowCounts(count, mean, learned, np.array(tokens)), max(supervised)
+
+
+def _read(path: epath.Path, bad_rows: str, data: DataSettings) -> Records:
+    """Returns the good rows of a file, once it is printed how they were read."""
+    rows = read_rows(path, bad_rows, columns=data.columns)
+    print("\n".join(rows.summary()))
+    return rows.records
 
 
 def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) -> np.ndarray:
@@ -208,7 +216,11 @@ def _prompts(files: Files, settings: Settings, chat: ChatFormat, length: int) ->
     )
     for test, validation, task, named in targets:
         shots_file = named or validation
-        shown = read_records(shots_file, columns=columns) if task.shots else []
+        shown: list[Record] = []
+        if task.shots and named:
+            shown = list(_read(named, "stop", settings.data))
+        elif task.shots:  # how it was read is printed already
+            shown = read_records(validation, columns=columns)
         records = sample(read_records(test, need_answer=True, columns=columns))
         eval_set = make_eval_set(task, records, test, shown, shots_file)
         new_tokens = 0 if task.letters else settings.evaluation.evaluate.new_tokens
