@@ -25,6 +25,7 @@ from g2is_jax.report.page import (
     cost_section,
     directions,
     learning_curves,
+    left_out,
     overview,
     reasons,
     results,
@@ -67,14 +68,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> epath.Path:
 
 def write(job: Job, scores: list[dict]) -> epath.Path:
     """Write the page, as HTML and as Markdown; returns the HTML's path."""
-    walks = list(_walks(job))
-    chosen = composition(selection_stage.entries(job), job.data.pool.sources)
+    walks, pool = list(_walks(job)), job.data.pool
+    chosen = composition(selection_stage.entries(job), pool.sources)
     tunes = list(_tunes(job))
     stages = [
         cost_section.read_stage(folder.name, read_manifest(folder)) for folder in job.stages.used
     ]
     sections = [
         overview.section(_facts(job)),
+        left_out.section(str(pool.path), pool.counts.get("bad_rows", [])),
         results.section(scores, _published(job)),
         cost_section.section([cost for cost, _ in tunes], stages),
         learning_curves.section([curve for _, curve in tunes]),

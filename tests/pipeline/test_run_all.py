@@ -28,10 +28,13 @@ def read(file: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def every_config(base, files):
+def every_config(base, files, tmp_path_factory):
+    """On a pool whose last row is a bad one."""
+    pool = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    pool.write_bytes((files / "pool.jsonl").read_bytes() + b'{"prompt": "a", "completion": ""}\n')
     return changed(
         small_config(base),
-        data__pool=str(files / "pool.jsonl"),
+        data__pool=str(pool),
         data__validation=f"{files / 'val_plus.jsonl'},{files / 'val_pick.jsonl.gz'}",
         data__test=f"{files / 'test_plus.jsonl'},{files / 'test_pick.jsonl'}",
         run__methods=",".join(METHODS),
@@ -86,6 +89,19 @@ def test_report(finished):
         for method, line in found.items():
             tokens = [s["tokens"] for s in scores if (s["method"], s["target"]) == (method, target)]
             assert line["tokens"] == sum(tokens) / 2
+
+
+def test_bad_rows_stand_on_the_page_and_in_manifests(finished):
+    """43 is the line: the file has an empty one too."""
+    workdir, _ = finished
+    reason = '"completion" is empty; fill it or leave the row out'
+    assert f"| 43 | 1 | {reason} |" in (workdir / "report" / "report.md").read_text()
+    manifests = [
+        json.loads(file.read_text()) for file in workdir.glob("stages/features-*/manifest.json")
+    ]
+    bad = [m["counts"]["bad_rows"] for m in manifests if m["counts"]["bad"]]
+    assert bad == [[{"reason": reason, "first_line": 43, "rows": 1}]] * len(bad)
+    assert len(bad) >= 2
 
 
 def test_selections_are_lines_of_the_pool(finished, files):

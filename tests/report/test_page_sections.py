@@ -11,6 +11,7 @@ from g2is_jax.report.against import against_table
 from g2is_jax.report.page import (
     cost_section,
     learning_curves,
+    left_out,
     reasons,
     results,
     similarities,
@@ -138,6 +139,17 @@ def test_published_scores_stand_beside_this_run():
     assert [line[2] for line in table.body] == ["", f"{100 * mean:.2f}", "", ""]
     assert "theirs" in table.head[1]
     assert len(of_sums.blocks) == len(of_gsm8k.blocks) - 2
+
+
+def test_bad_rows_by_reason():
+    reasons = [
+        {"reason": "no reply", "first_line": 1_234, "rows": 1_000},
+        {"reason": "not JSON", "first_line": 7, "rows": 1},
+    ]
+    text, table = left_out.section("pool.jsonl", reasons).blocks
+    assert text.text.startswith("1,001 rows of pool.jsonl cannot be learned from")
+    assert table.body == [["1,234", "1,000", "no reply"], ["7", "1", "not JSON"]]
+    assert left_out.section("pool.jsonl", []) is None
 
 
 def test_costs_of_shared_stages():
