@@ -1,6 +1,5 @@
 """Reads files of instruction rows, and checks every row before any compute is spent on it."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -8,7 +7,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from g2is_jax.data.content import row_texts
 from g2is_jax.data.formats import Columns
 from g2is_jax.data.hub_sets import HubSet, Place, load_hub_set, place_of_rows
 from g2is_jax.data.lines import LineFile
+from g2is_jax.data.messages import Message
 from g2is_jax.data.records import Reading, Record, Records, RowRead, made_id, read_row
 from g2is_jax.data.tables import dataset_batches, numbered
 from g2is_jax.data.values import BadRow, Row
@@ -129,7 +129,7 @@ class RowReader:
         """Yields the good rows; what else is there is kept for `found`."""
         for line, data in self._texts():
             try:
-                row = read_row(self._rows, data, self._how)
+                row = read_row(self._rows, data, self._how, self._ids.of)
             except BadRow as error:
                 self.bad.add(line, str(error))
             else:
@@ -143,16 +143,12 @@ class RowReader:
         return numbered(dataset_batches(found))
 
     def _kept(self, found: RowRead) -> Record:
-        """Returns the record with an id of its own, once all else about it is kept."""
+        """Returns the record, once all that is asked about it later is kept."""
         self.shapes[found.shape] += 1
         self.notes.update(found.notes)
         self.unread.update(found.unread)
         self._by_hand |= found.by_hand
         record = found.record
-        own = record.id
-        record = dataclasses.replace(
-            record, id=self._ids.own(own) if own else self._ids.made(made_id(record.messages))
-        )
         turns = [[turn.role, turn.content, turn.learned] for turn in record.messages]
         labels = [record.source, record.task, record.subtask, record.answer]
         self._content.update(json.dumps([record.row, record.id, *labels, turns]).encode())
@@ -209,10 +205,10 @@ class _Ids:
         self._times: Counter[str] = Counter()
         self.repeated = 0
 
-    def own(self, wanted: str) -> str:
+    def of(self, own: str, messages: Sequence[Message]) -> str:
         """Returns a row's own id, or the next one that is free; repeated ones are counted."""
-        self.repeated += wanted in self._given
-        return self.made(wanted)
+        self.repeated += own in self._given
+        return self.made(own or made_id(messages))
 
     def made(self, wanted: str) -> str:
         """Returns an id that no row has yet."""

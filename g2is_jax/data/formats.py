@@ -9,6 +9,7 @@ as absent. A system text, a history and a context beside them are part of the co
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,13 +70,30 @@ def read_columns(text: str) -> Columns:
     return tuple(sorted(columns.items()))
 
 
+@functools.lru_cache(maxsize=1024)
+def _layout(
+    keys: tuple[str, ...], columns: Columns
+) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
+    """Returns the fields named by hand, the spelling of each name, and the fields of each part.
+
+    Most rows of a file have the same fields, for which that is found once.
+    """
+    by_hand = {part: name for part, name in columns if name in keys}
+    spelled = {key.lower(): key for key in keys} | {key: key for key in keys}
+    names = {
+        part: [spelled[name] for name in known if name in spelled] for part, known in NAMES.items()
+    }
+    for part, name in by_hand.items():
+        names[part].insert(0, name)
+    return by_hand, spelled, names
+
+
 class Fields:
     """The fields of a row that are there, by name in any case, and which of them were read."""
 
     def __init__(self, row: Mapping[str, Any], columns: Columns):
         self.row = row
-        self.by_hand = {part: name for part, name in columns if name in row}
-        self._spelled = {key.lower(): key for key in row} | {key: key for key in row}
+        self.by_hand, self._spelled, self._names = _layout(tuple(row), columns)
         self._left = {key for key, value in row.items() if not is_absent(value)}
 
     def spelled(self, *names: str) -> list[str]:
@@ -84,8 +102,7 @@ class Fields:
 
     def names(self, part: str) -> list[str]:
         """Returns the fields that may hold a part, that named by hand before all others."""
-        by_hand = [self.by_hand[part]] if part in self.by_hand else []
-        return [*by_hand, *self.spelled(*NAMES[part])]
+        return self._names[part]
 
     def find(self, part: str) -> str | None:
         """Returns the field that holds a part, of those that are there and were not read yet."""

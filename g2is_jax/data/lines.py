@@ -11,6 +11,8 @@ import numpy as np
 
 from g2is_jax.runs.storage import naming_failures
 
+PLACE = f"{tempfile.gettempdir()} (TMPDIR names another folder)"
+
 
 class LineFile:
     """A temporary file that texts are written to, one after another.
@@ -20,20 +22,23 @@ class LineFile:
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
-        self._ends = array("q")
+        self._lengths = array("q")
         weakref.finalize(self, self.file.close)
 
     def add(self, data: bytes) -> None:
         """Writes a text."""
-        with naming_failures(f"{tempfile.gettempdir()} (TMPDIR names another folder)"):
+        try:
             self.file.write(data)
-        self._ends.append(len(data))
+        except OSError:
+            with naming_failures(PLACE):
+                raise
+        self._lengths.append(len(data))
 
     def lines(self) -> "Lines":
         """Returns the texts that were written."""
-        with naming_failures(f"{tempfile.gettempdir()} (TMPDIR names another folder)"):
+        with naming_failures(PLACE):
             self.file.flush()
-        lengths_N = np.array(self._ends, np.int64)
+        lengths_N = np.array(self._lengths, np.int64)
         ends_N = lengths_N.cumsum()
         return Lines(self, ends_N - lengths_N, ends_N)
 

@@ -1,9 +1,8 @@
 """Rows as records: what a row says, and the good rows of a file, read back one by one."""
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -45,7 +44,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class RowRead:
-    """What a row says, its shape, and what was noticed; `record` has the row's own id, or none."""
+    """What a row says, its shape, and what was noticed."""
 
     record: Record
     shape: str
@@ -54,8 +53,16 @@ class RowRead:
     by_hand: dict[str, str]
 
 
-def read_row(number: int, data: bytes | BadRow, how: Reading) -> RowRead:
-    """Reads a row of any shape that `formats` knows; BadRow says why it cannot be learned from."""
+def read_row(
+    number: int,
+    data: bytes | BadRow,
+    how: Reading,
+    id_of: Callable[[str, Sequence[Message]], str],
+) -> RowRead:
+    """Reads a row of any shape that `formats` knows; BadRow says why it cannot be learned from.
+
+    id_of: gives the row its id, by its own one, which may be empty, and its messages.
+    """
     if isinstance(data, BadRow):
         raise data
     remarks = Remarks()
@@ -69,7 +76,8 @@ def read_row(number: int, data: bytes | BadRow, how: Reading) -> RowRead:
     task = _label(fields, "task") or how.stem
     subtask = _label(fields, "subtask") or task
     answer = _answer(fields, how.need_answer)
-    record = Record(number, own, source or family, task, subtask, answer, messages, text)
+    row_id = id_of(own, messages)
+    record = Record(number, row_id, source or family, task, subtask, answer, messages, text)
     unread = remarks.unread | fields.left()
     return RowRead(record, shape, remarks.notes, unread, fields.by_hand)
 
@@ -115,8 +123,8 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | Records":
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        found = read_row(int(self.numbers_N[index]), self.lines[index], self._how)
-        return dataclasses.replace(found.record, id=self.ids_N[index])
+        number, row_id = int(self.numbers_N[index]), self.ids_N[index]
+        return read_row(number, self.lines[index], self._how, lambda *_: row_id).record
 
     def known(self, row: int) -> dict[str, int | str]:
         """Returns the fields by which people know a row, without reading its line."""

@@ -30,6 +30,7 @@ TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "tool_response",
 TOOL_KEYS = ("tool_calls", "tool_call", "tool_call_id", "tool_responses", "tools", "function_call",
              "function_calls", "functions")  # fmt: skip
 MEDIA_KEYS = ("images", "image", "image_url", "videos", "video", "audios", "audio")
+PLAIN = {"role", "content"}
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 # Marks of a turn that is learned or not (mistral-finetune and OpenAI; axolotl; XTuner and ms-swift;
 # torchtune) -> whether a true value means that it is learned.
@@ -130,6 +131,10 @@ def _pair(question: object, reply: object, where: str) -> list[Message]:
 
 def _turn(turn: dict, name: str, where: str, remarks: Remarks) -> list[Message]:
     """Reads an object: one turn, or a question with its reply."""
+    if turn.keys() == PLAIN and all(isinstance(value, str) for value in turn.values()):
+        role = ROLE_OF.get(turn["role"])  # most turns are so, and read sooner
+        if role is not None:
+            return [Message(role, text_of(turn["content"], f'{where}: "content"'))]
     keys = {key.lower(): key for key in turn}
     fields = {low: turn[key] for low, key in keys.items() if not is_absent(turn[key])}
     refuse_tools_and_media(fields, f"{where}: ")
