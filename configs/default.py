@@ -55,7 +55,8 @@ def _inputs(config: ConfigDict) -> None:
     config.lora.rslora = False  # scale by alpha / sqrt(rank) instead of alpha / rank
 
     config.data = ConfigDict()
-    config.data.pool = ""  # JSON lines or an array, gzip or not; or `skills`: the built-in world
+    # A file or saved data set of rows, or hf://owner/name; `skills`: the built-in world; see docs.
+    config.data.pool = ""
     config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
     config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
     # Rows that cannot be learned from: drop (of the pool alone, at most 5 %, counted), or stop.

@@ -43,6 +43,8 @@ def row_texts(path: epath.PathLike, columns: Columns = ()) -> Iterator[Row]:
     if is_saved(path):
         yield from saved_rows(path)
         return
+    if epath.Path(path).is_dir():
+        raise InputError(f"{name}: a folder, and not a saved data set; name a file in it")
     with unpacked(path) as stream:
         head = stream.read(HEAD)
     for beginning, rows in TABLES.items():

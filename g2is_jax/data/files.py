@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,7 +156,7 @@ class RowReader:
         self._lines.add(record.line.encode())
         self._numbers.append(record.row)
         self._own_ids.append(record.id)
-        self._sources.append(record.source)
+        self._sources.append(sys.intern(record.source))
         return record
 
     @property

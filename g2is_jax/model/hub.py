@@ -15,11 +15,12 @@ UNREAD = ("*/*", "consolidated*.safetensors")
 WEIGHTS = (SINGLE, INDEX)
 
 
-def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
+def resolve_checkpoint(name: str, revision: str | None, weights: bool = True) -> epath.Path:
     """Returns the checkpoint's folder; a hub id is downloaded to the hub's cache first.
 
     name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
-    revision: branch, tag or commit of a hub id; empty for its main branch. As everywhere, HF_TOKEN
+    revision: branch, tag or commit of a hub id; empty for its main branch. weights: whether they
+    are needed, else config and tokenizer are enough. As everywhere, HF_TOKEN
     opens private and gated models and HF_HUB_OFFLINE leaves only what was downloaded before.
     """
     try:
@@ -42,7 +43,7 @@ def resolve_checkpoint(name: str, revision: str | None) -> epath.Path:
             f"{name or repr(name)}: no such folder, and not of a hub id's form (owner/name); "
             "set model.checkpoint to either"
         )
-    return _download(name, revision or None)
+    return _download(name, revision or None, weights)
 
 
 def downloaded(name: str, revision: str | None) -> epath.Path | None:
@@ -59,20 +60,21 @@ def downloaded(name: str, revision: str | None) -> epath.Path | None:
     return folder if (folder / "config.json").exists() else None
 
 
-def _download(name: str, revision: str | None) -> epath.Path:
+def _download(name: str, revision: str | None, weights: bool) -> epath.Path:
     """Returns the folder of the hub's cache that holds a model, after downloading it."""
     # Slow to import: a folder should not have to wait for it.
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError
 
+    unread = UNREAD if weights else (*UNREAD, "*.safetensors")
     try:
         with naming_failures(constants.HF_HUB_CACHE):
             folder = snapshot_download(
-                name, revision=revision, allow_patterns=[*READ], ignore_patterns=[*UNREAD]
+                name, revision=revision, allow_patterns=[*READ], ignore_patterns=[*unread]
             )
     except (HTTPError, HFValidationError, OSError) as error:
         raise InputError(f"{name}: {_refusal(name, revision, error)}") from error
-    if not any((epath.Path(folder) / file).exists() for file in WEIGHTS):
+    if weights and not any((epath.Path(folder) / file).exists() for file in WEIGHTS):
         raise InputError(
             f"{name}: has no safetensors weights ({folder} holds neither {' nor '.join(WEIGHTS)}); "
             "choose a model or model.revision that has them, or give a folder of converted ones"

@@ -64,7 +64,9 @@ def run(config: ConfigDict) -> list[Look]:
     if not settings.pool:
         raise InputError("data.pool is empty; give a file of rows, or skills")
     named = config.model.checkpoint
-    folder = BASE_FOLDER if named == BUILT_IN else resolve_checkpoint(named, config.model.revision)
+    folder = BASE_FOLDER
+    if named != BUILT_IN:
+        folder = resolve_checkpoint(named, config.model.revision, weights=False)
     chat = read_chat(folder, settings)
     looks = []
     with tempfile.TemporaryDirectory() as world:

@@ -12,7 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from experiments import bench
-from experiments.bench import devices, gradients, graph, load, models, packing, projection
+from experiments.bench import (
+    devices,
+    gradients,
+    graph,
+    load,
+    models,
+    packing,
+    projection,
+    read_rows,
+)
 from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT
 
@@ -44,6 +53,8 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "projection": ({"width": 64, "batch": 4, "values": 100, "sketch_values": 130, "sign_blocks": 1,
                     "rows": 5, "rank": 2, "quality_width": 32, "seeds": 2, "repeats": 2}, set(),
                    {"width": 100}),
+    "read_rows": ({"rows": 50, "max_length": 64, "kinds": "lines,gzip,parquet"}, {"files"},
+                  {"rows": 0, "kinds": "lines,x"}),
     "scale": ({"rows": 300, "width": 32, "budget": 0.05, "dtype": "bfloat16",
                "methods": "g2is,less"}, set(), {"case": "x"}),
     "scaling": ({"batch": 1, "tokens": 16, "rows": 16, "width": 32, "chosen": 3, "devices": 2,
@@ -78,6 +89,7 @@ def small(monkeypatch):
                    "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
     monkeypatch.setattr(load, "FIELDS", load.FIELDS | small_layer)
     monkeypatch.setattr(load, "ProcessPoolExecutor", lambda count, _: ThreadPoolExecutor(count))
+    monkeypatch.setattr(read_rows, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
     monkeypatch.setattr(graph, "STEPS", (0.5, 1.0))
     monkeypatch.setattr(devices, "run_all", lambda flags, processes, devices: None)
     monkeypatch.setattr(devices, "differences", lambda folder, expected: {

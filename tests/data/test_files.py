@@ -197,7 +197,7 @@ def test_bad_files(tmp_path):
     assert failure(tmp_path / "none.jsonl").startswith("none.jsonl: no such file")
     assert failure(write(tmp_path, "", " ")).startswith("pool.jsonl: no rows")
     (tmp_path / "folder.jsonl").mkdir()
-    assert failure(tmp_path / "folder.jsonl").startswith("folder.jsonl: cannot be read")
+    assert failure(tmp_path / "folder.jsonl").startswith("folder.jsonl: a folder, and not a saved")
 
 
 def test_real_files(shared_data):

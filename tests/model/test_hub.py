@@ -231,6 +231,22 @@ def test_full_disk(monkeypatch):
         resolve_checkpoint("some/plain", None)
 
 
+def test_weights_only_where_needed(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    unread = []
+
+    def download(*_, ignore_patterns, **__):
+        unread.append(ignore_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_checkpoint("some/plain", None, weights=False) == epath.Path(tmp_path)
+    with pytest.raises(InputError, match="has no safetensors weights"):
+        resolve_checkpoint("some/plain", None)
+    assert [name for name in unread[0] if name not in unread[1]] == ["*.safetensors"]
+
+
 def test_folder_wins(tmp_path, monkeypatch):
     """A folder wins over a hub id of the same name."""
     monkeypatch.chdir(tmp_path)
