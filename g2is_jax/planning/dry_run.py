@@ -2,8 +2,8 @@
 
 Rows are counted in the config's files and tokens measured on a sample of them with the config's
 tokenizer; where that is not there, each row counts as long as model.max_length. For a slice of TPU
-chips the run's programs are compiled. Nothing is written, trained or downloaded but data sets of the
-hub, whose rows are counted too.
+chips the run's programs are compiled. Nothing is written or trained, and nothing downloaded but the
+data sets of the hub that the config names.
 """
 
 import tempfile
