@@ -112,7 +112,7 @@ class RowReader:
     """Reads a file once, in its order; each row is of any shape that `formats` knows.
 
     need_answer: a row without its gold answer is bad. columns: fields named by hand. Bad rows,
-    shapes, notes and unread fields are those of the rows so far.
+    shapes, notes, unread fields and those found by hand are of the rows so far.
     """
 
     def __init__(self, path: epath.PathLike, need_answer: bool = False, columns: Columns = ()):
@@ -120,7 +120,7 @@ class RowReader:
         self._how = Reading(file_stem(path), columns, need_answer)
         self.bad = BadRows(os.fspath(path))
         self.shapes, self.notes, self.unread = Counter[str](), Counter[str](), Counter[str]()
-        self._by_hand: dict[str, str] = {}
+        self.by_hand: dict[str, str] = {}
         self._content = hashlib.sha256()
         self._lines, self._numbers = LineFile(), array("q")
         self._ids, self._own_ids, self._sources = _Ids(), list[str](), list[str]()
@@ -148,7 +148,7 @@ class RowReader:
         self.shapes[found.shape] += 1
         self.notes.update(found.notes)
         self.unread.update(found.unread)
-        self._by_hand |= found.by_hand
+        self.by_hand |= found.by_hand
         record = found.record
         turns = [[turn.role, turn.content, turn.learned] for turn in record.messages]
         labels = [record.source, record.task, record.subtask, record.answer]
@@ -187,7 +187,7 @@ class RowReader:
             self.shapes,
             self.notes,
             self.unread,
-            tuple(sorted(self._by_hand.items())),
+            tuple(sorted(self.by_hand.items())),
             self.repeated_ids,
             self._content.hexdigest(),
         )

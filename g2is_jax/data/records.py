@@ -44,7 +44,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class RowRead:
-    """What a row says, its shape, and what was noticed."""
+    """Holds what a row says, its shape, and what was noticed."""
 
     record: Record
     shape: str

@@ -19,7 +19,7 @@ from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.pipeline.datasets import Dataset, read_dataset, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.input_checks import check_vocabulary
-from g2is_jax.pipeline.inputs import read_chat
+from g2is_jax.pipeline.inputs import check_columns, read_chat
 from g2is_jax.pipeline.settings import DataSettings, check_settings
 from g2is_jax.runs.errors import InputError
 from g2is_jax.skills.world import BASE_FOLDER, write_world
@@ -31,7 +31,7 @@ MOST_SOURCES = 12
 
 @dataclass
 class Look:
-    """What was found in a file; `error` says why it cannot be used, if so.
+    """Holds what was found in a file; `error` says why it cannot be used, if so.
 
     role: pool, validation, test or shots. tokens, learned: of a usable row, by quantile. rows: good
     ones; without_learned: those of them that have no learned token within model.max_length.
@@ -68,12 +68,14 @@ def run(config: ConfigDict) -> list[Look]:
     if named != BUILT_IN:
         folder = resolve_checkpoint(named, config.model.revision, weights=False)
     chat = read_chat(folder, settings)
-    looks = []
+    looks, by_hand = [], []
     with tempfile.TemporaryDirectory() as world:
         for role, reader in _readers(config, settings, epath.Path(world)):
             found = look(role, reader, settings, chat, folder)
             print("\n".join([*lines(found, settings.max_length), ""]), flush=True)
             looks.append(found)
+            by_hand.append(reader.by_hand)
+    check_columns(settings.columns, by_hand)
     return looks
 
 
@@ -111,6 +113,7 @@ def look(
             found.error = f"{len(reader.bad):,} bad rows; mend them"
     else:
         _add_tokens(found, dataset, chat)
+    found.file = os.fspath(reader.path)  # with the commit of a hub's data set
     found.rows = sum(reader.shapes.values())
     found.shapes, found.notes = dict(reader.shapes), dict(reader.notes)
     found.unread = dict(reader.unread)

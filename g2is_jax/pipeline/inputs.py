@@ -7,13 +7,14 @@ there cannot be served what was read for another.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etils import epath
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import FileRows, RowReader
+from g2is_jax.data.formats import Columns
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
@@ -114,7 +115,7 @@ def read_data(
     pool = RowReader(pool_file, columns=columns)
     whole = read_dataset(pool, settings.bad_rows, chat, length, finder.look)
     read = [whole.file, *of_targets]
-    _check_columns(settings, read)
+    check_columns(settings.columns, [dict(rows.by_hand) for rows in read])
     summary = "\n".join(line for rows in read for line in rows.summary())
     shared = finder.found(whole)
     removed = {row.row for row in shared} if settings.overlap == "remove" else set()
@@ -127,10 +128,10 @@ def read_chat(checkpoint: epath.Path, settings: DataSettings) -> ChatFormat:
     return ChatFormat(load_tokenizer(checkpoint), settings.chat_template)
 
 
-def _check_columns(settings: DataSettings, files: Sequence[FileRows]) -> None:
-    """Check that every field that is named by hand is in some row."""
-    for part, field in settings.columns:
-        if not any((part, field) in rows.by_hand for rows in files):
+def check_columns(columns: Columns, found: Sequence[Mapping[str, str]]) -> None:
+    """Check that every field that is named by hand was found in some file."""
+    for part, field in columns:
+        if not any(by_hand.get(part) == field for by_hand in found):
             raise InputError(
                 f"data.columns: no row has the field {field!r}, named as {part}; correct its name"
             )

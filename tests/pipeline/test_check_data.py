@@ -109,6 +109,11 @@ def test_one_bad_file_does_not_hide_another(file_config, tmp_path):
     assert errors[2] == "1 bad rows; mend them"
 
 
+def test_a_field_named_by_hand_that_no_row_has(pool_alone):
+    with pytest.raises(InputError, match=r"data\.columns: no row has the field 'qestion', named"):
+        run(changed(pool_alone, data__columns="prompt=qestion"))
+
+
 def test_the_built_in_world(config):
     roles = [found.role for found in run(config)]
     assert roles == ["pool", "validation", "test"]
