@@ -89,9 +89,12 @@ def load_hub_set(wanted: HubSet) -> tuple[HubSet, Any]:
             f"{wanted}: {named}; choose of {', '.join(splits)}, as in "
             f"{dataclasses.replace(wanted, split=splits[0])}"
         )
+    try:
+        rows = builder.as_dataset(split=split)
+    except ValueError as error:
+        raise InputError(f"{wanted}: {_refusal(wanted, error)}") from error
     config = builder.config.name if builder.config.name != "default" else None
-    found = dataclasses.replace(wanted, revision=builder.hash, config=config, split=split)
-    return found, builder.as_dataset(split=split)
+    return dataclasses.replace(wanted, revision=builder.hash, config=config, split=split), rows
 
 
 def _refusal(wanted: HubSet, error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from g2is_jax.data.formats import TURNS
 from g2is_jax.data.optional import import_optional
 from g2is_jax.data.values import Row
 from g2is_jax.runs.errors import InputError
@@ -83,8 +84,23 @@ def numbered(batches: Iterator[Any]) -> Iterator[Row]:
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            there = {key: value for key, value in row.items() if value is not None}
+            there = {
+                key: _turns(value) if key.lower() in TURNS else value
+                for key, value in row.items()
+                if value is not None
+            }
             yield number, json.dumps(there, ensure_ascii=False, default=_as_json).encode()
+
+
+def _turns(value: object) -> object:
+    """Returns a list of turns, also where each of their fields is a list of its own, as older
+    versions of `datasets` store them."""
+    lists = list(value.values()) if isinstance(value, dict) else []
+    if not lists or not all(isinstance(part, list) for part in lists):
+        return value
+    if len({len(part) for part in lists}) > 1:
+        return value
+    return [dict(zip(value, turn, strict=True)) for turn in zip(*lists, strict=True)]  # type: ignore
 
 
 def _as_json(value: object) -> object:

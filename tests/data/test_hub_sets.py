@@ -38,6 +38,8 @@ def found(tmp_path_factory):
         "hf://some/rows",
         "hf://some/rows?config=main",
         "hf://some/rows?config=main&split=dev",
+        "hf://some/rows?config=main&split=train[1:x]",
+        "hf://some/rows?config=main&split=train[1:3]",
         "hf://some/none",
     ]
     later = [places[0], f"hf://some/rows@{'b' * 40}?config=main&split=train", "hf://some/none"]
@@ -51,6 +53,11 @@ def found(tmp_path_factory):
 def test_rows_have_the_ids_of_the_file_that_they_come_from(found, run):
     read = found[run]["hf://some/rows?config=main&split=train"]
     assert read["ids"] == [record.id for record in read_records(found["train"])]
+
+
+def test_a_part_of_a_split(found):
+    whole = found["online"]["hf://some/rows?config=main&split=train"]["ids"]
+    assert found["online"]["hf://some/rows?config=main&split=train[1:3]"]["ids"] == whole[1:3]
 
 
 def test_the_commit_is_part_of_the_digest(found):
@@ -81,6 +88,11 @@ def test_the_only_split_need_not_be_named(found):
             "hf://some/rows?config=main&split=train",
         ),
         ("online", "hf://some/rows?config=main&split=dev", "has no split 'dev'; choose of train"),
+        (
+            "online",
+            "hf://some/rows?config=main&split=train[1:x]",
+            "the data set cannot be loaded from the hub (ValueError: ",
+        ),
         ("online", "hf://some/none", "the data set cannot be loaded from the hub ("),
         (
             "offline",

@@ -111,6 +111,20 @@ def test_values_that_json_lacks(tmp_path):
     }  # fmt: skip
 
 
+def test_turns_whose_fields_are_lists(tmp_path):
+    """As `datasets` stored a list of objects before its version 4."""
+    from pyarrow.parquet import write_table
+
+    fields = {name: [USER[name], REPLY[name]] for name in ("role", "content")}
+    write_table(pyarrow.Table.from_pylist([{"messages": fields}]), tmp_path / "x")
+    assert (
+        read_records(tmp_path / "x")[0].messages == read_records(write(tmp_path, GOOD))[0].messages
+    )
+    uneven = {"role": fields["role"], "content": ["2+2?"]}
+    write_table(pyarrow.Table.from_pylist([{"messages": uneven}]), tmp_path / "x")
+    assert failure(tmp_path / "x") == 'x:1: "messages" is an object; expected a list of messages'
+
+
 def test_several_splits_are_named(tmp_path):
     rows = datasets.Dataset.from_list([GOOD])
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "x"))
