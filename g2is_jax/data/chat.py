@@ -1,6 +1,10 @@
 """Turns messages into tokens, and marks the tokens that the model is to learn."""
 
-import re
+import datetime
+import functools
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +13,8 @@ import numpy as np
 
 from g2is_jax.data.files import Record
 from g2is_jax.data.messages import Message
+from g2is_jax.data.own_template import OwnTemplate, Rendered
+from g2is_jax.data.reply_places import split_thought
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.data.tokenizer import configured_ends, end_of_sequence
 from g2is_jax.runs.errors import InputError
@@ -18,7 +24,17 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 ROWS_PER_CALL = 1024  # offsets come back as Python tuples: keep few rows of them alive at a time
 FALLBACK = "tulu"
-GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Conversations whose tokens tell one format from another: blanks, digits, accents, code, thoughts.
+PROBES = (
+    (
+        Message("system", "Be brief: é, 漢, 😀."),
+        Message("user", "What is 12345 + 67?\n\n  def f(x):\n\treturn x"),
+        Message("assistant", "It is  12412.\n\nDone, isn't it?"),
+        Message("user", "And <b>twice</b> that?"),
+        Message("assistant", "24,824"),
+    ),
+    (Message("user", "1 + 1?"), Message("assistant", "<think>\nOne, two.\n</think>\n\n2")),
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +53,17 @@ class ChatFormat:
     token is supervised if it starts inside an assistant turn's text and end-of-turn mark. (A token
     that also covers the header before it, as where "\\n" and "\\n" merge, is not.) The token that
     begins a sequence is written where the tokenizer itself writes it.
+
+    today: the date that the tokenizer's own template writes, if it writes one; None: the present
+    one. notes: what that template changed in the rows of `encode_all`, counted in rows.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str):
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: str,
+        today: datetime.date | None = None,
+    ):
         if template != "auto" and template not in TEMPLATES:
             known = ", ".join(["auto", *TEMPLATES])
             raise InputError(f'chat template "{template}" is unknown; known are {known}')
@@ -52,9 +76,13 @@ class ChatFormat:
         if template == "auto":
             template = "own" if tokenizer.chat_template else FALLBACK
         self.template = template  # "own" or a key of TEMPLATES
+        self.notes = Counter[str]()
+        self.today: datetime.date | None = None  # where it is written
+        self._own: OwnTemplate | None = None
         if template == "own":
-            self._own_text = tokenizer.get_chat_template()
-            self._marked = GENERATION_TAG.search(self._own_text) is not None
+            today = today or datetime.date.today()
+            self._own = OwnTemplate(tokenizer, today)
+            self.today = today if self._own.writes_date else None
             self._start: list[int] = []  # the tokenizer's own template writes it into the text
         else:
             self._end = TEMPLATES[template].end or end_of_sequence(tokenizer)
@@ -63,49 +91,78 @@ class ChatFormat:
 
     def encode(self, messages: Sequence[Message], max_length: int) -> Encoded:
         """Returns tokens and supervised mask of a conversation, cut after `max_length` tokens."""
-        return self._encode_texts([self._render(messages)], max_length)[0]
+        rendered = self._render(messages)
+        return self._encode_texts([(rendered.text, _spans(messages, rendered))], max_length)[0]
 
     def encode_all(self, records: Sequence[Record], max_length: int) -> list[Encoded]:
         """Encodes every record, many rows to a call of the tokenizer."""
         encoded = []
         for first in range(0, len(records), ROWS_PER_CALL):
-            rendered = []
+            texts = []
             for record in records[first : first + ROWS_PER_CALL]:
                 try:
-                    rendered.append(self._render(record.messages))
+                    rendered = self._render(record.messages)
                 except InputError as error:
                     raise InputError(f'row {record.row} (id "{record.id}"): {error}') from error
-            encoded += self._encode_texts(rendered, max_length)
+                texts.append((rendered.text, _spans(record.messages, rendered)))
+                self.notes.update(rendered.notes)
+            encoded += self._encode_texts(texts, max_length)
         return encoded
 
     def encode_prompt(self, messages: Sequence[Message], max_length: int) -> np.ndarray:
         """Returns the tokens before the last assistant turn (if a user spoke last: a new turn).
 
-        A longer prompt loses its beginning, so that the question and the assistant header stay.
+        They are those that stand before the turn in training: with an empty think block where the
+        template writes one before a reply without thoughts, and without the think tag that the
+        template's own prompt may end in where replies do not begin with it. A longer prompt loses
+        its beginning, so that the question and the assistant header stay.
         """
-        if messages[-1].role == "assistant":
-            messages = messages[:-1]
-        if self.template == "own":
-            tokens = self._tokenise([self.prompt_text(messages)])["input_ids"][0]
-            start = tokens[:1] if tokens[0] == self.tokenizer.bos_token_id else []
-        else:
-            tokens = self._start + self._named_prompt(messages)
-            start = self._start
+        tokens = self._start + self._before_reply(*self._prompt(messages))
+        begins = tokens[0] == self.tokenizer.bos_token_id
+        start = tokens[:1] if begins and (self._own or self._start) else []
         if len(tokens) > max_length:
             tokens = start + tokens[len(tokens) - max_length + len(start) :]
         return np.asarray(tokens, np.int32)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """Returns the conversation as text, up to where the next assistant turn starts."""
-        if self.template == "own":
-            return self._own_rendering(messages, generation_prompt=True)
-        text, spans = self._render([*messages, Message("assistant", "A")])
-        return text[: spans[-1][0]]
+        text, length = self._prompt([*messages, Message("assistant", "A")])
+        return text[:length]
+
+    @functools.cached_property
+    def probe(self) -> str:
+        """A hash of the tokens, learned ones and prompts of PROBES: what the format does."""
+        found: list = []
+        for messages in PROBES:
+            try:
+                encoded, prompt_T = self.encode(messages, 4096), self.encode_prompt(messages, 4096)
+            except InputError as error:
+                found.append(str(error))
+                continue
+            parts = encoded.tokens_T, encoded.supervised_T, prompt_T
+            found.append([part.astype(int).tolist() for part in parts])
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+    def summary(self) -> list[str]:
+        """Returns lines on the format, and on what the template changed in the rows so far."""
+        ends = self._ends_of_turn()
+        lines = []
+        eos = self.tokenizer.eos_token
+        if not ends:
+            lines.append("nothing follows a reply, so where it ends is not learned")
+        elif eos is not None and not any(eos in end for end in ends):
+            lines.append(
+                f"a reply ends in {ends[0]!r}, not in the tokenizer's end of sequence {eos!r}: "
+                "generation stops at either"
+            )
+        lines += [f"{note} ({count:,} rows)" for note, count in sorted(self.notes.items())]
+        return [f"chat template {self.template}: {line}" for line in lines]
 
     def end_tokens(self) -> tuple[int, ...]:
         """Returns the ids at which generation stops: eos, the config's own, end-of-turn marks."""
         special = self.tokenizer.get_added_vocab()
         ends = {special[token] for token in END_OF_TURN if token in special}
+        ends |= {special[end.strip()] for end in self._ends_of_turn() if end.strip() in special}
         if self.tokenizer.eos_token_id is not None:
             ends.add(self.tokenizer.eos_token_id)
         return tuple(sorted(ends | configured_ends(self.tokenizer.name_or_path)))
@@ -113,104 +170,47 @@ class ChatFormat:
     def stop_strings(self) -> tuple[str, ...]:
         """Returns texts at which generation stops too: ends of a turn that are no single token.
 
-        A named template's mark may be plain text to the tokenizer: there it is many tokens.
+        A template's mark may be plain text to the tokenizer: there it is many tokens.
         """
-        if self.template == "own":
-            return ()
-        template = TEMPLATES[self.template]
-        plain = template.end is not None and template.end not in self.tokenizer.get_added_vocab()
-        return ((self._end,) if plain else ()) + template.stops
+        special = self.tokenizer.get_added_vocab()
+        plain = [e for e in self._ends_of_turn() if not any(token in e for token in special)]
+        return (*plain, *(() if self._own else TEMPLATES[self.template].stops))
 
-    def _render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Returns the text of a conversation and the character spans to learn."""
-        text, spans = self._render_replies(messages)
-        replies = [message for message in messages if message.role == "assistant"]
-        if all(reply.learned for reply in replies):
-            return text, spans
-        if len(spans) != len(replies):
-            raise InputError(
-                f"the tokenizer's own chat template marks {len(spans)} pieces for {len(replies)} "
-                "replies, of which some are not to be learned; name a chat template instead: "
-                f"{', '.join(TEMPLATES)}"
-            )
-        return text, [span for reply, span in zip(replies, spans, strict=True) if reply.learned]
+    def _ends_of_turn(self) -> list[str]:
+        return self._own.ends if self._own else [self._end]
 
-    def _render_replies(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Returns the text of a conversation and the character span of each reply."""
-        if self.template == "own":
-            return self._own_marked(messages) if self._marked else self._own_by_prefix(messages)
-        return render_named(self.template, messages, self._end)
+    def _render(self, messages: Sequence[Message]) -> Rendered:
+        """Returns the text of a conversation and the character spans of each reply."""
+        if self._own:
+            return self._own.render(messages)
+        text, spans = render_named(self.template, messages, self._end)
+        return Rendered(text, [[span] for span in spans])
 
-    def _named_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, messages: Sequence[Message]) -> tuple[str, int]:
+        """Returns a text that goes on with a reply, and the characters before the reply."""
+        asked, reply = messages, "A"
+        if messages[-1].role == "assistant":
+            asked = messages[:-1]
+            opening, thought, closing, _ = split_thought(messages[-1].content)
+            if self._own and thought.strip():
+                blanks = thought[: len(thought) - len(thought.lstrip())]
+                reply = f"{opening}{blanks}A{closing}A"
+        rendered = self._render([*asked, Message("assistant", reply)])
+        return rendered.text, rendered.replies[-1][0][0]
+
+    def _before_reply(self, text: str, length: int) -> list[int]:
         """Returns the tokens before an answer, as they are where an answer follows.
 
         Without the answer the text may end in other tokens: GPT-2's rule splits two line breaks
         before a word and joins them at the end of a text. Where one token covers both the end of
         the header and the answer's beginning, the header is tokenised alone.
         """
-        text, spans = self._render([*messages, Message("assistant", "A")])
-        length = spans[-1][0]
         batch = self._tokenise([text])
         ends_T = np.asarray(batch["offset_mapping"][0])[:, 1]
         kept = int(np.searchsorted(np.maximum.accumulate(ends_T), length, side="right"))
         if kept and ends_T[kept - 1] == length:
             return batch["input_ids"][0][:kept]
         return self._tokenise([text[:length]])["input_ids"][0]
-
-    def _own_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Takes the spans from the template's `{% generation %}` blocks.
-
-        Not apply_chat_template(return_assistant_tokens_mask=True), which uses the same spans: where
-        an answer ends in a trimmed space it marks everything that follows.
-        """
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        render: Any = render_jinja_template  # its annotations are too narrow
-        try:
-            texts, spans = render(
-                conversations=[_as_dicts(messages)],
-                chat_template=self._own_text,
-                return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,
-            )
-        except Exception as error:
-            raise _template_error(error) from error
-        return texts[0], [(start, end) for start, end in spans[0]]
-
-    def _own_by_prefix(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Finds the spans by rendering the conversation up to and after each assistant turn."""
-        text = self._own_rendering(messages, generation_prompt=False)
-        spans = []
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self._own_rendering(messages[:index], generation_prompt=True)
-            through = self._own_rendering(messages[: index + 1], generation_prompt=False)
-            turn = through[len(before) :]
-            lead = len(turn) - len(turn.lstrip())
-            content = message.content.strip()
-            if not (
-                text.startswith(before)
-                and text.startswith(through)
-                and through.startswith(before)
-                and turn.startswith(content, lead)
-            ):
-                raise InputError(
-                    f"message {index + 1} cannot be found exactly in what the tokenizer's own chat "
-                    f"template writes; name a chat template instead: {', '.join(TEMPLATES)}"
-                )
-            # The line break that many templates write after the end-of-turn mark is not learned.
-            spans.append((len(before), len(before) + max(len(turn.rstrip()), lead + len(content))))
-        return text, spans
-
-    def _own_rendering(self, messages: Sequence[Message], generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                _as_dicts(messages), tokenize=False, add_generation_prompt=generation_prompt
-            )
-        except Exception as error:
-            raise _template_error(error) from error
-        return str(text)
 
     def _tokenise(self, texts: list[str]) -> Any:
         return self.tokenizer(
@@ -243,16 +243,11 @@ class ChatFormat:
         return encoded
 
 
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _template_error(error: Exception) -> InputError:
-    reason = str(error).strip().split("\n")[0]
-    return InputError(
-        f"the tokenizer's own chat template refuses the conversation ({reason}); "
-        f"name a chat template instead: {', '.join(TEMPLATES)}"
-    )
+def _spans(messages: Sequence[Message], rendered: Rendered) -> list[Span]:
+    """Returns the characters to learn: those of the replies that are not marked otherwise."""
+    replies = [message for message in messages if message.role == "assistant"]
+    pieces = zip(replies, rendered.replies, strict=True)
+    return [span for reply, spans in pieces if reply.learned for span in spans]
 
 
 def _inside(offsets_T2: np.ndarray, spans: list[Span]) -> np.ndarray:

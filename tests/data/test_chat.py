@@ -91,16 +91,6 @@ def test_a_reply_that_is_not_to_be_learned(tmp_path, bpe, template):
     assert np.array_equal(chat.encode_prompt(marked, 1000), chat.encode_prompt(DIALOGUE, 1000))
 
 
-def test_a_template_that_marks_no_reply_of_its_own(tmp_path):
-    """Which of its marks is whose is not known where it marks less than each reply."""
-    last_alone = OWN_MARKED.replace("m.role == 'assistant'", "m.role == 'assistant' and loop.last")
-    chat = own_format(tmp_path, last_alone)
-    assert len(learned_texts(chat, chat.encode(DIALOGUE, 1000))) == 1
-    marked = [dataclasses.replace(m, learned=i != 2) for i, m in enumerate(DIALOGUE)]
-    with pytest.raises(InputError, match="marks 1 pieces for 3 replies, of which some are not to"):
-        chat.encode(marked, 1000)
-
-
 def test_truncation_keeps_the_beginning(tulu):
     whole = tulu.encode(DIALOGUE, 1000)
     for length in (5, 40, len(whole.tokens_T) - 1, len(whole.tokens_T)):
@@ -187,12 +177,6 @@ def test_named_template_wins_over_the_tokenizers_own(tmp_path, bpe):
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        # Earlier answers are dropped, as reasoning models do.
-        (OWN.replace("m.content", "(m.content if loop.last else '')"), "message 3 cannot be found"),
-        # The last answer is written differently.
-        (OWN.replace("</s>", "{{ '!' if loop.last and m.role != 'user' }}</s>"), "message 3 can"),
-        # A header in the turn alone, not in the generation prompt.
-        (OWN.replace("{% if add_generation_prompt %}", "{% if false %}"), "message 3 cannot be"),
         (OWN.replace("m.content", "m.content | upper"), "message 3 cannot be found exactly"),
         (OWN + "{{ raise_exception('no system here') }}", "refuses the conversation (no system"),
         (OWN_MARKED + "{{ raise_exception('no system here') }}", "refuses the conversation (no sy"),
