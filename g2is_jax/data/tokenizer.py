@@ -1,9 +1,11 @@
 """Loads the tokenizer of a checkpoint folder, and finds the tokens that end a text with it."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -13,6 +15,9 @@ from g2is_jax.runs.storage import in_object_store
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
+
+# Blanks, digits, accents, code: where tokenizers differ.
+PROBE = "The  answer is 12,345.\n\n  It's é 漢 😀:\tdef f(x):\n    return x"
 
 
 def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
@@ -25,21 +30,24 @@ def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
     _check_tokenizer_files(path, name)
     from transformers import AutoTokenizer
 
-    try:
-        if not in_object_store(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, **local_data)
-        else:
-            with tempfile.TemporaryDirectory() as local:
-                for file in path.iterdir():
-                    if file.suffix in (".json", ".model", ".txt", ".jinja"):
-                        file.copy(epath.Path(local) / file.name)
-                tokenizer = AutoTokenizer.from_pretrained(local, **local_data)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{name}: the tokenizer cannot be loaded ({type(error).__name__}: {reason}); "
-            "put the tokenizer.json of the model's repository into the folder"
-        ) from error
+    with tempfile.TemporaryDirectory() as copies:
+        local = name
+        if in_object_store(name):
+            local = copies
+            for file in path.iterdir():
+                if file.suffix in (".json", ".model", ".txt", ".jinja"):
+                    file.copy(epath.Path(local) / file.name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(local, **local_data)
+            difference = _difference(tokenizer, Path(local))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"{name}: the tokenizer cannot be loaded ({type(error).__name__}: {reason}); "
+                "put the tokenizer.json of the model's repository into the folder"
+            ) from error
+    if difference:
+        raise InputError(f"{name}: {difference}")
     if not tokenizer.is_fast:
         raise InputError(
             f"{name}: the tokenizer is slow and gives no character offsets; "
@@ -47,6 +55,46 @@ def load_tokenizer(folder: epath.PathLike) -> "PreTrainedTokenizerBase":
         )
     tokenizer.name_or_path = name
     return tokenizer
+
+
+def _difference(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> str:
+    """Returns how the tokenizer reads PROBE otherwise than its tokenizer.json; "" if it does not.
+
+    transformers makes some tokenizers anew after their class, not after the file: labelled wrongly,
+    they may lose every blank. Where the config sets `add_prefix_space` the first word may differ.
+    """
+    if not (folder / "tokenizer.json").exists() or not tokenizer.is_fast:
+        return ""
+    from tokenizers import Tokenizer
+
+    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    raw.no_truncation()
+    raw.no_padding()
+    theirs = raw.encode(PROBE, add_special_tokens=False)
+    batch = tokenizer(PROBE, add_special_tokens=False, return_offsets_mapping=True)
+    word = PROBE.index(" ") if _sets_prefix_space(folder) else 0
+    ours, wanted = (
+        [token for token, (start, _) in zip(ids, offsets, strict=True) if start >= word]
+        for ids, offsets in (
+            (batch["input_ids"], batch["offset_mapping"]),
+            (theirs.ids, theirs.offsets),
+        )
+    )
+    if ours == wanted:
+        return ""
+    version = importlib.metadata.version("transformers")
+    read, meant = (tokenizer.convert_ids_to_tokens(ids[:8]) for ids in (ours, wanted))
+    return (
+        f"transformers {version} reads a text as {read} by the class {type(tokenizer).__name__}, "
+        f'its tokenizer.json says {meant}; set "tokenizer_class" to "PreTrainedTokenizerFast" in '
+        "tokenizer_config.json, or install another transformers (tested: 5.24)"
+    )
+
+
+def _sets_prefix_space(folder: Path) -> bool:
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_bytes()) if file.exists() else {}
+    return config.get("add_prefix_space") is not None
 
 
 def _check_tokenizer_files(path: epath.Path, name: str) -> None:
