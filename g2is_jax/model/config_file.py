@@ -1,6 +1,7 @@
 """Reads a Hugging Face `config.json`: each field is used, has no effect, or is refused by name.
 
-A field that the file leaves out has the default that transformers gives it.
+A field that the file leaves out has the default that transformers gives it. One that transformers'
+own model does not act on cannot change it: a note says that it is passed over.
 """
 
 import copy
@@ -12,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from g2is_jax.model.config import LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from g2is_jax.model.config_use import fields_acted_on
 from g2is_jax.runs.errors import InputError
 
 # Notes, and settings of training, of generation or of transformers' own output: no row's logits
@@ -41,6 +43,21 @@ NO_EFFECT = {
     "unsloth_version",
     "use_cache",
 }
+# transformers acts on these, and computes the same logits whatever they are: how attention is
+# computed, memory, other heads. Quantised weights are refused where they are read.
+SAME_LOGITS = {
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "attn_implementation",
+    "auto_map",
+    "distributed_config",
+    "gradient_checkpointing",
+    "name_or_path",
+    "num_labels",
+    "quantization_config",
+    "sep_token_id",
+    "tie_last_hidden_states",
+}
 KINDS = ("full_attention", "sliding_attention")  # of layers
 # The fields of each type of rope scaling that a file must have, and those that it may have.
 ROPE_FIELDS: dict[str, tuple[set[str], set[str]]] = {
@@ -52,13 +69,18 @@ ROPE_FIELDS: dict[str, tuple[set[str], set[str]]] = {
         {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
     ),
 }
+ADAPTER = "adapter_config.json"
 
 
 class Fields:
-    """The values of one config file, with a record of the fields that have been read."""
+    """The values of one config file, with a record of the fields that have been read.
+
+    notes: lines on the fields that are passed over.
+    """
 
     def __init__(self, raw: dict, file: str):
         self.raw, self.file = raw, file
+        self.notes: list[str] = []
         self.used = {"model_type", "architectures"}
         self.config = self._standard(raw)
 
@@ -85,31 +107,61 @@ class Fields:
         if name in self.raw and self.raw[name] not in supported:
             raise self.error(f"{name} = {self.raw[name]!r}", f"only {listed(supported)} is")
 
+    def idle(self, name: str, *values) -> None:
+        """Passes over these values of a field without a note."""
+        if self.raw.get(name) in values:
+            self.used.add(name)
+
     def error(self, what: str, supported: str) -> InputError:
         """Returns the error for a value that no decoder here computes."""
         return InputError(f"{self.file}: {what} is not supported; {supported}")
 
     def check_all_used(self) -> None:
-        """Refuses fields that were neither read nor known to have no effect."""
-        unknown = [
+        """Refuses fields that transformers acts on and that were not read; notes all others."""
+        left = [
             name
             for name, value in self.raw.items()
             if name not in self.used | NO_EFFECT and value is not None
         ]
+        passed_over = [name for name in left if name in SAME_LOGITS or not self._acts_on(name)]
+        unknown = sorted(set(left) - set(passed_over))
         if unknown:
             raise InputError(
-                f"{self.file}: {', '.join(sorted(unknown))}: not known for model_type "
-                f"{self.raw['model_type']!r}, so the model may compute something else; "
-                "if it does not matter, take it out of the file"
+                f"{self.file}: {', '.join(unknown)}: not known for model_type "
+                f"{self.raw['model_type']!r}, and transformers acts on it, so the model may "
+                "compute something else; if it does not matter, take it out of the file"
             )
+        if passed_over:
+            self.notes.append(
+                f"{self.file}: {listed(passed_over)}: passed over, as it does not change what "
+                f"transformers' {self.raw['model_type']} computes"
+            )
+
+    def _acts_on(self, name: str) -> bool:
+        try:
+            return name in fields_acted_on(type(self.config))
+        except OSError:  # transformers without its source
+            return True
 
 
 def read_raw_config(folder: epath.Path) -> dict:
     """Returns the folder's `config.json`; InputError if it is absent or damaged."""
     file = folder / "config.json"
     if not file.exists():
+        if (folder / ADAPTER).exists():
+            raise InputError(f"{folder}: {adapter_way_out(folder)}")
         raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
     return read_json_object(file, "download the checkpoint again")
+
+
+def adapter_way_out(folder: epath.Path) -> str:
+    """Returns what to do with the folder of an adapter that is given as a checkpoint."""
+    raw = read_json_object(folder / ADAPTER, "download the adapter again")
+    base = raw.get("base_model_name_or_path") or "BASE"
+    return (
+        f"an adapter of {base}, not a whole model; merge it first: python -m "
+        f"experiments.merge_adapter --checkpoint={base} --adapter={folder} --output=FOLDER"
+    )
 
 
 def read_json_object(file: epath.Path, way_out: str) -> dict:

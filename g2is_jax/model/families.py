@@ -23,7 +23,6 @@ REQUIRED = (  # whatever transformers would put in their place is a guess about 
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
-    "max_position_embeddings",
     "rms_norm_eps",
 )
 LARGEST, MOST_LAYERS = 2**31 - 1, 10_000  # bounds of a size and of the layers in any sane config
@@ -34,7 +33,7 @@ def _biases(f: Fields) -> dict:
 
 
 def _llama(f: Fields) -> dict:
-    f.only("rope_interleaved", False)
+    f.idle("rope_interleaved", False)
     return _biases(f) | {"mlp_bias": f["mlp_bias"]}
 
 
@@ -63,14 +62,14 @@ def _gemma2(f: Fields) -> dict:
 
 
 def _gemma3(f: Fields) -> dict:
-    f.only("attn_logit_softcapping", None)  # transformers passes over it
+    f.only("attn_logit_softcapping", None)  # transformers reads it, and does nothing with it
     f.only("rope_local_base_freq", None, f["rope_parameters"]["sliding_attention"]["rope_theta"])
     f.used |= {"sliding_window_pattern", "_sliding_window_pattern"}  # for layer_types
     return _gemma2(f) | {"query_key_norm": "head"}
 
 
 def _qwen2(f: Fields) -> dict:
-    f.only("use_mrope", False)
+    f.idle("use_mrope", False)
     _ = f["use_sliding_window"], f["max_window_layers"]  # transformers makes layer_types of them
     return {"qkv_bias": True, "layers": _layers(f, _windows(f))}
 
@@ -119,6 +118,11 @@ def read_config(folder: epath.Path) -> DecoderConfig:
 
 def decoder_config(raw: dict, file: str) -> DecoderConfig:
     """Returns the decoder that the fields of a `config.json` describe; errors name `file`."""
+    return read_fields(raw, file)[0]
+
+
+def read_fields(raw: dict, file: str) -> tuple[DecoderConfig, list[str]]:
+    """Returns the decoder, and lines on the fields that are passed over or that are assumed."""
     try:
         return _decoder_config(raw, file)
     except (TypeError, KeyError, OverflowError) as error:
@@ -128,7 +132,7 @@ def decoder_config(raw: dict, file: str) -> DecoderConfig:
         ) from error
 
 
-def _decoder_config(raw: dict, file: str) -> DecoderConfig:
+def _decoder_config(raw: dict, file: str) -> tuple[DecoderConfig, list[str]]:
     kind = raw.get("model_type")
     if kind == "gemma3":
         raise InputError(
@@ -151,15 +155,24 @@ def _decoder_config(raw: dict, file: str) -> DecoderConfig:
     f = Fields(raw, file)
     f.only("attention_dropout", 0, None)
     f.only("is_encoder_decoder", False)
-    f.only("neftune_noise_alpha", 0, None)
+    f.only("is_causal", True, None)
+    f.only("per_layer_config", {}, None)
+    f.idle("neftune_noise_alpha", 0)
     config = DecoderConfig(**_shapes(f) | _like_llama(f) | special(f))
+    _check_layer_types(config, f)
     f.check_all_used()
     _check(config, f)
-    return config
+    if raw.get("max_position_embeddings") is None:
+        f.notes.append(
+            f"{file}: has no max_position_embeddings; transformers' {kind} takes "
+            f"{config.max_position_embeddings:,} tokens"
+        )
+    return config, f.notes
 
 
 def _shapes(f: Fields) -> dict:
-    same = [name for name in REQUIRED if name != "num_hidden_layers"] + ["num_key_value_heads"]
+    same = [name for name in REQUIRED if name != "num_hidden_layers"]
+    same += ["num_key_value_heads", "max_position_embeddings"]
     f.used.add("head_dim")
     head_dim = getattr(f.config, "head_dim", None) or f["hidden_size"] // f["num_attention_heads"]
     return {name: f[name] for name in same} | {
@@ -212,6 +225,13 @@ def _windows(f: Fields) -> list[int | None]:
                 "full_attention, or sliding_attention with a window, is",
             )
     return [windows[kind] for kind in f["layer_types"]]
+
+
+def _check_layer_types(c: DecoderConfig, f: Fields) -> None:
+    """Refuses types of layers that are not those of a family without a choice between them."""
+    full, sliding = KINDS
+    if f.raw.get("layer_types") is not None:
+        f.only("layer_types", [full if layer.window is None else sliding for layer in c.layers])
 
 
 def _check(c: DecoderConfig, f: Fields) -> None:

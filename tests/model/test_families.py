@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from g2is_jax.model import config_file
 from g2is_jax.model.build import build_model
 from g2is_jax.model.config import (
     BlockNorms,
@@ -18,7 +19,8 @@ from g2is_jax.model.config import (
     YarnScaling,
 )
 from g2is_jax.model.config_file import NO_EFFECT
-from g2is_jax.model.families import FAMILIES, decoder_config, read_config
+from g2is_jax.model.config_use import fields_acted_on
+from g2is_jax.model.families import FAMILIES, decoder_config, read_config, read_fields
 from g2is_jax.planning.base_models import BASE_MODELS
 from g2is_jax.runs.errors import InputError
 from tests.support.tiny_models import (
@@ -33,6 +35,7 @@ from tests.support.tiny_models import (
     oracle_logits,
     ours,
     random_tokens,
+    raw_of,
 )
 
 FILE = "config.json"
@@ -174,6 +177,125 @@ def test_published_fields_are_known(family, fields):
     assert config_of(family, **fields) == config_of(family)
 
 
+# Fields that files on the hub have by the tools that wrote them, and by older and other code.
+PASSED_OVER = {
+    "llama": {
+        "max_sequence_length": 2048,
+        "use_flash_attention_2": True,
+        "heretic_version": "1.0",
+        "speculators_config": {"algorithm": "eagle"},
+        "auto_map": {"AutoModelForCausalLM": "modeling_x.LlamaForCausalLM"},
+        "keys_to_ignore_at_inference": ["past_key_values"],
+        "_attn_implementation": "flash_attention_2",
+        "_attn_implementation_internal": "sdpa",
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "compression_config": {"format": "dense"},
+        "rope_interleaved": True,
+        "max_window_layers": 28,
+        "use_sliding_window": False,
+        "no_such_field": {"a": [1, None]},
+        "temperature": 0.7,
+        "gradient_checkpointing": True,
+        "layer_norm_eps": 1e-5,
+        "tokenizer_class": "LlamaTokenizer",
+        "n_ctx": 4096,
+        "rotary_pct": 1.0,
+        "neftune_noise_alpha": 5,
+    },
+    "mistral": {"attention_bias": True, "mlp_bias": True, "clip_qkv": 8.0},
+    "qwen2": {"use_mrope": True, "seq_length": 32768, "rotary_emb_base": 10000},
+    "gemma2": {"_attn_implementation": "eager", "use_qk_norm": False},
+    "qwen3": {"mlp_bias": False, "qkv_bias": True},
+}
+
+
+@pytest.mark.parametrize("family", PASSED_OVER)
+def test_fields_that_transformers_does_not_act_on_are_named(family):
+    """They cannot change the model, so they are no reason to refuse it."""
+    for name, value in PASSED_OVER[family].items():
+        decoder, notes = read_fields(raw_of(family, **{name: value}), FILE)
+        assert decoder == config_of(family), name
+        assert notes == [
+            f"config.json: {name}: passed over, as it does not change what transformers' "
+            f"{family} computes"
+        ]
+    every = raw_of(family, **PASSED_OVER[family])
+    (note,) = read_fields(every, FILE)[1]
+    assert f"json: {', '.join(sorted(PASSED_OVER[family]))}: passed over" in note
+    assert read_fields(raw_of(family), FILE)[1] == []
+
+
+@pytest.mark.parametrize("family", PASSED_OVER)
+def test_fields_that_are_passed_over_change_nothing_in_transformers(torch, family):
+    changes = {name: value for name, value in PASSED_OVER[family].items()
+               if not name.startswith("_attn") and name != "quantization_config"}  # fmt: skip
+    plain, changed = oracle(torch, family), oracle(torch, family, **changes)
+    changed.load_state_dict(plain.state_dict())
+    tokens_T = random_tokens(50)
+    expected_TV = oracle_logits(torch, plain, tokens_T)
+    np.testing.assert_array_equal(oracle_logits(torch, changed, tokens_T), expected_TV)
+
+
+def test_fields_that_transformers_acts_on_are_found():
+    """All that a decoder is made of, by the way of the class or of what every model shares."""
+    from transformers import CONFIG_MAPPING
+
+    shared = {"is_causal", "sliding_window", "layer_types", "per_layer_config", "rope_parameters",
+              "partial_rotary_factor", "head_dim", "hidden_act", "rms_norm_eps"}  # fmt: skip
+    assert shared <= fields_acted_on(CONFIG_MAPPING["llama"])
+    assert {"attention_bias", "mlp_bias"} <= fields_acted_on(CONFIG_MAPPING["llama"])
+    assert not {"attention_bias", "mlp_bias"} & fields_acted_on(CONFIG_MAPPING["mistral"])
+    gemma = {"query_pre_attn_scalar", "final_logit_softcapping", "sliding_window_pattern"}
+    assert gemma <= fields_acted_on(CONFIG_MAPPING["gemma3_text"])
+    assert "no_rope_layers" in fields_acted_on(CONFIG_MAPPING["smollm3"])
+
+
+def test_without_transformers_source_an_unknown_field_is_refused(monkeypatch):
+    def absent(config_class):
+        raise FileNotFoundError("no source")
+
+    monkeypatch.setattr(config_file, "fields_acted_on", absent)
+    with pytest.raises(InputError, match="heretic_version: not known for"):
+        config_of("llama", heretic_version="1.0")
+    assert config_of("llama", _attn_implementation="eager") == config_of("llama")
+
+
+def test_types_of_layers_that_say_what_is_computed_anyway():
+    assert config_of("llama", layer_types=[FULL, FULL]) == config_of("llama")
+    assert config_of("mistral", layer_types=[SLIDING, SLIDING]) == config_of("mistral")
+    assert config_of("mistral_full", layer_types=[FULL, FULL]) == config_of("mistral_full")
+
+
+def test_tokens_that_a_model_takes_where_the_file_does_not_say():
+    """As early conversions of Llama, which name the length otherwise."""
+    raw = raw_of("llama", max_position_embeddings=..., max_sequence_length=1024)
+    decoder, notes = read_fields(raw, FILE)
+    assert decoder.max_position_embeddings == 2048
+    assert notes[-1] == (
+        "config.json: has no max_position_embeddings; transformers' llama takes 2,048 tokens"
+    )
+
+
+def test_published_configs(published_cases):
+    """Each is read, and the field that sets it apart is named where it is passed over."""
+    fields = {
+        "_attn_implementation_eager__gemma2_27b_preset_": "_attn_implementation",
+        "_attn_implementation_internal": "_attn_implementation_internal",
+        "auto_map_leftover": "auto_map",
+        "keep_bf16_swift_keys": "keys_to_ignore_at_inference",
+        "llama1_early__max_sequence_length_only_": "max_sequence_length",
+        "merged_QLoRA_leftover_quantization_config__open_instruct_149": "quantization_config",
+        "mistral_attention_bias_false": "attention_bias",
+        "speculators_heretic_metadata_dict": "heretic_version",
+        "use_flash_attention_2": "use_flash_attention_2",
+    }
+    files = sorted(published_cases.glob("configs/*"))
+    assert {file.stem for file in files} == set(fields)
+    for file in files:
+        _, notes = read_fields(json.loads(file.read_text()), FILE)
+        assert notes[0].startswith(f"config.json: {fields[file.stem]}: passed over")
+
+
 def changed_settings(config) -> dict[str, object]:
     """Return another value for every field of a decoder's settings that keeps the shapes."""
     rope = config.layers[0].rope
@@ -241,7 +363,7 @@ def test_no_setting_of_the_decoder_is_idle():
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "architectures = "),
         ("llama", {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported; only gelu,"),
         ("llama", {"attention_dropout": 0.1}, "attention_dropout = 0.1 is not supported"),
-        ("llama", {"rope_interleaved": True}, "rope_interleaved = True"),
+        ("llama", {"is_causal": False}, "is_causal = False"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
         (
@@ -269,8 +391,19 @@ def test_no_setting_of_the_decoder_is_idle():
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
             r"rope_theta = 1234.5 beside 5.0 in rope_parameters",
         ),
-        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config: not known for"),
-        ("llama", {"auto_map": {}, "sliding_window": 4}, "auto_map, sliding_window: not known"),
+        ("llama", {"auto_map": {}, "sliding_window": 4}, "sliding_window: not known for"),
+        ("llama", {"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config = "),
+        ("llama", {"transformers_weights": "x.safetensors"}, "transformers_weights: not known"),
+        (
+            "llama",
+            {"layer_types": [FULL, SLIDING]},
+            r"layer_types = .* only \['full_attention', 'f",
+        ),
+        (
+            "mistral",
+            {"layer_types": [FULL, SLIDING]},
+            r"layer_types = .* only \['sliding_attention",
+        ),
         ("llama", {"hidden_size": ..., "rms_norm_eps": None}, "has no hidden_size, rms_norm_eps"),
         ("llama", {"hidden_size": "many"}, "not a valid llama config .*hidden_size"),
         ("llama", {"num_key_value_heads": 4}, "num_key_value_heads = 4 .*it must divide"),
@@ -287,7 +420,6 @@ def test_no_setting_of_the_decoder_is_idle():
         ("llama", {"rope_theta": float("inf")}, "rope_theta = inf is not supported"),
         ("llama", {"rope_theta": 10**400}, "value of another kind"),
         ("mistral", {"sliding_window": 0}, "sliding_window of layer 0 = 0|must be above 0"),
-        ("mistral", {"attention_bias": True}, "attention_bias: not known for .*'mistral'"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("gemma", {"hidden_activation": "silu"}, "hidden_activation = 'silu'"),
         ("gemma2", {"hidden_act": "silu"}, "hidden_act = 'silu'"),
@@ -311,7 +443,6 @@ def test_no_setting_of_the_decoder_is_idle():
             "truncate of rope_parameters of full_attention is not supported; only True is",
         ),
         ("olmo3", {"rope_theta": 1e4}, "rope_theta = 10000.0 is not supported; only 500000.0,"),
-        ("qwen2", {"use_mrope": True}, "use_mrope = True"),
         ("gemma2", {"layer_types": [SLIDING]}, "layer_types|num_hidden_layers"),
         ("qwen2", {"layer_types": [SLIDING, FULL]}, "layer_types with 'sliding_attention'"),
         ("qwen3", {"layer_types": ["chunked_attention", FULL]}, "chunked_attention"),
