@@ -15,7 +15,6 @@ from g2is_jax.model.attention import LayerCache
 from g2is_jax.model.block import BlockGraph, describe_block
 from g2is_jax.model.config import DecoderConfig, LayerConfig
 from g2is_jax.model.decoder import Decoder, Taps
-from g2is_jax.model.families import read_config
 from g2is_jax.model.kernels import KERNELS
 from g2is_jax.model.lora import (
     Leaves,
@@ -27,7 +26,7 @@ from g2is_jax.model.lora import (
     matches,
 )
 from g2is_jax.model.stacks import Layout, Stack, find_stacks
-from g2is_jax.model.weights import Sharding, read_weights
+from g2is_jax.model.weights import Sharding, read_decoder, read_weights
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import placed, replicated, shared_out
 
@@ -291,5 +290,5 @@ def load_model(
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> tuple[Model, Leaves]:
     """Loads model and base from a Hugging Face folder; `sharding` as in `read_weights`."""
-    model = build_model(read_config(folder), lora, settings)
+    model = build_model(read_decoder(folder)[0], lora, settings)
     return model, read_weights(folder, model.base_layout, model.dtype, sharding)

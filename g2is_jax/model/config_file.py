@@ -70,6 +70,7 @@ ROPE_FIELDS: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"]
 
 
 class Fields:
@@ -148,18 +149,28 @@ def read_raw_config(folder: epath.Path) -> dict:
     """Returns the folder's `config.json`; InputError if it is absent or damaged."""
     file = folder / "config.json"
     if not file.exists():
-        if (folder / ADAPTER).exists():
+        if is_adapter(folder):
             raise InputError(f"{folder}: {adapter_way_out(folder)}")
         raise InputError(f"{file}: no such file; model.checkpoint must be a Hugging Face folder")
     return read_json_object(file, "download the checkpoint again")
 
 
+def is_adapter(folder: epath.Path) -> bool:
+    """Tells whether a folder holds an adapter's files."""
+    return any((folder / name).exists() for name in (ADAPTER, *ADAPTER_WEIGHTS))
+
+
 def adapter_way_out(folder: epath.Path) -> str:
     """Returns what to do with the folder of an adapter that is given as a checkpoint."""
-    raw = read_json_object(folder / ADAPTER, "download the adapter again")
+    there = (folder / ADAPTER).exists()
+    raw = read_json_object(folder / ADAPTER, "download the adapter again") if there else {}
     base = raw.get("base_model_name_or_path") or "BASE"
+    stored = [name for name in ADAPTER_WEIGHTS if (folder / name).exists()]
+    first = ""
+    if stored == ADAPTER_WEIGHTS[1:]:
+        first = f"save its {stored[0]} as {ADAPTER_WEIGHTS[0]} with PEFT, and "
     return (
-        f"an adapter of {base}, not a whole model; merge it first: python -m "
+        f"an adapter of {base}, not a whole model; {first}merge it into its base first: python -m "
         f"experiments.merge_adapter --checkpoint={base} --adapter={folder} --output=FOLDER"
     )
 

@@ -24,24 +24,28 @@ SHARED_MODELS = (
 )
 
 
-@functools.cache
-def fields_acted_on(config_class: type) -> frozenset[str]:
+def fields_acted_on(config_class: type) -> set[str]:
     """Returns the names of the fields that the class, or a model with such a config, reads.
 
     Names that other objects have too may be among them; a field that is not is read by nothing.
     Raises OSError where the source is not there.
     """
+    return {*_acted_on(config_class.__module__), *getattr(config_class, "attribute_map", {})}
+
+
+@functools.cache
+def _acted_on(module_name: str) -> frozenset[str]:
     import transformers
 
     package = Path(str(transformers.__file__)).parent
-    *folders, module = config_class.__module__.split(".")[1:]
+    *folders, module = module_name.split(".")[1:]
     family = package.joinpath(*folders)
     configs = [family / f"{module}.py", *_files(package, SHARED_CONFIGS)]
     models = [family / f"{module.replace('configuration', 'modeling')}.py"]
     models += _files(package, SHARED_MODELS)
     names = {name for file in configs for name in _read_in(file, in_config=True)}
     names |= {name for file in models for name in _read_in(file, in_config=False)}
-    return frozenset(names | set(getattr(config_class, "attribute_map", {})))
+    return frozenset(names)
 
 
 def _files(package: Path, names: tuple[str, ...]) -> list[Path]:

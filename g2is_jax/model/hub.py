@@ -4,7 +4,8 @@ import re
 
 from etils import epath
 
-from g2is_jax.model.weights import INDEX, SINGLE
+from g2is_jax.model.config_file import adapter_way_out, is_adapter
+from g2is_jax.model.weight_files import INDEX, SINGLE, weight_files
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store, naming_failures
 
@@ -74,12 +75,17 @@ def _download(name: str, revision: str | None, weights: bool) -> epath.Path:
             )
     except (HTTPError, HFValidationError, OSError) as error:
         raise InputError(f"{name}: {_refusal(name, revision, error)}") from error
-    if weights and not any((epath.Path(folder) / file).exists() for file in WEIGHTS):
+    place = epath.Path(folder)
+    if is_adapter(place) and not (place / "config.json").exists():
+        raise InputError(f"{name}: {adapter_way_out(place)}")
+    if weights and not any(place.glob("*.safetensors")):
         raise InputError(
             f"{name}: has no safetensors weights ({folder} holds neither {' nor '.join(WEIGHTS)}); "
             "choose a model or model.revision that has them, or give a folder of converted ones"
         )
-    return epath.Path(folder)
+    if weights and not any((place / file).exists() for file in WEIGHTS):
+        weight_files(place)  # raises where they are not numbered through
+    return place
 
 
 def _refusal(name: str, revision: str | None, error: BaseException) -> str:

@@ -8,7 +8,8 @@ from g2is_jax.model.build import Model, ModelConfig, load_model
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import Leaves, match_report
-from g2is_jax.model.weights import SHARD_BYTES, TEXTS, write_checkpoint
+from g2is_jax.model.weight_files import TEXTS
+from g2is_jax.model.weights import SHARD_BYTES, write_checkpoint
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 
@@ -67,4 +68,6 @@ def write_merged(
         if file.suffix in TEXTS and file.name not in NOT_COPIED and ".index" not in file.suffixes:
             write_atomic(target / file.name, file.read_bytes())
     raw = read_raw_config(source)
+    if "lm_head" in model.base_shapes and raw.get("tie_word_embeddings"):
+        raw["tie_word_embeddings"] = False  # else its readers may drop the head
     write_checkpoint(target, raw, model.base_shapes, produce, model.dtype, shard_bytes)

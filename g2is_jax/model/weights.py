@@ -1,30 +1,31 @@
 """Reads and writes a Hugging Face checkpoint's weights, one tensor at a time."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from pathlib import PurePosixPath
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.config_file import read_raw_config
+from g2is_jax.model.families import read_fields
 from g2is_jax.model.lora import Leaves, Shapes, checkpoint_path
 from g2is_jax.model.stacks import Layout
+from g2is_jax.model.weight_files import INDEX, SINGLE, stored_tensors
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.runs.tensors import (
     TensorEntry,
     aligned_array,
     read_tensor,
-    tensor_table,
     write_tensors,
 )
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, chat template, generation
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BLOCK_BYTES = 64 * 2**20  # read and cast at once
 SHARD_BYTES = 5 * 10**9  # the most in a file that is written
 Sharding = jax.sharding.Sharding
@@ -33,10 +34,43 @@ Sharding = jax.sharding.Sharding
 def tensor_name(path: str) -> str:
     """Returns a parameter's name in a checkpoint, such as `layers.003.mlp.up_proj.weight`."""
     if path == "embed_tokens":
-        return "model.embed_tokens.weight"
+        return EMBEDDING
     if path == "lm_head":
-        return "lm_head.weight"
+        return HEAD
     return f"model.{checkpoint_path(path)}"
+
+
+def read_decoder(folder: epath.Path) -> tuple[DecoderConfig, list[str]]:
+    """Returns the decoder of a checkpoint, and lines on what of its config is passed over.
+
+    Where the config ties the head to the embedding, and the file has a head that is another, the
+    head is kept: this is what it was trained with.
+    """
+    config, notes = read_fields(read_raw_config(folder), str(folder / "config.json"))
+    found = stored_tensors(folder)
+    both = config.tie_word_embeddings and {HEAD, EMBEDDING} <= found.keys()
+    if both and not _equal(found[HEAD], found[EMBEDDING]):
+        notes.append(
+            f"{folder}: {HEAD} is not the embedding, though config.json says tie_word_embeddings; "
+            "it is kept as a head of its own"
+        )
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    return config, notes
+
+
+def _equal(one: tuple[epath.Path, TensorEntry], other: tuple[epath.Path, TensorEntry]) -> bool:
+    """Compares two stored matrices, block by block."""
+    (file, entry), (other_file, other_entry) = one, other
+    if entry.shape != other_entry.shape:
+        return False
+    step = max(BLOCK_BYTES * entry.shape[0] // max(entry.end - entry.begin, 1), 1)
+    return all(
+        np.array_equal(
+            read_tensor(file, entry, slice(first, first + step)),
+            read_tensor(other_file, other_entry, slice(first, first + step)),
+        )
+        for first in range(0, entry.shape[0], step)
+    )
 
 
 def read_weights(
@@ -50,9 +84,9 @@ def read_weights(
     `sharding`: the sharding of each leaf; None: on the default device. The host holds one tensor at
     a time. Every missing, unused or wrongly shaped tensor is listed in one InputError.
     """
-    found, shapes = _tensors(folder), layout.shapes
+    found, shapes = stored_tensors(folder), layout.shapes
     if "lm_head" not in shapes:
-        found.pop("lm_head.weight", None)  # tied: some writers store a second copy
+        found.pop(HEAD, None)  # tied: some writers store a second copy
     _check_fit(folder, found, shapes)
     leaves: Leaves = {}
     leaf_shapes = layout.leaf_shapes()
@@ -134,49 +168,6 @@ def _check_fit(folder: epath.Path, found: dict, shapes: Shapes) -> None:
             f"{folder}: tensors do not fit config.json; {'; '.join(problems)}; "
             "give the config.json that belongs to these weights"
         )
-
-
-def _tensors(folder: epath.Path) -> dict[str, tuple[epath.Path, TensorEntry]]:
-    """Returns every tensor of the checkpoint and the file it is in."""
-    return {
-        name: (file, entry)
-        for file in _shards(folder)
-        for name, entry in tensor_table(file).items()
-        if not name.endswith("rotary_emb.inv_freq")  # computed from the config
-    }
-
-
-def checkpoint_files(folder: epath.Path) -> list[epath.Path]:
-    """Returns the files that decide what a checkpoint computes: config, tokenizer, weights."""
-    read_raw_config(folder)  # raises if this is no checkpoint
-    return sorted(f for f in folder.iterdir() if f.suffix in TEXTS) + _shards(folder)
-
-
-def _shards(folder: epath.Path) -> list[epath.Path]:
-    index = folder / INDEX
-    files = [folder / name for name in _indexed(index)] if index.exists() else [folder / SINGLE]
-    for file in files:
-        if not file.exists():
-            raise InputError(f"{file}: no such file; the checkpoint needs its safetensors weights")
-    return files
-
-
-def _indexed(index: epath.Path) -> list[str]:
-    """Returns the .safetensors files that the index names, each of them beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        paths = [PurePosixPath(name) for name in names]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{index}: no weight_map of file names ({error}); download the checkpoint again"
-        ) from error
-    for name, path in zip(names, paths, strict=True):
-        if path.name != name or path.suffix != ".safetensors":
-            raise InputError(
-                f"{index}: names {name!r}, which is no .safetensors file beside it; download the "
-                "checkpoint again"
-            )
-    return names
 
 
 def write_checkpoint(

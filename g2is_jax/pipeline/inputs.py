@@ -20,7 +20,8 @@ from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
-from g2is_jax.model.weights import Sharding, checkpoint_files, read_weights
+from g2is_jax.model.weight_files import checkpoint_files
+from g2is_jax.model.weights import Sharding, read_weights
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_dataset, read_target, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, target_name

@@ -27,6 +27,7 @@ HUB = {
     "some/sharded": {"config.json"} | SHARDS | UNREAD,
     "some/part": PLAIN,
     "some/bin": {"config.json"} | UNREAD,
+    "some/adapter": {"adapter_model.safetensors", "tokenizer.json"},
     "some/gated": PLAIN,
     "some/forbidden": PLAIN,
     "some/closed": PLAIN,
@@ -167,7 +168,7 @@ def test_downloads_what_is_read_and_no_more(runs):
     assert files(runs["online"]["some/plain", None]) == PLAIN
     assert files(runs["online"]["some/sharded", None]) == {"config.json"} | SHARDS
     fetched = {path.split("/", 5)[-1] for path, _ in runs["asked"] if "/resolve/" in path}
-    assert fetched == PLAIN | SHARDS
+    assert fetched == PLAIN | SHARDS | HUB["some/adapter"]
 
 
 def test_revision(runs):
@@ -193,6 +194,11 @@ GONE = "{name}: not a folder here, and {asked} could not be downloaded from {hub
 REFUSED = "access is refused; ask for it on {hub}/{name} and set HF_TOKEN"
 MESSAGES = {
     ("online", "some/bin", None): "{name}: has no safetensors weights ({cache}/models--some--bin",
+    (
+        "online",
+        "some/adapter",
+        None,
+    ): "{name}: an adapter of BASE, not a whole model; merge it into",
     ("online", "some/gated", None): f"{{name}}: {REFUSED}",
     ("online", "some/forbidden", None): f"{{name}}: {REFUSED}",
     ("online", "some/closed", None): "{name}: {hub} does not accept the token; set HF_TOKEN",

@@ -14,7 +14,8 @@ from etils import epath
 
 from g2is_jax.model import weights
 from g2is_jax.model.build import load_model
-from g2is_jax.model.weights import checkpoint_files, tensor_name, write_checkpoint
+from g2is_jax.model.weight_files import checkpoint_files
+from g2is_jax.model.weights import read_decoder, tensor_name, write_checkpoint
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import from_bytes, to_bytes
 from tests.support.compilation import many_devices
@@ -146,6 +147,133 @@ def test_second_copy_of_tied_embedding_and_old_buffers(tmp_path):
 
     edit_tensors(folder, change)
     assert "lm_head" not in load(folder)[1]
+
+
+@pytest.mark.parametrize("block_bytes", [200, 2**20])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_a_head_that_is_not_the_embedding_is_kept(
+    torch, tmp_path, monkeypatch, stored, block_bytes
+):
+    """Though the config ties them; transformers keeps it too."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(weights, "BLOCK_BYTES", block_bytes)
+    folder = write(tmp_path, "llama3", jnp.dtype(stored))
+    head_VD = np.asarray(ours("llama3")[2]["embed_tokens"], stored).copy()
+    head_VD[-1, -1] += 1  # in the last block alone
+
+    def change(tensors):
+        tensors["lm_head.weight"] = head_VD
+
+    edit_tensors(folder, change)
+    decoder, notes = read_decoder(folder)
+    assert not decoder.tie_word_embeddings
+    assert notes == [
+        f"{folder}: lm_head.weight is not the embedding, though config.json says "
+        "tie_word_embeddings; it is kept as a head of its own"
+    ]
+    model, base = load(folder)
+    np.testing.assert_array_equal(base["lm_head"], head_VD.astype(np.float32))
+    tokens_T = random_tokens(20)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype="float32"
+    )
+    np.testing.assert_allclose(
+        oracle_logits(torch, theirs, tokens_T), logits(model, {}, base, tokens_T), rtol=0, atol=2e-4
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, ml_dtypes.float8_e4m3fn])
+def test_quantised_weights_are_refused(folder, dtype):
+    """Without their scales they would be read as numbers of another meaning."""
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def narrow(tensors):
+        tensors[name] = np.ones(tensors[name].shape, dtype)
+
+    edit_tensors(folder, narrow)
+    kind = np.dtype(dtype).name
+    with pytest.raises(InputError, match=f"{name} is {kind}, and there are no scales; give the"):
+        load(folder)
+    (folder / "config.json").write_text(
+        json.dumps(RAW["llama"] | {"quantization_config": {"quant_method": "bitsandbytes"}})
+    )
+    edit_tensors(folder, lambda tensors: tensors.update({f"{name}.absmax": np.ones(3, np.float32)}))
+    with pytest.raises(InputError, match=rf"is {kind}, with {name}\.absmax beside it; give the"):
+        load(folder)
+
+
+def test_packed_weights_are_refused(folder):
+    """As GPTQ and AWQ write them, under other names."""
+    layer = "model.layers.0.mlp.up_proj"
+
+    def pack(tensors):
+        del tensors[f"{layer}.weight"]
+        tensors[f"{layer}.qweight"] = np.ones((5, 6), np.int32)
+        tensors[f"{layer}.qzeros"] = np.ones((5, 6), np.int32)
+
+    edit_tensors(folder, pack)
+    with pytest.raises(InputError, match=rf"quantised .*: {layer}\.qweight is int32, with"):
+        load(folder)
+
+
+def test_full_precision_beside_a_leftover_quantization_config(folder):
+    before = load(folder)[1]
+    raw = RAW["llama"] | {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (folder / "config.json").write_text(json.dumps(raw))
+    _, base = load(folder)
+    assert all(np.array_equal(base[path], leaf) for path, leaf in before.items())
+    assert "quantization_config: passed over" in read_decoder(folder)[1][0]
+
+
+def test_numbered_files_without_an_index(tmp_path):
+    folder = write(tmp_path, shard_bytes=60_000)
+    expected = load(folder)[1]
+    (folder / "model.safetensors.index.json").unlink()
+    base = load(folder)[1]
+    assert all(np.array_equal(base[path], leaf) for path, leaf in expected.items())
+    files = sorted(folder.glob("*.safetensors"))
+    assert [file for file in checkpoint_files(folder) if file.suffix == ".safetensors"] == files
+    held = files[1].read_bytes()
+    files[1].unlink()
+    with pytest.raises(
+        InputError, match=rf"all {len(files)} files .* of model-\*-of-\* there is no 2;"
+    ):
+        load(folder)
+    (folder / "other.safetensors").write_bytes(held)
+    with pytest.raises(
+        InputError, match=r"has model-0.*, other\.safetensors and no model\.safetensors\.ind"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "a.gguf"]
+)
+def test_weights_in_another_format_are_named(folder, name):
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(InputError, match=rf"has its weights as {name} alone, .*save_pretrained"):
+        load(folder)
+
+
+@pytest.mark.parametrize("stored", ["adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("keep", [(), ("config.json",)])
+@pytest.mark.parametrize("named", [True, False])
+def test_folder_of_an_adapter_is_named(folder, stored, keep, named):
+    for file in folder.iterdir():
+        if file.name not in keep:
+            file.unlink()
+    (folder / stored).write_bytes(b"")
+    if named:
+        base = {"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}
+        (folder / "adapter_config.json").write_text(json.dumps(base))
+    base = "meta-llama/Llama-3.2-1B" if named else "BASE"
+    first = "save its adapter_model.bin as .*PEFT, and " if stored.endswith("bin") else ""
+    with pytest.raises(InputError, match=(
+        rf"^{folder}: an adapter of {base}, not a whole model; {first}merge it into its base "
+        rf"first: python -m experiments\.merge_adapter --checkpoint={base} --adapter={folder} "
+    )):  # fmt: skip
+        load(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
