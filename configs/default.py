@@ -63,6 +63,8 @@ def _inputs(config: ConfigDict) -> None:
     config.data.bad_rows = "drop"
     # Fields by other names than those known, as in prompt=my_q,reply=my_a,system=sys; see docs.
     config.data.columns = ""
+    # Date that a chat template writes, as 2026-01-31; empty: that of the work folder's first run.
+    config.data.today = ""
     config.data.overlap = "report"  # pool rows that share words with a target's files; or remove
 
     config.world = ConfigDict()  # the built-in world; read if data.pool is `skills`

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import RowReader, counted
 from g2is_jax.data.shown import marked_text
-from g2is_jax.model.families import read_config
 from g2is_jax.model.hub import resolve_checkpoint
+from g2is_jax.model.weights import read_decoder
 from g2is_jax.pipeline.datasets import Dataset, read_dataset, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.input_checks import check_vocabulary
 from g2is_jax.pipeline.inputs import check_columns, read_chat
+from g2is_jax.pipeline.model_limits import lowered, within_limits
 from g2is_jax.pipeline.settings import DataSettings, check_settings
 from g2is_jax.runs.errors import InputError
 from g2is_jax.skills.world import BASE_FOLDER, write_world
@@ -60,22 +61,26 @@ def run(config: ConfigDict) -> list[Look]:
 
     Needs the checkpoint's tokenizer and its config.json, and of the files those that are named.
     """
-    settings = check_settings(config, "cpu").data
-    if not settings.pool:
+    if not config.data.pool:
         raise InputError("data.pool is empty; give a file of rows, or skills")
     named = config.model.checkpoint
     folder = BASE_FOLDER
     if named != BUILT_IN:
         folder = resolve_checkpoint(named, config.model.revision, weights=False)
+    decoder, notes = read_decoder(folder)
+    whole = within_limits(check_settings(config, "cpu"), decoder.max_position_embeddings)
+    settings = whole.data
+    print("\n".join([*notes, *lowered(config, whole)]))
     chat = read_chat(folder, settings)
     looks, by_hand = [], []
     with tempfile.TemporaryDirectory() as world:
         for role, reader in _readers(config, settings, epath.Path(world)):
-            found = look(role, reader, settings, chat, folder)
+            found = look(role, reader, settings, chat, decoder.vocab_size, folder)
             print("\n".join([*lines(found, settings.max_length), ""]), flush=True)
             looks.append(found)
             by_hand.append(reader.by_hand)
     check_columns(settings.columns, by_hand)
+    print("\n".join(chat.summary()))
     return looks
 
 
@@ -99,14 +104,19 @@ def _readers(
 
 
 def look(
-    role: str, reader: RowReader, settings: DataSettings, chat: ChatFormat, folder: epath.Path
+    role: str,
+    reader: RowReader,
+    settings: DataSettings,
+    chat: ChatFormat,
+    vocabulary: int,
+    folder: epath.Path,
 ) -> Look:
     """Reads a file as a run does; what was found until an error is there too."""
     found = Look(os.fspath(reader.path), role)
     policy = settings.bad_rows if role == "pool" else "stop"
     try:
         dataset = read_dataset(reader, policy, chat, settings.max_length)
-        check_vocabulary([dataset], read_config(folder).vocab_size, folder)
+        check_vocabulary([dataset], vocabulary, folder)
     except InputError as error:
         found.error = str(error).splitlines()[-1]
         if policy == "stop" and len(reader.bad):

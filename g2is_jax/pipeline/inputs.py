@@ -17,14 +17,15 @@ from g2is_jax.data.files import FileRows, RowReader
 from g2is_jax.data.formats import Columns
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
-from g2is_jax.model.families import read_config
+from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.model.lora import NO_ADAPTER, Leaves, LoraConfig
 from g2is_jax.model.weight_files import checkpoint_files
-from g2is_jax.model.weights import Sharding, read_weights
+from g2is_jax.model.weights import Sharding, read_decoder, read_weights
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.datasets import Dataset, Target, read_dataset, read_target, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, target_name
+from g2is_jax.pipeline.first_date import date_line
 from g2is_jax.pipeline.job_stages import Stages
 from g2is_jax.pipeline.settings import (
     BaseSettings,
@@ -46,6 +47,20 @@ class Checkpoint:
     folder: epath.Path
 
     @functools.cached_property
+    def decoder(self) -> DecoderConfig:
+        """Its decoder."""
+        return self._read[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on what of its config is passed over."""
+        return self._read[1]
+
+    @functools.cached_property
+    def _read(self) -> tuple[DecoderConfig, list[str]]:
+        return read_decoder(self.folder)
+
+    @functools.cached_property
     def digest(self) -> dict[str, str]:
         """The content hashes of its files, as inputs of the stages that run the model."""
         return {f"model/{f.name}": file_hash(f) for f in checkpoint_files(self.folder)}
@@ -56,7 +71,7 @@ class Data:
     """Pool and targets as token arrays.
 
     whole_pool: with the rows in `shared`, which stand in a target's files too; pool: without them
-    where they are to be removed. summary: the lines that say how each file was read.
+    where they are to be removed. summary: lines on how config, files and templates were read.
     """
 
     chat: ChatFormat
@@ -101,7 +116,9 @@ def read_data(
     stages: Stages,
 ) -> Data:
     """The pool and the targets, read; InputError names what is wrong with a file."""
-    chat = read_chat(checkpoint(settings.checkpoint).folder, settings)
+    base = checkpoint(settings.checkpoint)
+    notes = list(base.notes)  # before the tokenizer, which transformers would blame
+    chat = read_chat(base.folder, settings)
     files = target_files(settings, lambda: world_stage(stages, settings.world))
     pool_file, validation_files, test_files = files
     columns, length = settings.columns, settings.max_length
@@ -117,16 +134,16 @@ def read_data(
     whole = read_dataset(pool, settings.bad_rows, chat, length, finder.look)
     read = [whole.file, *of_targets]
     check_columns(settings.columns, [dict(rows.by_hand) for rows in read])
-    summary = "\n".join(line for rows in read for line in rows.summary())
+    notes += [line for rows in read for line in rows.summary()]
+    notes += chat.summary() + ([date_line(chat.today)] if chat.today else [])
     shared = finder.found(whole)
     removed = {row.row for row in shared} if settings.overlap == "remove" else set()
-    return Data(chat, whole, targets, shared, whole.without(removed), summary)
+    return Data(chat, whole, targets, shared, whole.without(removed), "\n".join(notes))
 
 
 def read_chat(checkpoint: epath.Path, settings: DataSettings) -> ChatFormat:
     """The tokenizer of a checkpoint with the config's chat template."""
-    _check_length(checkpoint, settings.max_length)
-    return ChatFormat(load_tokenizer(checkpoint), settings.chat_template)
+    return ChatFormat(load_tokenizer(checkpoint), settings.chat_template, settings.today)
 
 
 def check_columns(columns: Columns, found: Sequence[Mapping[str, str]]) -> None:
@@ -136,15 +153,6 @@ def check_columns(columns: Columns, found: Sequence[Mapping[str, str]]) -> None:
             raise InputError(
                 f"data.columns: no row has the field {field!r}, named as {part}; correct its name"
             )
-
-
-def _check_length(checkpoint: epath.Path, max_length: int) -> None:
-    decoder = read_config(checkpoint)  # before the tokenizer, which transformers would blame
-    if max_length > decoder.max_position_embeddings:
-        raise InputError(
-            f"model.max_length = {max_length}: {checkpoint} takes at most "
-            f"{decoder.max_position_embeddings} tokens (max_position_embeddings)"
-        )
 
 
 def world_stage(stages: Stages, world: WorldConfig) -> epath.Path:
@@ -162,17 +170,17 @@ def describe_model(
     base: BaseSettings, lora: LoraConfig, checkpoint: Callable[[CheckpointSettings], Checkpoint]
 ) -> Model:
     """The model with its adapter, without any weights."""
-    return build_model(read_config(checkpoint(base.checkpoint).folder), lora, base.model)
+    return build_model(checkpoint(base.checkpoint).decoder, lora, base.model)
 
 
 def load_weights(
     settings: WeightSettings, checkpoint: Callable[[CheckpointSettings], Checkpoint]
 ) -> Leaves:
     """The base's weights, on the devices of this process."""
-    folder, devices = checkpoint(settings.checkpoint).folder, shared_mesh()
-    model = build_model(read_config(folder), NO_ADAPTER, settings.model)
+    base, devices = checkpoint(settings.checkpoint), shared_mesh()
+    model = build_model(base.decoder, NO_ADAPTER, settings.model)
 
     def sharding(path: str) -> Sharding | None:
         return model.sharding(path, devices) if devices else None
 
-    return read_weights(folder, model.base_layout, model.dtype, sharding)
+    return read_weights(base.folder, model.base_layout, model.dtype, sharding)

@@ -15,9 +15,11 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, match_report
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.check_data import short_lines
+from g2is_jax.pipeline.first_date import dated
 from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
 from g2is_jax.pipeline.inputs import Checkpoint, Data, Readers, cached_readers
 from g2is_jax.pipeline.job_stages import Stages, has_stages
+from g2is_jax.pipeline.model_limits import lowered, within_limits
 from g2is_jax.pipeline.settings import Settings, read_settings
 from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.runs.workdir import claim_workdir
@@ -53,7 +55,7 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        settings = read_settings(config, jax.default_backend())
+        settings = _fitted(read_settings(config, jax.default_backend()), self.readers)
         return Job(config, settings, self.readers, self.stages.for_variant())
 
     @property
@@ -123,9 +125,19 @@ class Job:
             "activations": model.activations,
             "attention": model.attention,
             "lora": dataclasses.asdict(self.settings.lora),
-            "template": self.data.chat.template,
+            **self.text_identity,
+        }
+
+    @functools.cached_property
+    def text_identity(self) -> dict:
+        """How rows become tokens: template and tokenizer by what they make of a probe."""
+        chat = self.data.chat
+        found = {
+            "template": chat.template,
+            "probe": chat.probe,
             "max_length": self.settings.data.max_length,
         }
+        return found | ({"today": str(chat.today)} if chat.today else {})
 
     @property
     def cost_unit(self) -> str:
@@ -149,6 +161,8 @@ class Job:
         shots = [rows.summary() for file, rows in self.shots_rows.items() if file not in shown]
         of_rows = [*itertools.chain(*shots), *short_lines(data.pool)]
         removed = self.settings.data.overlap == "remove"
+        for line in lowered(self.config, self.settings):
+            print(line)
         print(
             "\n".join([data.summary, *of_rows]) + "\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "
@@ -166,13 +180,22 @@ def open_job(config: ConfigDict, workdir: epath.Path, builds: bool = True) -> Jo
 
     builds: whether a stage that is not finished is run; else it is an error.
     """
-    settings = read_settings(config, jax.default_backend())
+    read_settings(config, jax.default_backend())  # what is wrong with them does not bind the folder
     if is_first():
-        replace = config.run.replace or not has_stages(workdir)
-        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+        is_new = not has_stages(workdir)
+        own = dated(config, workdir, is_new)
+        claim_workdir(workdir, own.to_dict(), FREE_FIELDS, config.run.replace or is_new)
     wait_for_all("work folder claimed")
+    config = dated(config, workdir, is_new=False)  # the same for all processes
     stages = Stages(workdir, builds)
-    return Job(config, settings, cached_readers(stages), stages)
+    readers = cached_readers(stages)
+    settings = _fitted(read_settings(config, jax.default_backend()), readers)
+    return Job(config, settings, readers, stages)
+
+
+def _fitted(settings: Settings, readers: Readers) -> Settings:
+    decoder = readers.checkpoint(settings.base.checkpoint).decoder
+    return within_limits(settings, decoder.max_position_embeddings)
 
 
 def open_checked_job(config: ConfigDict, workdir: epath.Path) -> Job:

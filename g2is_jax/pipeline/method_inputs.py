@@ -61,7 +61,7 @@ def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str,
 
 def _text_inputs(job: Job) -> dict[str, str]:
     """The inputs of the usable rows and their token counts, for a method without features."""
-    text = {key: str(job.model_identity[key]) for key in ("template", "max_length")}
+    text = {key: str(value) for key, value in job.text_identity.items()}
     small = {n: d for n, d in job.checkpoint.digest.items() if not n.endswith(".safetensors")}
     return {"pool": job.data.pool.digest, **text, **small}
 

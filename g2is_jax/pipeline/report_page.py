@@ -121,7 +121,7 @@ def _facts(job: Job) -> dict[str, str]:
     return {
         "checkpoint": f"{config.model.checkpoint} {config.model.revision}".strip(),
         "pool": f"{pool.path}: {len(pool.records):,} usable rows, {pool.dropped:,} dropped without "
-        f"a supervised token, {pool.truncated:,} cut at {config.model.max_length:,} tokens",
+        f"a supervised token, {pool.truncated:,} cut at {job.settings.data.max_length:,} tokens",
         "sources": f"{len(counts)}: {named}{more}",
         "targets": "; ".join(targets),
         "budget": f"{job.limits.budget:,} {job.cost_unit}",

@@ -1,6 +1,7 @@
 """A config, checked field by field and split among the rooms that own its parts."""
 
 import dataclasses
+import datetime
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -17,6 +18,7 @@ from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
 from g2is_jax.pipeline.fields import listed, owned, part_of, parts
+from g2is_jax.pipeline.first_date import read_date
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.methods import SelectionSettings
@@ -39,7 +41,8 @@ class CheckpointSettings:
 class DataSettings:
     """Everything that the pool and the targets, as token arrays, depend on.
 
-    validation, test: one file a target; both empty for all targets of the built-in world.
+    validation, test: one file a target; both empty for all targets of the built-in world. today:
+    the date that a chat template writes; None: the present one.
     """
 
     checkpoint: CheckpointSettings
@@ -52,6 +55,7 @@ class DataSettings:
     bad_rows: str
     columns: Columns
     world: WorldConfig
+    today: datetime.date | None
 
     @property
     def targets_of_world(self) -> bool:
@@ -200,6 +204,7 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         bad_rows=config.data.bad_rows,
         columns=read_columns(config.data.columns),
         world=owned(WorldConfig, world, "world"),
+        today=read_date(config.data.today),
     )
 
 

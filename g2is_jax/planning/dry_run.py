@@ -22,6 +22,7 @@ from g2is_jax.evaluation.evaluate import encode_prompts
 from g2is_jax.evaluation.tasks.table import make_eval_set
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.datasets import target_files
+from g2is_jax.pipeline.model_limits import within_limits
 from g2is_jax.pipeline.settings import DataSettings, Settings, read_settings
 from g2is_jax.planning.base_models import decoder, place_of
 from g2is_jax.planning.chips import CHIPS
@@ -116,7 +117,9 @@ def read_plan(config: ConfigDict, devices: int, hosts: int = 1) -> tuple[Plan, s
     """Returns the plan of a config, and a clause on the tokens of its rows."""
     settings = read_settings(config, BACKEND)
     place = place_of(config.model.checkpoint, config.model.revision)
-    model = build_model(decoder(config.model.checkpoint, place), settings.lora, settings.base.model)
+    shapes = decoder(config.model.checkpoint, place)
+    settings = within_limits(settings, shapes.max_position_embeddings)
+    model = build_model(shapes, settings.lora, settings.base.model)
     with tempfile.TemporaryDirectory() as folder:
 
         def world() -> epath.Path:
@@ -128,15 +131,16 @@ def read_plan(config: ConfigDict, devices: int, hosts: int = 1) -> tuple[Plan, s
         try:
             if place is None:
                 raise InputError(f"{config.model.checkpoint} is not here")
-            chat = ChatFormat(load_tokenizer(place), config.model.chat_template)
+            today = settings.data.today
+            chat = ChatFormat(load_tokenizer(place), config.model.chat_template, today)
         except InputError as error:
             rows = _counted(files, settings.data)
             tokens = (
                 f"tokens not measured ({str(error).split(';')[0]}): "
-                f"{config.model.max_length:,} (model.max_length) each"
+                f"{settings.data.max_length:,} (model.max_length) each"
             )
         else:
-            rows = _measured(files, config, settings, chat)
+            rows = _measured(files, settings, chat)
             parts = {
                 name: getattr(rows, name) for name in ("pool", "validation", "test", "prompts")
             }
@@ -165,9 +169,9 @@ def _counted(files: Files, data: DataSettings) -> RunRows:
     return RunRows(rows([files.pool], data.bad_rows), rows(files.validations, "stop"), test, test)
 
 
-def _measured(files: Files, config: ConfigDict, settings: Settings, chat: ChatFormat) -> RunRows:
+def _measured(files: Files, settings: Settings, chat: ChatFormat) -> RunRows:
     """Returns the rows of all files, as long as a sample of each file's is."""
-    length, data = config.model.max_length, settings.data
+    length, data = settings.data.max_length, settings.data
     pool, _ = _measured_rows([files.pool], data.bad_rows, data, chat)
     validation, _ = _measured_rows(files.validations, "stop", data, chat)
     test, longest = _measured_rows(files.tests, "stop", data, chat)

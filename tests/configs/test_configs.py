@@ -42,6 +42,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "overlap": ("report", "remove"),
     "bad_rows": ("drop", "stop"),
     "data.columns": ("", "prompt=my_q"),
+    "data.today": ("", "2026-01-31"),
     "evaluate.adapter": ("last", "best"),
     "evaluate.tasks": ("answer", "gsm8k"),
     "harness_include": ("", str(ROOT)),

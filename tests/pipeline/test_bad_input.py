@@ -251,7 +251,6 @@ def test_tokenizer_of_another_model(file_config, own_base, tmp_path):
         ("model.revision", "main"),  # of a folder
         ("model.chat_template", "vicuna"),
         ("model.max_length", 0),
-        ("model.max_length", 129),  # the model has 128 positions
         ("lora.rank", 0),
         ("lora.alpha", 0.0),
         ("lora.dropout", 1.0),
