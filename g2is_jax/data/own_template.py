@@ -92,7 +92,7 @@ class OwnTemplate:
 
     @functools.cached_property
     def ends(self) -> list[str]:
-        """What the template writes behind a reply, such as `<|im_end|>`; none if nothing.
+        """The texts that the template writes behind a reply, such as `<|im_end|>`; none if nothing.
 
         The first is that of every reply; where there is none, that of the last and of the others.
         """
@@ -104,11 +104,13 @@ class OwnTemplate:
             return []
         last = [alone.partition("\ue001")[2], several.partition("\ue003")[2]]
         inner = several.partition("\ue001")[2].partition("\ue002")[0]
-        header = _shared(inner[::-1], alone.partition("\ue000")[0][::-1])
-        inner = inner[: len(inner) - len(header)]  # without that of the next question
         every = _shared(*last, inner).rstrip()
         if every:
             return [self._to_token(every, max)]
+        header = _shared(inner[::-1], alone.partition("\ue000")[0][::-1])
+        inner = inner[: len(inner) - len(header)]  # without that of the next question
+        if not any(token in inner for token in self._added):
+            inner = ""
         found = _shared(*last).rstrip(), inner.rstrip()
         return [end for end in (self._to_token(text, min) for text in found) if end.strip()]
 
@@ -120,7 +122,7 @@ class OwnTemplate:
 
     @functools.cached_property
     def _headers(self) -> list[str]:
-        """What the template asks for a reply with; the second time without an opened think tag."""
+        """The header that asks for a reply; then the same without an opened think tag."""
         turns = [Message("user", "\ue000")]
         try:
             asked, said = self._write(turns, asks=True)[0], self._write(turns)[0]
@@ -131,7 +133,7 @@ class OwnTemplate:
 
     @functools.cached_property
     def _has_system(self) -> bool:
-        """Whether the template writes a system message; True too where it refuses other turns."""
+        """True where the template writes a system message, or refuses other turns too."""
         turns = [Message("system", "\ue000"), Message("user", "a"), Message("assistant", "b")]
         try:
             return "\ue000" in self._write(turns)[0]

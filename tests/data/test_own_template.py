@@ -98,6 +98,7 @@ def test_opened_think_tag_of_the_prompt(chat_of, template):
     chat = chat_of(template)
     assert learned_texts(chat, chat.encode(TURNS, 1000)) == ["Goethe.</s>", "Rousseau.</s>"]
     assert check_prompt(chat, TURNS).endswith("<|user|>And Émile?<|assistant|>")
+    assert chat.summary() == []
     thoughts = chat.encode_all([make_record(THINKING)], 1000)[0]
     if template == own.OPENED_KEPT:
         assert learned_texts(chat, thoughts) == ["A poet, so Goethe.\n</think>\n\nGoethe.</s>"]
