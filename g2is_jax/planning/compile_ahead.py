@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from g2is_jax.features.extract import MOST_TOKENS
 from g2is_jax.model.build import Model, build_model
+from g2is_jax.pipeline.model_limits import within_limits
 from g2is_jax.pipeline.settings import Settings, check_settings
 from g2is_jax.planning.base_models import decoder
 from g2is_jax.planning.plan import BACKEND
@@ -39,8 +40,9 @@ def run(
 
     pool: of the walks, which are left out without it. only: names of programs; empty: all.
     """
-    settings = check_settings(config, BACKEND)
-    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
+    shapes = decoder(config.model.checkpoint)
+    settings = within_limits(check_settings(config, BACKEND), shapes.max_position_embeddings)
+    model = build_model(shapes, settings.lora, settings.base.model)
     found = print_programs(settings, model, topology, pool, finds_largest, only)
     if output:
         records = [one.record for one in found]

@@ -8,6 +8,7 @@ from g2is_jax.data.formats import read_columns
 from g2is_jax.data.hub_sets import place_of_rows
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.model_limits import within_limits
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.base_models import decoder
 from g2is_jax.planning.cost_table import cost_table
@@ -22,22 +23,24 @@ def run(
 
     sizes: fields of `Sizes`, None for those to be read from the config and its files.
     """
-    settings = check_settings(config, BACKEND)
-    model = build_model(decoder(config.model.checkpoint), settings.lora, settings.base.model)
-    found = _sizes(config, sizes)
+    shapes = decoder(config.model.checkpoint)
+    settings = within_limits(check_settings(config, BACKEND), shapes.max_position_embeddings)
+    model = build_model(shapes, settings.lora, settings.base.model)
+    length = settings.data.max_length
+    found = _sizes(config, sizes, length)
     plan = Plan(config, settings, model, found.rows(), devices)
-    tokens = f"{found.mean_tokens:,} tokens each; memory for rows of {config.model.max_length:,}"
+    tokens = f"{found.mean_tokens:,} tokens each; memory for rows of {length:,}"
     return cost_table(plan, chip, utilisation, tokens)
 
 
-def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
+def _sizes(config: ConfigDict, sizes: dict[str, int | None], length: int) -> Sizes:
     """Returns the sizes with a value, and the rest from the config and its files."""
     files = {
         "pool_rows": config.data.pool,
         "validation_rows": config.data.validation,
         "test_rows": config.data.test,
     }
-    found = {"mean_tokens": config.model.max_length}
+    found = {"mean_tokens": length}
     for field, named in files.items():
         if sizes[field] is None:
             found[field] = _rows(named, field, config.data)

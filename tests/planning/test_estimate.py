@@ -226,7 +226,7 @@ def test_rows_that_are_not_given_are_counted_in_the_files(folder):
         data__test=f"{files[3]}",
     )
     table = run(config, "h100", 1, 0.4, dict.fromkeys(GIVEN))
-    assert "5 rows of the pool, 5 of validation, 4 of test, 2,048 tokens each" in table
+    assert "5 rows of the pool, 5 of validation, 4 of test, 1,024 tokens each" in table
     with pytest.raises(InputError, match=r"--pool_rows=0; it must be at least 1"):
         run(config, "h100", 1, 0.4, dict.fromkeys(GIVEN) | {"pool_rows": 0})
     for pool, message in (
