@@ -13,7 +13,7 @@ import numpy as np
 
 from g2is_jax.data.files import Record
 from g2is_jax.data.messages import Message
-from g2is_jax.data.own_template import OwnTemplate, Rendered
+from g2is_jax.data.own_template import WAY_OUT, OwnTemplate, Rendered
 from g2is_jax.data.reply_places import split_thought
 from g2is_jax.data.templates import END_OF_TURN, TEMPLATES, Span, render_named
 from g2is_jax.data.tokenizer import configured_ends, end_of_sequence
@@ -118,7 +118,7 @@ class ChatFormat:
         its beginning, so that the question and the assistant header stay.
         """
         tokens = self._start + self._before_reply(*self._prompt(messages))
-        begins = tokens[0] == self.tokenizer.bos_token_id
+        begins = tokens[:1] == [self.tokenizer.bos_token_id]
         start = tokens[:1] if begins and (self._own or self._start) else []
         if len(tokens) > max_length:
             tokens = start + tokens[len(tokens) - max_length + len(start) :]
@@ -196,6 +196,8 @@ class ChatFormat:
                 blanks = thought[: len(thought) - len(thought.lstrip())]
                 reply = f"{opening}{blanks}A{closing}A"
         rendered = self._render([*asked, Message("assistant", reply)])
+        if not rendered.replies[-1]:
+            raise InputError(f"the tokenizer's own chat template leaves the reply out; {WAY_OUT}")
         return rendered.text, rendered.replies[-1][0][0]
 
     def _before_reply(self, text: str, length: int) -> list[int]:

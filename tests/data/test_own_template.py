@@ -160,6 +160,14 @@ def test_earlier_replies_that_are_left_out_are_counted(chat_of):
     assert chat.notes == {REPLY_LEFT_OUT: 1}
 
 
+def test_a_last_reply_that_is_left_out_has_no_prompt(chat_of):
+    chat = chat_of(OWN.replace("m.content", "(m.content if not loop.last else '')"))
+    with pytest.raises(InputError, match="leaves the reply out; name a chat template instead"):
+        chat.encode_prompt(TURNS, 1000)
+    with pytest.raises(InputError, match="message 2 cannot be found"):
+        chat.encode(TURNS[:2], 1000)
+
+
 def test_a_header_that_the_prompt_has_not(chat_of):
     """The prompt is what training writes, whatever the template's own prompt is."""
     chat = chat_of(OWN.replace("{% if add_generation_prompt %}", "{% if false %}"))
