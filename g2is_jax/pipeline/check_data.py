@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import RowReader, counted
 from g2is_jax.data.shown import marked_text
+from g2is_jax.model.config_file import read_raw_config
+from g2is_jax.model.families import read_fields
 from g2is_jax.model.hub import resolve_checkpoint
-from g2is_jax.model.weights import read_decoder
 from g2is_jax.pipeline.datasets import Dataset, read_dataset, target_files
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.input_checks import check_vocabulary
@@ -67,10 +68,11 @@ def run(config: ConfigDict) -> list[Look]:
     folder = BASE_FOLDER
     if named != BUILT_IN:
         folder = resolve_checkpoint(named, config.model.revision, weights=False)
-    decoder, notes = read_decoder(folder)
+    decoder, notes = read_fields(read_raw_config(folder), str(folder / "config.json"))
     whole = within_limits(check_settings(config, "cpu"), decoder.max_position_embeddings)
     settings = whole.data
-    print("\n".join([*notes, *lowered(config, whole)]))
+    for line in (*notes, *lowered(config, whole)):
+        print(line)
     chat = read_chat(folder, settings)
     looks, by_hand = [], []
     with tempfile.TemporaryDirectory() as world:
@@ -80,7 +82,8 @@ def run(config: ConfigDict) -> list[Look]:
             looks.append(found)
             by_hand.append(reader.by_hand)
     check_columns(settings.columns, by_hand)
-    print("\n".join(chat.summary()))
+    for line in chat.summary():
+        print(line)
     return looks
 
 
