@@ -12,8 +12,9 @@ from etils import epath
 
 from g2is_jax.data.bad_rows import BadRows
 from g2is_jax.data.content import not_utf8, row_texts
-from g2is_jax.data.formats import Columns, Fields, read_conversation
+from g2is_jax.data.formats import read_conversation
 from g2is_jax.data.messages import Message, check_turns
+from g2is_jax.data.row_fields import Columns, Fields
 from g2is_jax.data.turns import Remarks
 from g2is_jax.data.values import BadRow, is_absent, kind_of, label_of, text_of
 from g2is_jax.runs.errors import InputError
@@ -176,12 +177,13 @@ def _record(
 ) -> Record:
     own = _label(fields, "id")
     source = _label(fields, "source")
-    family = _label(fields, "source")  # beside a source it says nothing more
+    for family in fields.spelled("family"):
+        fields.take(family)  # beside a source it says nothing more
     task = _label(fields, "task") or stem
     subtask = _label(fields, "subtask") or task
     answer = _answer(fields, need_answer)
     row_id = ids.own(own) if own else ids.made(_hash(messages))
-    return Record(row, row_id, source or family, task, subtask, answer, messages, text)
+    return Record(row, row_id, source, task, subtask, answer, messages, text)
 
 
 def _hash(messages: tuple[Message, ...]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.formats import Columns, read_columns
+from g2is_jax.data.row_fields import Columns, read_columns
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task

@@ -4,7 +4,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import read_rows
-from g2is_jax.data.formats import read_columns
+from g2is_jax.data.row_fields import read_columns
 from g2is_jax.model.build import build_model
 from g2is_jax.pipeline.fields import BUILT_IN, parts
 from g2is_jax.pipeline.settings import check_settings
