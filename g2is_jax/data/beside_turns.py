@@ -15,7 +15,7 @@ def with_what_is_beside(messages: list[Message], fields: Fields, remarks: Remark
         before = read_turns(fields.take(history), history, remarks)
         first = 1 if messages[0].role == "system" else 0
         messages = [*messages[:first], *before, *messages[first:]]
-    return _with_system(messages, fields)
+    return _with_system(messages, fields, remarks)
 
 
 def _with_definition(messages: list[Message], fields: Fields) -> list[Message]:
@@ -45,12 +45,12 @@ def _with_context(messages: list[Message], fields: Fields) -> list[Message]:
     return messages
 
 
-def _with_system(messages: list[Message], fields: Fields) -> list[Message]:
+def _with_system(messages: list[Message], fields: Fields, remarks: Remarks) -> list[Message]:
     """Puts a row's system text first, before that of its messages."""
     key = fields.find("system")
     if key is None:
         return messages
-    text, _ = content_of(fields.take(key), f'"{key}"')
+    text, _ = content_of(fields.take(key), f'"{key}"', remarks)
     if messages[0].role == "system":
         return [Message("system", f"{text}\n\n{messages[0].content}"), *messages[1:]]
     return [Message("system", text), *messages]

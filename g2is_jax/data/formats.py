@@ -31,6 +31,9 @@ MAY_BE_TRANSCRIPTS = ("text", "input", "prompt")
 PROMPT_BESIDE = {"target": "source", "targets": "source"}  # reply -> its prompt, else a label
 RENDERED = "### "  # a prompt with it may be the other fields in a template, with the reply
 HOLDS_OTHERS = "instruction_with_input"
+OF_NODES = ("message_id", "parent_id", "user_id", "created_date", "lang", "review_count",
+            "review_result", "deleted", "rank", "synthetic", "model_name", "detoxify",
+            "message_tree_id", "tree_state", "emojis", "labels", "replies")  # fmt: skip
 PREFERENCE = 'of a preference pair "chosen" is the reply, "rejected" is not read'
 OF_LISTS = "the messages of the prompt are followed by those of the reply"
 BEST_PATH = "of a tree of replies the best-ranked path is read, else the first replies"
@@ -182,7 +185,10 @@ def _tree(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
     path = [root]
     while replies := _replies(path[-1]):
         path.append(min(replies, key=_rank))
-    messages = read_turns(path, key, Remarks())  # the other fields of a node describe it
+    found = Remarks()
+    messages = read_turns(path, key, found)
+    remarks.notes |= found.notes
+    remarks.unread |= found.unread - {f"{key}[].{name}" for name in OF_NODES}
     for name in fields.spelled("prompt", "message_tree_id", "tree_state"):
         fields.take(name)
     remarks.notes.add(BEST_PATH)

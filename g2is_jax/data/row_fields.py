@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from g2is_jax.data.values import is_absent
+from g2is_jax.data.values import BadRow, is_absent
 from g2is_jax.runs.errors import InputError
 
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat",
@@ -92,7 +92,10 @@ class Fields:
         value = self.row.get(key)
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
             rest = {name: self.row[name] for name in self.row if name != key}
-            self._index({**rest, **value[0]})
+            inner = {name: part for name, part in value[0].items() if not is_absent(part)}
+            if twice := [name for name in inner if not is_absent(rest.get(name))]:
+                raise BadRow(f'"{twice[0]}" stands in the row and in its "{key}"; keep one')
+            self._index({**rest, **inner})
 
     def left(self) -> set[str]:
         """Returns the fields that are there and were not read."""
