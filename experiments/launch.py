@@ -1,11 +1,13 @@
 """Flags and errors of every script: `--config`, overridable and locked, and `--workdir`."""
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from logging import CRITICAL, getLogger
+from types import TracebackType
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
@@ -16,11 +18,12 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from g2is_jax.pipeline.command_line import parse_config
+from g2is_jax.runs.backend import start_backend
 from g2is_jax.runs.errors import FAILED, InputError, StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
-from g2is_jax.runs.storage import naming_failures
+from g2is_jax.runs.storage import naming_failures, path_of
 
 
 def launch(
@@ -42,23 +45,25 @@ def launch(
     jax.config.config_with_absl()
 
     def main(_) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax logs every step of every save
+        # orbax logs every step of every save, and every error that it raises, with its trace
+        logging.set_verbosity(logging.FATAL)
         getLogger("gcsfs").setLevel(CRITICAL)  # an error is reported once, here
         if instead(config_flag.value):
             return
         if together.value:
             start(address.value, processes.value, process.value)
-        place = epath.Path(workdir.value)
+        start_backend()
+        place = path_of(workdir.value)
         with contextlib.ExitStack() as stack:
             stack.enter_context(sigterm_heeded())
             stack.enter_context(naming_failures(place))
             if is_first():
                 stack.enter_context(locked(place))
             else:  # the first process prints for all
-                nowhere = stack.enter_context(open(os.devnull, "w"))
+                nowhere = stack.enter_context(open(os.devnull, "w", errors="replace"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             if profile.value:
-                stack.enter_context(jax.profiler.trace(profile.value))
+                stack.enter_context(jax.profiler.trace(str(path_of(profile.value))))
             run(config_flag.value, place)
 
     run_or_explain(main, parse_config)
@@ -66,6 +71,10 @@ def launch(
 
 def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     """Call absl's `run`; a user's mistake ends in one line and status 2, a lost store in 75."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer letters than the data
+            stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _show_unless_late
     try:
         app.run(main, flags_parser=parse)
     except (InputError, StoreLost) as error:
@@ -80,6 +89,12 @@ def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> No
     except BaseException:
         end(1, traceback.format_exc())
         raise
+
+
+def _show_unless_late(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error's trace; not those of writes that were under way when a save had failed."""
+    if str(error) != "Event loop is closed":  # in threads of tensorstore
+        sys.__excepthook__(kind, error, trace)
 
 
 def _printable(text: str) -> str:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from experiments.launch import launch
 from g2is_jax.pipeline import own_features
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import path_of
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
     def choose(config: ConfigDict, workdir: epath.Path) -> None:
         files = {"train_features": train, "validation_features": validation, "pool": pool}
-        named = {name: epath.Path(flag.value) for name, flag in files.items() if flag.value}
+        named = {name: path_of(flag.value) for name, flag in files.items() if flag.value}
         if not named:
             from g2is_jax.pipeline import selection_stage  # late: own features need no model
 

@@ -74,7 +74,9 @@ def _turns(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None
             continue
         fields.take(key)
         _take_repeated(fields, messages)
-        replied = fields.find("reply")
+        # A gold answer is not taken for the reply, unless it is named so.
+        gold = {*fields.names("answer")} - {fields.by_hand.get("reply")}
+        replied = next((name for name in fields.holding("reply") if name not in gold), None)
         if messages[-1].role == "user" and replied:
             return f"{key}/{replied}", messages + _reply(fields, replied, remarks)
         return key, messages

@@ -70,7 +70,7 @@ class Target:
 
     name: str
     validation: Dataset
-    test: epath.Path
+    test: epath.Path | None  # None where nothing is measured
     test_records: list[Record]
     test_digest: str
 
@@ -97,11 +97,13 @@ def usable_rows(rows: FileRows, chat: ChatFormat, max_length: int) -> Dataset:
 
 
 def read_target(
-    name: str, validation: FileRows, test: FileRows, chat: ChatFormat, max_length: int
+    name: str, validation: FileRows, test: FileRows | None, chat: ChatFormat, max_length: int
 ) -> Target:
     """A task's two files; not all of its test rows are cut off."""
-    usable_rows(test, chat, max_length)
     shown = usable_rows(validation, chat, max_length)
+    if test is None:
+        return Target(name, shown, None, [], "")
+    usable_rows(test, chat, max_length)
     return Target(name, shown, test.path, test.records, test.digest)
 
 

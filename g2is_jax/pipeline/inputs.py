@@ -108,10 +108,11 @@ def read_data(
     pool = read_rows(pool_file, settings.bad_rows, columns=columns)
     validations = [read_rows(file, "stop", columns=columns) for file in validation_files]
     tests = [read_rows(file, "stop", True, columns) for file in test_files]
+    to_measure: list[FileRows | None] = [*tests] if tests else [None] * len(validations)
     whole = usable_rows(pool, chat, settings.max_length)
     targets = tuple(
         read_target(target_name(validation.path), validation, test, chat, settings.max_length)
-        for validation, test in zip(validations, tests, strict=True)
+        for validation, test in zip(validations, to_measure, strict=True)
     )
     _check_columns(settings, [pool, *validations, *tests])
     summary = "\n".join(line for rows in (pool, *validations, *tests) for line in rows.summary())

@@ -33,6 +33,8 @@ FREE_FIELDS = (
     "model.shard_base",
     "grads.hidden_states",
 )
+# A run without them does no more than the stages before any measurement.
+MAY_COME_LATER = ("data.test",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        settings = read_settings(config, jax.default_backend())
+        settings = read_settings(config, jax.default_backend(), bool(self.settings.data.test))
         return Job(config, settings, self.readers, self.stages.for_variant())
 
     @property
@@ -96,6 +98,7 @@ class Job:
                 shots_files[target.name],
             )
             for target, task in zip(self.data.targets, self.settings.evaluation.tasks, strict=True)
+            if target.test is not None
         }
 
     @property
@@ -151,22 +154,28 @@ class Job:
         )
 
 
-def open_job(config: ConfigDict, workdir: epath.Path, builds: bool = True) -> Job:
+def open_job(
+    config: ConfigDict, workdir: epath.Path, builds: bool = True, measures: bool = True
+) -> Job:
     """A job of the work folder, which takes this config unless it has another one already.
 
-    builds: whether a stage that is not finished is run; else it is an error.
+    builds: whether a stage that is not finished is run; else it is an error. measures: whether test
+    rows are needed.
     """
-    settings = read_settings(config, jax.default_backend())
+    settings = read_settings(config, jax.default_backend(), measures)
     if is_first():
         replace = config.run.replace or not has_stages(workdir)
-        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace)
+        claim_workdir(workdir, config.to_dict(), FREE_FIELDS, replace, MAY_COME_LATER)
     wait_for_all("work folder claimed")
     stages = Stages(workdir, builds)
     return Job(config, settings, cached_readers(stages), stages)
 
 
-def open_checked_job(config: ConfigDict, workdir: epath.Path) -> Job:
-    """A job whose inputs were all read, so that whatever is wrong is said before any long work."""
-    job = open_job(config, workdir)
+def open_checked_job(config: ConfigDict, workdir: epath.Path, measures: bool = True) -> Job:
+    """A job whose inputs were all read, so that whatever is wrong is said before any long work.
+
+    measures: whether test rows are needed.
+    """
+    job = open_job(config, workdir, measures=measures)
     job.check()
     return job

@@ -34,7 +34,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
 
     Their composition is printed, and written to `report/composition.md`.
     """
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     chosen = [stage(job, *case) for case in cases(job, choosers(job.settings.selection.methods))]
     if is_first():
         with alone():

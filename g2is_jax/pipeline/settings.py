@@ -1,6 +1,7 @@
 """A config, checked field by field and split among the rooms that own its parts."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etils import epath
@@ -16,7 +17,7 @@ from g2is_jax.model.backends import EXECUTION, execution
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
-from g2is_jax.pipeline.fields import listed, owned, part_of, parts
+from g2is_jax.pipeline.fields import file_names, listed, owned, part_of
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.methods import SelectionSettings
@@ -39,7 +40,8 @@ class CheckpointSettings:
 class DataSettings:
     """Everything that the pool and the targets, as token arrays, depend on.
 
-    validation, test: one file a target; both empty for all targets of the built-in world.
+    validation, test: one file a target; both empty for all targets of the built-in world. Without
+    test alone nothing can be measured.
     """
 
     checkpoint: CheckpointSettings
@@ -56,12 +58,12 @@ class DataSettings:
     @property
     def targets_of_world(self) -> bool:
         """True where no files are named for targets, which are then those of the built-in world."""
-        return not self.test
+        return not self.validation
 
     @property
     def targets(self) -> int:
         """The number of targets."""
-        return len(self.world.targets if self.targets_of_world else self.test)
+        return len(self.world.targets if self.targets_of_world else self.validation)
 
 
 @dataclass(frozen=True)
@@ -155,14 +157,15 @@ class Settings:
     seeds: tuple[int, ...]
 
 
-def read_settings(config: ConfigDict, backend: str) -> Settings:
+def read_settings(config: ConfigDict, backend: str, measures: bool = True) -> Settings:
     """Check every field by itself, and that the files it names are there.
 
+    measures: whether test rows are needed.
     backend: that which the run is for, as in `jax.default_backend()`; it chooses the kernel of
     attention where the config leaves that open.
     """
     settings = check_settings(config, backend)
-    check_files(config)
+    check_files(config, measures)
     return settings
 
 
@@ -194,8 +197,8 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         chat_template=config.model.chat_template,
         max_length=config.model.max_length,
         pool=config.data.pool,
-        validation=parts(config.data.validation),
-        test=parts(config.data.test),
+        validation=tuple(filter(None, file_names(config.data.validation))),
+        test=tuple(filter(None, file_names(config.data.test))),
         overlap=config.data.overlap,
         bad_rows=config.data.bad_rows,
         columns=read_columns(config.data.columns),
@@ -229,8 +232,10 @@ def _checkpoints(config: ConfigDict) -> int:
 
 def _evaluation(config: ConfigDict, targets: int) -> EvaluationSettings:
     section = config.evaluate
-    tasks = _for_each_target(section.tasks, "evaluate.tasks", targets)
-    shots_files = _for_each_target(section.shots_files, "evaluate.shots_files", targets)
+    tasks = [part.strip() for part in section.tasks.split(",")]
+    tasks = _for_each_target(tasks, "evaluate.tasks", targets)
+    named = file_names(section.shots_files)
+    shots_files = _for_each_target(named, "evaluate.shots_files", targets)
     return EvaluationSettings(
         evaluate=part_of(EvaluateConfig, config.evaluate, "evaluate"),
         tasks=tuple(map(named_task, tasks)),
@@ -284,12 +289,11 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, seeds))
 
 
-def _for_each_target(text: str, field: str, targets: int) -> list[str]:
-    """The parts of a field that has one by commas for each target, or one for all of them."""
-    named = [part.strip() for part in text.split(",")]
+def _for_each_target(named: Sequence[str], field: str, targets: int) -> list[str]:
+    """The parts of a field that has one for each target, or one for all of them."""
     if len(named) not in (1, targets):
         raise InputError(
-            f"{field} = {text!r} names {len(named)} for {targets} targets; give one for each, in "
-            "the order of data.test, or one for all"
+            f"{field} = {','.join(named)!r} names {len(named)} for {targets} targets; give one for "
+            "each, in the order of data.test, or one for all"
         )
-    return named if len(named) == targets else named * targets
+    return [*named] if len(named) == targets else [*named] * targets

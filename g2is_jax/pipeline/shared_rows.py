@@ -30,7 +30,7 @@ class Shared:
 
 def find(pool: Dataset, targets: Sequence[Target]) -> list[Shared]:
     """The pool rows that share words with a target's, whose test rows are looked at first."""
-    files = [(target.test, target.test_records) for target in targets]
+    files = [(target.test, target.test_records) for target in targets if target.test]
     files += [(target.validation.path, target.validation.records) for target in targets]
     there = [(path.name, record) for path, records in files for record in records]
     return [

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from g2is_jax.data.files import read_rows
 from g2is_jax.data.row_fields import read_columns
 from g2is_jax.model.build import build_model
-from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.fields import BUILT_IN, file_names
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.base_models import decoder
 from g2is_jax.planning.cost_table import cost_table
@@ -45,7 +45,8 @@ def _sizes(config: ConfigDict, sizes: dict[str, int | None]) -> Sizes:
 
 def _rows(named: str, field: str, data: ConfigDict) -> int:
     """Returns the number of rows in the files that a field of the config names."""
-    files = [] if named == BUILT_IN else list(map(epath.Path, parts(named)))
+    names = [named] if field == "pool_rows" else file_names(named)
+    files = [epath.Path(name) for name in names if name and name != BUILT_IN]
     missing = [file for file in files if not file.exists()]
     if missing or not files:
         what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"

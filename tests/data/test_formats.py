@@ -164,12 +164,15 @@ def test_a_prompt_that_holds_its_reply_is_not_read():
 
 
 def test_turns_that_end_in_a_question_are_followed_by_the_reply():
-    for name in ("answer", "response", "completion"):
+    for name in ("solution", "response", "completion"):
         found, remarks = read({"messages": [SYSTEM, USER], name: "4", "reasoning_content": "Hm."})
         assert found[:2] == (BRIEF, ASKED)
         assert found[2].content == "<think>\nHm.\n</think>\n\n4"
         assert remarks.unread == set()
     assert read({"messages": [USER, REPLY], "response": "5"})[1].unread == {"response"}
+    gold = {"messages": [USER], "answer": "4"}
+    assert failure(gold).startswith("no assistant message; there is nothing to learn")
+    assert messages_of(gold, "reply=answer") == (ASKED, ANSWERED)
 
 
 def test_a_source_is_the_prompt_where_nothing_else_is_beside_a_target():

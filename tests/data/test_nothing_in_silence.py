@@ -21,7 +21,7 @@ ROWS = {
     "lists of pairs": {"conversations": [["2+2?", "4"]]},
     "json": {"messages": json.dumps([USER, REPLY])},
     "columns": {"messages": {"role": ["user", "assistant"], "content": ["2+2?", "4"]}},
-    "turns and reply": {"messages": [USER], "answer": "4"},
+    "turns and reply": {"messages": [USER], "response": "4"},
     "alpaca": {"instruction": "2+2?", "input": "", "output": "4"},
     "alpaca with input": {"instruction": "Add.", "input": "2+2", "output": "4"},
     "prompt": {"prompt": "2+2?", "completion": "4"},

@@ -1,5 +1,6 @@
 """The command line: flags, exit status, and one line on stderr for a user's mistake."""
 
+import io
 import os
 import subprocess
 import sys
@@ -114,6 +115,47 @@ def test_one_real_command(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {tmp_path / 'taken'}: cannot be used as a work folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_ascii_output_and_no_such_device(tmp_path):
+    """Other letters than ASCII are escaped, and a device that is not there is named."""
+    (tmp_path / "p\u00e4.jsonl").write_text("")
+    names = [f"--config.data.{part}={tmp_path}/p\u00e4.jsonl" for part in ("pool", "validation")]
+    command = [sys.executable, "-m", "experiments.select_subset", f"--config={TINY}", *names]
+    ended = {}
+    for platforms in ("cpu", "gpux"):
+        more = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "JAX_PLATFORMS": platforms}
+        ended[platforms] = subprocess.run(
+            [*command, f"--workdir={tmp_path / 'work'}"],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert [done.returncode for done in ended.values()] == [2, 2]
+    assert "p\\xe4.jsonl: no rows; expected" in ended["cpu"].stderr
+    assert ended["gpux"].stderr.startswith("error: JAX_PLATFORMS=gpux: jax finds no such device (")
+    assert all(done.stderr.count("\n") == 1 for done in ended.values())
+
+
+def test_printing_escapes_what_the_terminal_has_no_letters_for(monkeypatch):
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(launch.app, "run", lambda *_, **__: print("gr\u00fcn \u6f22"))
+    launch.run_or_explain(print, parse=list)
+    stream.flush()
+    assert written.getvalue() == b"gr\\xfcn \\u6f22\n"
+
+
+def test_late_errors_of_a_failed_save_are_not_shown(monkeypatch, capsys):
+    monkeypatch.setattr(launch.app, "run", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    launch.run_or_explain(print, parse=list)
+    for message in ("Event loop is closed", "of our own"):
+        sys.excepthook(RuntimeError, RuntimeError(message), None)
+    assert capsys.readouterr().err == "RuntimeError: of our own\n"
 
 
 def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):

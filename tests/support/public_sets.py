@@ -174,9 +174,9 @@ SETS = (
         "vicuna-13b", "turn": 1, "language": "English", "redacted": False, "openai_moderation":
         [{"flagged": False}]}, second={"conversation_id": "b"}), "conversation",
         unread="language,model,openai_moderation,redacted,turn"),
-    PublicSet("Dolphin-R1", tuple({"messages": turns(q, "")[:1], "reasoning_content": "Hm.",
-        "answer": a, "model": "R1"} for q, a in ((Q, A), (Q2, A2))), "messages/answer", THOUGHTS,
-        unread="model", note="with its field `reasoning` give `data.columns=thought=reasoning`"),
+    PublicSet("Dolphin-R1", tuple({"messages": turns(q, "")[:1], "reasoning": "Hm.", "answer": a,
+        "model": "R1"} for q, a in ((Q, A), (Q2, A2))), "messages/answer", THOUGHTS,
+        unread="model", columns="reply=answer,thought=reasoning"),
     PublicSet("ShareGPT-Chinese-English-90k", lists("conversation", lambda q, a: [{"human": q,
         "assistant": a}], {"conversation_id": "a", "category": "x"}, {"conversation_id": "b"}),
         "conversation", unread="category"),
