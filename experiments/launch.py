@@ -1,13 +1,11 @@
 """Flags and errors of every script: `--config`, overridable and locked, and `--workdir`."""
 
 import contextlib
-import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from logging import CRITICAL, getLogger
-from types import TracebackType
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own start-up notes
@@ -24,6 +22,7 @@ from g2is_jax.runs.lock import locked
 from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
 from g2is_jax.runs.storage import naming_failures, path_of
+from g2is_jax.runs.terminal import prepare_output, printable
 
 
 def launch(
@@ -71,14 +70,11 @@ def launch(
 
 def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     """Call absl's `run`; a user's mistake ends in one line and status 2, a lost store in 75."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer letters than the data
-            stream.reconfigure(errors="backslashreplace")
-    sys.excepthook = _show_unless_late
+    prepare_output()
     try:
         app.run(main, flags_parser=parse)
     except (InputError, StoreLost) as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = STOPPED if isinstance(error, StoreLost) else FAILED
         end(status)
         sys.exit(status)
@@ -89,14 +85,3 @@ def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> No
     except BaseException:
         end(1, traceback.format_exc())
         raise
-
-
-def _show_unless_late(kind: type, error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error's trace; not those of writes that were under way when a save had failed."""
-    if str(error) != "Event loop is closed":  # in threads of tensorstore
-        sys.__excepthook__(kind, error, trace)
-
-
-def _printable(text: str) -> str:
-    """Put text on one line: a user's may hold line breaks, and signs that steer a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

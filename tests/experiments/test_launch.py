@@ -1,6 +1,5 @@
 """The command line: flags, exit status, and one line on stderr for a user's mistake."""
 
-import io
 import os
 import subprocess
 import sys
@@ -137,25 +136,6 @@ def test_ascii_output_and_no_such_device(tmp_path):
     assert "p\\xe4.jsonl: no rows; expected" in ended["cpu"].stderr
     assert ended["gpux"].stderr.startswith("error: JAX_PLATFORMS=gpux: jax finds no such device (")
     assert all(done.stderr.count("\n") == 1 for done in ended.values())
-
-
-def test_printing_escapes_what_the_terminal_has_no_letters_for(monkeypatch):
-    written = io.BytesIO()
-    stream = io.TextIOWrapper(written, encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(launch.app, "run", lambda *_, **__: print("gr\u00fcn \u6f22"))
-    launch.run_or_explain(print, parse=list)
-    stream.flush()
-    assert written.getvalue() == b"gr\\xfcn \\u6f22\n"
-
-
-def test_late_errors_of_a_failed_save_are_not_shown(monkeypatch, capsys):
-    monkeypatch.setattr(launch.app, "run", lambda *_, **__: None)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    launch.run_or_explain(print, parse=list)
-    for message in ("Event loop is closed", "of our own"):
-        sys.excepthook(RuntimeError, RuntimeError(message), None)
-    assert capsys.readouterr().err == "RuntimeError: of our own\n"
 
 
 def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
