@@ -28,7 +28,7 @@ from g2is_jax.data.values import BadRow, is_absent, kind_of, single, text_of
 
 UNDESIRED = ("label", "kto_tag", "is_correct")  # false: the reply is one that people did not want
 MAY_BE_TRANSCRIPTS = ("text", "input", "prompt")
-PROMPT_BESIDE = {"target": "source", "targets": "source"}  # reply -> its prompt, else a label
+PROMPT_BESIDE = {"source": ("target", "targets")}  # else a label -> the replies to it
 RENDERED = "### "  # a prompt with it may be the other fields in a template, with the reply
 HOLDS_OTHERS = "instruction_with_input"
 OF_NODES = ("message_id", "parent_id", "user_id", "created_date", "lang", "review_count",
@@ -90,7 +90,8 @@ def _prompt_and_reply(fields: Fields, remarks: Remarks) -> tuple[str, list[Messa
     if replied is None:
         return None
     if asked is None and not _holds_turns(fields.row[replied]):
-        asked = next(iter(fields.spelled(PROMPT_BESIDE.get(replied.lower(), ""))), None)
+        beside = [name for name in PROMPT_BESIDE if replied.lower() in PROMPT_BESIDE[name]]
+        asked = next(iter(fields.spelled(*beside)), None)
         if asked is None or not isinstance(fields.row[asked], str):
             return None
     before = _messages(fields, asked, "user", remarks) if asked else []
@@ -110,7 +111,8 @@ def _asked(fields: Fields) -> str | None:
     """Returns the field of the prompt: none that holds another one, written by a template."""
     keys = fields.holding("prompt")
     for key in keys:
-        text, others = fields.row[key], [fields.row[other] for other in keys if other != key]
+        text = fields.row[key]
+        others = [fields.row[other] for other in keys if fields.row[other] != text]
         held = isinstance(text, str) and any(isinstance(o, str) and o in text for o in others)
         if not held or RENDERED not in text or key == fields.by_hand.get("prompt"):
             return key

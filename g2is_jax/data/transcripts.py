@@ -9,6 +9,7 @@ import ast
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Mapping
 
 from g2is_jax.data.messages import ROLES, Message
@@ -30,7 +31,8 @@ MARKS = (
     {"USER:": USER, "ASSISTANT:": ASSISTANT},  # Vicuna
     {"[INST]": USER, "<<SYS>>": SYSTEM, "<</SYS>>": USER, "[/INST]": ASSISTANT},  # Llama 2
 )
-AROUND = re.compile(r"^(<s>|\s)+|(<\|im_end\|>|</s>|<s>|<\|endoftext\|>|\s)+$")
+AROUND = ("<s>", "</s>", "<|im_end|>", "<|endoftext|>")  # what may stand around a turn's text
+OBJECTS = re.compile(r"\s*\[\s*\{")  # a list of them
 
 
 def turns_from_transcript(text: object, opening: bool) -> list[Message] | None:
@@ -59,18 +61,27 @@ def _split(text: str, marks: Mapping[str, str]) -> list[Message]:
     before, *pieces = re.split(f"({'|'.join(map(re.escape, marks))})", text)
     roles, texts = [marks[mark] for mark in pieces[::2]], pieces[1::2]
     turns = [Message(SYSTEM, before), *map(Message, roles, texts)]
-    turns = [Message(turn.role, AROUND.sub("", turn.content)) for turn in turns]
+    turns = [Message(turn.role, _bare(turn.content)) for turn in turns]
     inside = [a.content or b.role != SYSTEM for a, b in itertools.pairwise(turns)]  # of Llama 2
     return [turns[0], *itertools.compress(turns[1:], [*inside[1:], True])]
 
 
+def _bare(text: str) -> str:
+    """Returns a text without the blanks, and the marks of tokenizers, around it."""
+    text = text.strip()
+    while mark := next((mark for mark in AROUND if text.endswith(mark)), None):
+        text = text.removesuffix(mark).rstrip()
+    return text.removeprefix("<s>").lstrip()
+
+
 def turns_from_text(text: str) -> list | None:
-    """Returns the list that a text is as JSON, or as Python writes it; None for other texts."""
-    if not text.lstrip().startswith("["):
+    """Returns the list of objects that a text is as JSON, or as Python writes it."""
+    if not OBJECTS.match(text):
         return None
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(text)
+            with warnings.catch_warnings(action="ignore"):  # of Python about what looks odd to it
+                found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return found if isinstance(found, list) else None

@@ -161,6 +161,8 @@ def test_a_prompt_that_holds_its_reply_is_not_read():
     assert remarks.unread == {"prompt"}
     row = {"prompt": rendered, "instruction": "2+2?", "output": "4"}
     assert messages_of(row, "prompt=prompt")[0].content == rendered
+    twice = {"prompt": rendered, "instruction": rendered, "output": "4"}
+    assert messages_of(twice)[0].content == rendered
 
 
 def test_turns_that_end_in_a_question_are_followed_by_the_reply():

@@ -83,7 +83,14 @@ def test_turns_as_json_text_and_as_python_writes_them(dump):
     assert messages_of({"prompt": dump([USER]), "chosen": dump([REPLY])}) == found[1:]
 
 
+def test_many_blanks_take_no_time():
+    text = "### Human: 2+2?" + " " * 200_000 + "x### Assistant: 4"
+    assert len(messages_of({"text": text})) == 2
+
+
 def test_texts_of_other_lists_are_texts():
+    for text in ("[link](a)", "[{", '[{"a": 1}]', "[{1: 2}](3)"):
+        assert messages_of({"prompt": text, "response": "4"})[0].content == text
     assert messages_of({"prompt": "[1, 2]", "response": "[3]"})[0].content == "[1, 2]"
     assert turns_from_text("[1, 2") is None
     assert failure({"messages": "[1, 2]"}).startswith('"messages" is a string; expected a list')
