@@ -180,6 +180,10 @@ SETS = (
     PublicSet("ShareGPT-Chinese-English-90k", lists("conversation", lambda q, a: [{"human": q,
         "assistant": a}], {"conversation_id": "a", "category": "x"}, {"conversation_id": "b"}),
         "conversation", unread="category"),
+    PublicSet("Hermes 3, Puffin", lists("conversations", said, {"id": "a"}, {"id": "b"}),
+        "conversations"),
+    PublicSet("Airoboros 3", tuple({"id": q, "category": "trivia", "conversations": said(SYSTEM, q,
+        a)} for q, a in ((Q, A), (Q2, A2))), "conversations", BOTH_SYSTEM, unread="category"),
     # Prompt and reply.
     PublicSet("Alpaca, Alpaca-GPT4", tuple({**row, "text": PROMPT_TEXT.format(
         row["instruction"], row["output"])} for row in ALPACA_ROWS), "instruction/output",
@@ -190,6 +194,20 @@ SETS = (
     PublicSet("Python-code-instructions-18k", tuple({**row, "prompt": PROMPT_TEXT.format(
         row["instruction"], row["output"])} for row in ALPACA_ROWS), "instruction/output",
         ALPACA_TALKS, unread="prompt", note="its `prompt` holds the reply, and is not read"),
+    PublicSet("LongAlpaca", pair("instruction", "output", {"input": "", "file": "a.txt"}),
+        "instruction/output", unread="file"),
+    PublicSet("Dolphin (FLAN)", tuple({"instruction": SYSTEM, "input": q, "output": a} for q, a in
+        ((Q, A), (Q2, A2))), "instruction/output", tuple((f"u:{SYSTEM}\n\n{q}", f"a:{a}") for
+        q, a in ((Q, A), (Q2, A2))), note="for its instruction as a system text give "
+        "`data.columns=system=instruction,prompt=input`"),
+    PublicSet("GPT4All", pair("prompt", "response", {"id": "a", "source": "laion"
+        }), "prompt/response", source="source"),
+    PublicSet("UltraInteract", pair("instruction", "response", {"task": "Coding", "dataset": "apps",
+        "id": "a", "parent_id": "b"}), "instruction/response", source="dataset",
+        unread="parent_id"),
+    PublicSet("KTO mix", tuple({"prompt": turns(q, "")[:1], "completion": turns(q, a)[1:], "label":
+        True} for q, a in ((Q, A), (Q2, A2))), "prompt/completion", unread="label",
+        note="rows with `label` false are bad rows: take them out"),
     PublicSet("GPTeacher", ({"instruction": Q, "input": "", "response": A}, {"instruction": "Add.",
         "input": Q2, "response": A2}), "instruction/response", ALPACA_TALKS),
     PublicSet("Dolly", ({"instruction": Q, "context": "", "response": A, "category": "open_qa"},
