@@ -142,6 +142,8 @@ class Job:
         _ = self.weights
         data, length = self.data, self.settings.data.max_length
         removed = self.settings.data.overlap == "remove"
+        if any(target.test is None for target in data.targets):
+            print("data.test is empty: overlap is looked for in validation rows alone")
         print(
             f"{data.summary}\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "

@@ -147,6 +147,7 @@ def test_stages_before_the_evaluation_ask_for_no_test_rows(file_config, tmp_path
     printed = capsys.readouterr().out
     assert f"{file_config.data.test.split(',')[0]}: " not in printed
     assert "val_plus.jsonl: 4 rows" in printed
+    assert printed.startswith("data.test is empty: overlap is looked for in validation rows alone")
     assert [target.test for target in job.data.targets] == [None, None]
     whole = open_job(file_config, epath.Path(tmp_path))  # the test files come later
     assert whole.data.pool.digest == job.data.pool.digest
