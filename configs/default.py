@@ -57,8 +57,9 @@ def _inputs(config: ConfigDict) -> None:
     config.data = ConfigDict()
     # A file or saved data set of rows, or hf://owner/name; `skills`: the built-in world; see docs.
     config.data.pool = ""
-    config.data.validation = ""  # one file a target, by commas; with `skills`: all its targets
-    config.data.test = ""  # one file a target, in the same order; its rows have an `answer`
+    # One file a target, by commas, as a JSON list, or @FILE of names; `skills`: all its targets.
+    config.data.validation = ""
+    config.data.test = ""  # likewise, to measure with; its rows have an `answer`
     # Rows that cannot be learned from: drop (of the pool alone, at most 5 %, counted), or stop.
     config.data.bad_rows = "drop"
     # Fields by other names than those known, as in prompt=my_q,reply=my_a,system=sys; see docs.

@@ -17,6 +17,7 @@ from g2is_jax.features.rows import DTYPES
 from g2is_jax.features.store import SETTINGS, StoreConfig
 from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.storage import path_of
 
 USAGE = "--source=FILE --destination=FOLDER (or the other way round), --dtype, --chunk_rows"
 
@@ -42,7 +43,7 @@ def main() -> None:
 
     def exchange(_) -> None:
         config = StoreConfig(dtype.value, rows.value)
-        print(run(epath.Path(source.value), epath.Path(destination.value), config))
+        print(run(path_of(source.value), path_of(destination.value), config))
 
     run_or_explain(exchange, functools.partial(parse_flags, USAGE))
 

@@ -6,11 +6,11 @@ python -m experiments.fetch_task --task=gsm8k --destination=DIR
 import functools
 
 from absl import flags
-from etils import epath
 
 from experiments.launch import run_or_explain
 from g2is_jax.evaluation.tasks.hub_tasks import PARTS, fetch_task, load_from_hub
 from g2is_jax.pipeline.command_line import parse_flags
+from g2is_jax.runs.storage import path_of
 
 USAGE = "--task=TASK --destination=DIR"
 
@@ -22,7 +22,7 @@ def main() -> None:
     flags.mark_flags_as_required([task, destination])
 
     def fetch(_) -> None:
-        print(fetch_task(str(task.value), epath.Path(destination.value), load_from_hub))
+        print(fetch_task(str(task.value), path_of(destination.value), load_from_hub))
 
     run_or_explain(fetch, functools.partial(parse_flags, USAGE))
 

@@ -16,11 +16,13 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from g2is_jax.pipeline.command_line import parse_config
+from g2is_jax.runs.backend import start_backend
 from g2is_jax.runs.errors import FAILED, InputError, StoreLost
 from g2is_jax.runs.lock import locked
 from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
-from g2is_jax.runs.storage import naming_failures
+from g2is_jax.runs.storage import naming_failures, path_of
+from g2is_jax.runs.terminal import prepare_output, printable
 
 
 def launch(
@@ -42,23 +44,25 @@ def launch(
     jax.config.config_with_absl()
 
     def main(_) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax logs every step of every save
+        # orbax logs every step of every save, and every error that it raises, with its trace
+        logging.set_verbosity(logging.FATAL)
         getLogger("gcsfs").setLevel(CRITICAL)  # an error is reported once, here
         if instead(config_flag.value):
             return
         if together.value:
             start(address.value, processes.value, process.value)
-        place = epath.Path(workdir.value)
+        start_backend()
+        place = path_of(workdir.value)
         with contextlib.ExitStack() as stack:
             stack.enter_context(sigterm_heeded())
             stack.enter_context(naming_failures(place))
             if is_first():
                 stack.enter_context(locked(place))
             else:  # the first process prints for all
-                nowhere = stack.enter_context(open(os.devnull, "w"))
+                nowhere = stack.enter_context(open(os.devnull, "w", errors="replace"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             if profile.value:
-                stack.enter_context(jax.profiler.trace(profile.value))
+                stack.enter_context(jax.profiler.trace(str(path_of(profile.value))))
             run(config_flag.value, place)
 
     run_or_explain(main, parse_config)
@@ -66,10 +70,11 @@ def launch(
 
 def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> None:
     """Call absl's `run`; a user's mistake ends in one line and status 2, a lost store in 75."""
+    prepare_output()
     try:
         app.run(main, flags_parser=parse)
     except (InputError, StoreLost) as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = STOPPED if isinstance(error, StoreLost) else FAILED
         end(status)
         sys.exit(status)
@@ -80,8 +85,3 @@ def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> No
     except BaseException:
         end(1, traceback.format_exc())
         raise
-
-
-def _printable(text: str) -> str:
-    """Put text on one line: a user's may hold line breaks, and signs that steer a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

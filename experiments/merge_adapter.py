@@ -7,12 +7,12 @@ import functools
 
 import jax
 from absl import flags
-from etils import epath
 
 from experiments.launch import run_or_explain
 from g2is_jax.model.build import DTYPES
 from g2is_jax.model.merge import merge_folders
 from g2is_jax.pipeline.command_line import parse_flags
+from g2is_jax.runs.storage import path_of
 
 USAGE = "--checkpoint=FOLDER --adapter=FOLDER --output=FOLDER"
 
@@ -28,8 +28,8 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
 
     def merge(_) -> None:
-        place, target = epath.Path(adapter.value), epath.Path(output.value)
-        print(merge_folders(str(checkpoint.value), place, target, str(dtype.value)))
+        place, target = path_of(adapter.value), path_of(output.value)
+        print(merge_folders(str(path_of(checkpoint.value)), place, target, str(dtype.value)))
 
     run_or_explain(merge, functools.partial(parse_flags, USAGE))
 

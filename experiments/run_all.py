@@ -13,9 +13,11 @@ slice (not with --nocompile): seconds, bytes, collectives, whether they fit.
 from typing import Any
 
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict
 
 from experiments.launch import launch
+from g2is_jax.pipeline.export import FORMATS, print_exports, read_formats
 from g2is_jax.pipeline.whole_run import run
 from g2is_jax.planning import dry_run
 
@@ -33,11 +35,19 @@ def main() -> None:
         "overrides": flags.DEFINE_string("overrides", None, "So: a file for these, as flags."),
     }
 
+    written = flags.DEFINE_string("export", "", f"Selections also as {', '.join(FORMATS)}.")
+    reasons = flags.DEFINE_bool("export_reasons", False, "There with reason and score.")
+
+    def run_and_export(config: ConfigDict, workdir: epath.Path) -> None:
+        formats = read_formats(str(written.value))
+        run(config, workdir)
+        print_exports(config, workdir, formats, bool(reasons.value))
+
     def instead(config: ConfigDict) -> bool:
         values: dict[str, Any] = {name: flag.value for name, flag in asked.items()}
         return dry_run.instead(config, dry.value, dry_run.Asked(**values))
 
-    launch(run, instead)
+    launch(run_and_export, instead)
 
 
 if __name__ == "__main__":

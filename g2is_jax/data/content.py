@@ -10,8 +10,8 @@ from typing import BinaryIO
 from etils import epath
 
 from g2is_jax.data.csv_rows import csv_rows, is_csv
-from g2is_jax.data.formats import Columns
 from g2is_jax.data.packed import unpacked
+from g2is_jax.data.row_fields import Columns
 from g2is_jax.data.tables import TABLES, is_saved, saved_rows
 from g2is_jax.data.values import Row, not_utf8
 from g2is_jax.runs.errors import InputError

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from g2is_jax.data.formats import NAMES, TURNS, Columns
+from g2is_jax.data.row_fields import NAMES, TURNS, Columns
 from g2is_jax.data.values import BadRow, Row, not_utf8
 from g2is_jax.runs.errors import InputError
 

@@ -16,11 +16,11 @@ from etils import epath
 
 from g2is_jax.data.bad_rows import BadRows
 from g2is_jax.data.content import row_texts
-from g2is_jax.data.formats import Columns
 from g2is_jax.data.hub_sets import HubSet, Place, load_hub_set, place_of_rows
 from g2is_jax.data.lines import LineFile
 from g2is_jax.data.messages import Message
 from g2is_jax.data.records import Reading, Record, Records, RowRead, made_id, read_row
+from g2is_jax.data.row_fields import Columns
 from g2is_jax.data.tables import dataset_batches, numbered
 from g2is_jax.data.values import BadRow, Row
 from g2is_jax.runs.errors import InputError

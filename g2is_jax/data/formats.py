@@ -3,201 +3,181 @@
     {"messages": [{"role": "user", "content": "2+2?"}, ...]}     turns, by any name of TURNS
     {"prompt": "2+2?", "completion": "4"}                        by names of PROMPTS and REPLIES
     {"prompt": {"text": "2+2?", "replies": [...]}}               a tree of replies (OASST)
+    {"text": "### Human: 2+2?### Assistant: 4"}                  a transcript
 
 Each row is recognised by itself, from the values that are there: null, NaN and what is empty count
 as absent. A system text, a history and a context beside them are part of the conversation.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any
 
+from g2is_jax.data.beside_turns import with_what_is_beside
 from g2is_jax.data.messages import Message
+from g2is_jax.data.row_fields import Fields
+from g2is_jax.data.transcripts import turns_from_columns, turns_from_text, turns_from_transcript
 from g2is_jax.data.turns import (
     MEDIA_KEYS,
     TOOL_KEYS,
     Remarks,
-    content_of,
     has_role,
     read_turns,
     refuse_tools_and_media,
     with_thought,
 )
-from g2is_jax.data.values import BadRow, is_absent, kind_of, text_of
-from g2is_jax.runs.errors import InputError
+from g2is_jax.data.values import BadRow, is_absent, kind_of, single, text_of
 
-TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat",
-         "items", "contents", "data")  # fmt: skip
-PROMPTS = ("prompt", "instruction", "question", "inputs", "query", "problem", "user", "human",
-           "user_prompt", "user_input", "input", "source_text")  # fmt: skip
-REPLIES = ("completion", "response", "output", "targets", "target", "solution", "outputs", "reply",
-           "assistant", "generated_solution", "chosen", "answer")  # fmt: skip
-# Part of a conversation or of a record -> the fields that may hold it, first by preference.
-NAMES = {
-    "messages": TURNS,
-    "prompt": PROMPTS,
-    "reply": REPLIES,
-    "system": ("system", "system_prompt", "system_message"),
-    "history": ("history",),
-    "context": ("context", "input"),
-    "thought": ("reasoning_content", "thinking"),
-    "id": ("id",),
-    "source": ("source", "family"),
-    "task": ("task",),
-    "subtask": ("subtask",),
-    "answer": ("answer",),
-}
-UNDESIRED = ("label", "kto_tag")  # false: the reply is one that people did not want
+UNDESIRED = ("label", "kto_tag", "is_correct")  # false: the reply is one that people did not want
+MAY_BE_TRANSCRIPTS = ("text", "input", "prompt")
+PROMPT_BESIDE = {"source": ("target", "targets")}  # else a label -> the replies to it
+RENDERED = "### "  # a prompt with it may be the other fields in a template, with the reply
+HOLDS_OTHERS = "instruction_with_input"
+OF_NODES = ("message_id", "parent_id", "user_id", "created_date", "lang", "review_count",
+            "review_result", "deleted", "rank", "synthetic", "model_name", "detoxify",
+            "message_tree_id", "tree_state", "emojis", "labels", "replies")  # fmt: skip
 PREFERENCE = 'of a preference pair "chosen" is the reply, "rejected" is not read'
 OF_LISTS = "the messages of the prompt are followed by those of the reply"
 BEST_PATH = "of a tree of replies the best-ranked path is read, else the first replies"
+TRANSCRIPT = "texts with marks of speakers are read as turns; one before the first is a system text"
+AS_TEXT = "turns that are written as a text are read as the list that it is"
 KNOWN = 'a list "messages", or a prompt and its reply, as "prompt" and "completion"'
-Columns = tuple[tuple[str, str], ...]  # (part, field named by hand)
-
-
-def read_columns(text: str) -> Columns:
-    """Reads `data.columns`, as in `prompt=my_q,reply=my_a`; InputError names what is wrong."""
-    columns = {}
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        part, equals, name = (piece.strip() for piece in pair.partition("="))
-        if not (equals and name) or part not in NAMES or part in columns:
-            raise InputError(
-                f"data.columns: {pair!r} names no part of a row, or one twice; write for instance "
-                f"prompt=my_q,reply=my_a; parts are {', '.join(NAMES)}"
-            )
-        columns[part] = name
-    return tuple(sorted(columns.items()))
-
-
-@functools.lru_cache(maxsize=1024)
-def _layout(
-    keys: tuple[str, ...], columns: Columns
-) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
-    """Returns the fields named by hand, the spelling of each name, and the fields of each part.
-
-    Most rows of a file have the same fields, for which that is found once.
-    """
-    by_hand = {part: name for part, name in columns if name in keys}
-    spelled = {key.lower(): key for key in keys} | {key: key for key in keys}
-    names = {
-        part: [spelled[name] for name in known if name in spelled] for part, known in NAMES.items()
-    }
-    for part, name in by_hand.items():
-        names[part].insert(0, name)
-    return by_hand, spelled, names
-
-
-class Fields:
-    """The fields of a row that are there, by name in any case, and which of them were read."""
-
-    def __init__(self, row: Mapping[str, Any], columns: Columns):
-        self.row = row
-        self.by_hand, self._spelled, self._names = _layout(tuple(row), columns)
-        self._left = {key for key, value in row.items() if not is_absent(value)}
-
-    def spelled(self, *names: str) -> list[str]:
-        """Returns those of some fields that the row has, empty or not, as it spells them."""
-        return [self._spelled[name] for name in names if name in self._spelled]
-
-    def names(self, part: str) -> list[str]:
-        """Returns the fields that may hold a part, that named by hand before all others."""
-        return self._names[part]
-
-    def find(self, part: str) -> str | None:
-        """Returns the field that holds a part, of those that are there and were not read yet."""
-        return next((key for key in self.names(part) if key in self._left), None)
-
-    def take(self, key: str) -> Any:
-        """Returns a field's value, and marks the field as read."""
-        self._left.discard(key)
-        return self.row[key]
-
-    def empty(self, part: str) -> str | None:
-        """Returns the first field of a part that the row has, but without a value."""
-        return next((key for key in self.names(part) if is_absent(self.row[key])), None)
-
-    def left(self) -> set[str]:
-        """Returns the fields that are there and were not read."""
-        return self._left
 
 
 def read_conversation(fields: Fields, remarks: Remarks) -> tuple[str, tuple[Message, ...]]:
     """Returns the name of a row's shape and its messages; BadRow if it has none that is known."""
+    for key in fields.spelled("instances"):
+        fields.unfold(key)
     refuse_tools_and_media({key.lower(): fields.row[key] for key in fields.left()}, "")
     for key in fields.spelled(*TOOL_KEYS, *MEDIA_KEYS):
         fields.take(key)  # it says that there are none
     for name in UNDESIRED:
         if fields.row.get(name) is False:
             raise BadRow(f'"{name}" is false, so the reply is one to avoid; leave such rows out')
-    readers = [_tree, _turns, _prompt_and_reply]
+    readers = [_tree, _turns, _prompt_and_reply, _transcript]
     if fields.by_hand.keys() & {"prompt", "reply"}:
-        readers.reverse()
+        readers = [_prompt_and_reply, _turns, _tree, _transcript]
     found = next((found for read in readers if (found := read(fields, remarks))), None)
     if found is None:
         raise BadRow(_unrecognised(fields))
     shape, messages = found
-    messages = _with_context(messages, fields)
-    if history := fields.find("history"):
-        before = read_turns(fields.take(history), history, remarks)
-        first = 1 if messages[0].role == "system" else 0
-        messages = [*messages[:first], *before, *messages[first:]]
-    return shape, tuple(_with_system(messages, fields))
+    return shape, tuple(with_what_is_beside(messages, fields, remarks))
 
 
 def _turns(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
-    """Reads a list of turns; the reply of a preference pair may follow it."""
-    lists = [key for key in fields.names("messages") if isinstance(fields.row[key], list)]
-    key = next((key for key in lists if key in fields.left()), None)
-    if key is None:
-        return None
-    messages = read_turns(fields.take(key), key, remarks)
-    _take_repeated(fields, messages)
-    chosen = [key for key in fields.spelled("chosen") if key in fields.left()]
-    if messages[-1].role == "user" and chosen:
-        messages += _messages(fields, chosen[0], "assistant", remarks)
-        return f"{key}/{chosen[0]}", messages
-    return key, messages
+    """Reads turns; where they end in a question, the reply may be in a field beside them."""
+    for key in fields.holding("messages"):
+        value = fields.row[key]
+        if isinstance(value, list):
+            messages = read_turns(value, key, remarks)
+        elif (found := _written_turns(value, key, remarks)) is not None:
+            messages = found
+        else:
+            continue
+        fields.take(key)
+        _take_repeated(fields, messages)
+        # A gold answer is not taken for the reply, unless it is named so.
+        gold = {*fields.names("answer")} - {fields.by_hand.get("reply")}
+        replied = next((name for name in fields.holding("reply") if name not in gold), None)
+        if messages[-1].role == "user" and replied:
+            return f"{key}/{replied}", messages + _reply(fields, replied, remarks)
+        return key, messages
+    return None
 
 
 def _prompt_and_reply(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
     """Reads a prompt and its reply, each a text or messages; `chosen` may hold both."""
-    asked, replied = fields.find("prompt"), fields.find("reply")
-    if replied is None or (asked is None and not _holds_turns(fields.row[replied])):
+    replied = fields.find("reply")
+    asked = _asked(fields)
+    if replied is None:
         return None
+    if asked is None and not _holds_turns(fields.row[replied]):
+        beside = [name for name in PROMPT_BESIDE if replied.lower() in PROMPT_BESIDE[name]]
+        asked = next(iter(fields.spelled(*beside)), None)
+        if asked is None or not isinstance(fields.row[asked], str):
+            return None
     before = _messages(fields, asked, "user", remarks) if asked else []
-    reply = _messages(fields, replied, "assistant", remarks)
+    if asked and asked.lower() == HOLDS_OTHERS:
+        _take_contained(fields, before[0].content)
+    lists = asked and _holds_turns(fields.row[asked])
+    reply = _reply(fields, replied, remarks)
     said = {message.content.strip() for message in reply}
     whole = reply[0].role != "assistant" and all(m.content.strip() in said for m in before)
-    thought = fields.find("thought")
-    if thought and reply[-1].role == "assistant":
-        text = with_thought(fields.take(thought), reply[-1].content, f'"{thought}"', remarks)
-        reply[-1] = dataclasses.replace(reply[-1], content=text)
-    if asked and not whole and _holds_turns(fields.row[asked]):
+    if lists and not whole:
         remarks.notes.add(OF_LISTS)
     shape = f"{asked}/{replied}" if asked else replied
     return shape, reply if whole else [*before, *reply]
 
 
+def _asked(fields: Fields) -> str | None:
+    """Returns the field of the prompt: none that holds another one, written by a template."""
+    keys = fields.holding("prompt")
+    for key in keys:
+        text = fields.row[key]
+        others = [fields.row[other] for other in keys if fields.row[other] != text]
+        held = isinstance(text, str) and any(isinstance(o, str) and o in text for o in others)
+        if not held or RENDERED not in text or key == fields.by_hand.get("prompt"):
+            return key
+    return None
+
+
+def _transcript(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
+    """Reads a whole conversation that is written as one text."""
+    for key in fields.spelled(*MAY_BE_TRANSCRIPTS):
+        messages = turns_from_transcript(fields.row[key], opening=False) or []
+        if any(message.role == "assistant" for message in messages):
+            fields.take(key)
+            remarks.notes.add(TRANSCRIPT)
+            return f"transcript in {key}", messages
+    return None
+
+
+def _written_turns(value: object, key: str, remarks: Remarks) -> list[Message] | None:
+    """Reads turns that are written as one text or as columns; None for anything else."""
+    if isinstance(value, dict) and has_role(value) and (rows := turns_from_columns(value)):
+        return read_turns(rows, key, remarks)
+    if not isinstance(value, str):
+        return None
+    if messages := turns_from_transcript(value, opening=True):
+        remarks.notes.add(TRANSCRIPT)
+        return messages
+    turns = turns_from_text(value)
+    if not turns or not all(isinstance(turn, dict) and has_role(turn) for turn in turns):
+        return None
+    remarks.notes.add(AS_TEXT)
+    return read_turns(turns, key, remarks)
+
+
+def _reply(fields: Fields, key: str, remarks: Remarks) -> list[Message]:
+    """Takes the field of the reply, and that of its thought."""
+    reply = _messages(fields, key, "assistant", remarks)
+    thought = fields.find("thought")
+    if thought and reply[-1].role == "assistant":
+        value = single(fields.take(thought), thought)
+        text = with_thought(value, reply[-1].content, f'"{thought}"', remarks)
+        reply[-1] = dataclasses.replace(reply[-1], content=text)
+    return reply
+
+
 def _holds_turns(value: object) -> bool:
     turns = value if isinstance(value, list) else [value]
-    return any(isinstance(turn, dict) and has_role(turn) for turn in turns)
+    return any(isinstance(turn, dict) and has_role(turn) for turn in turns) or (
+        _written_turns(value, "", Remarks()) is not None
+    )
 
 
 def _messages(fields: Fields, key: str, role: str, remarks: Remarks) -> list[Message]:
     """Takes a field that holds a text of this role, or messages."""
-    value = fields.take(key)
-    if key.lower() == "chosen":
+    value, chosen = fields.take(key), key.lower() == "chosen"
+    if chosen:
         for rejected in fields.spelled("rejected"):
             fields.take(rejected)
         remarks.notes.add(PREFERENCE)
+    if role == "user" or chosen:
+        written = _written_turns(value, key, remarks)
+        if written is not None:
+            return written
     if _holds_turns(value):
         return read_turns(value, key, remarks)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    elif isinstance(value, list):
-        raise BadRow(f'"{key}" is a list of {len(value)}; keep the one to be read')
-    return [Message(role, text_of(value, f'"{key}"'))]
+    return [Message(role, text_of(single(value, key), f'"{key}"'))]
 
 
 def _tree(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
@@ -209,7 +189,10 @@ def _tree(fields: Fields, remarks: Remarks) -> tuple[str, list[Message]] | None:
     path = [root]
     while replies := _replies(path[-1]):
         path.append(min(replies, key=_rank))
-    messages = read_turns(path, key, Remarks())  # the other fields of a node describe it
+    found = Remarks()
+    messages = read_turns(path, key, found)
+    remarks.notes |= found.notes
+    remarks.unread |= found.unread - {f"{key}[].{name}" for name in OF_NODES}
     for name in fields.spelled("prompt", "message_tree_id", "tree_state"):
         fields.take(name)
     remarks.notes.add(BEST_PATH)
@@ -234,43 +217,24 @@ def _take_repeated(fields: Fields, messages: list[Message]) -> None:
     said = {(message.role, message.content.strip()) for message in messages}
     roles = {"system": "system", "prompt": "user", "context": "user", "reply": "assistant"}
     for part, role in roles.items():
-        for key in (
-            fields.left().intersection(fields.names(part)).difference(fields.names("answer"))
-        ):
+        for key in {*fields.holding(part)}.difference(fields.names("answer")):
             text = fields.row[key]
             if isinstance(text, str) and (role, text.strip()) in said:
                 fields.take(key)
 
 
-def _with_context(messages: list[Message], fields: Fields) -> list[Message]:
-    """Writes a context below the first question, after an empty line."""
-    while key := fields.find("context"):
-        value = fields.take(key)
-        parts = value if isinstance(value, list) else [value]
-        texts = [text_of(part, f'"{key}"') for part in parts]
-        first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
-        if first is None:
-            raise BadRow(f'"{key}" stands beside no question; write one, or leave the row out')
-        content = "\n\n".join(filter(None, [messages[first].content, *texts]))
-        messages[first] = dataclasses.replace(messages[first], content=content)
-    return messages
-
-
-def _with_system(messages: list[Message], fields: Fields) -> list[Message]:
-    """Puts a row's system text first, before that of its messages."""
-    key = fields.find("system")
-    if key is None:
-        return messages
-    text, _ = content_of(fields.take(key), f'"{key}"')
-    if messages[0].role == "system":
-        return [Message("system", f"{text}\n\n{messages[0].content}"), *messages[1:]]
-    return [Message("system", text), *messages]
+def _take_contained(fields: Fields, text: str) -> None:
+    """Takes the other prompts, and the contexts, that a prompt says already."""
+    for key in {*fields.holding("prompt"), *fields.holding("context")}:
+        if isinstance(fields.row[key], str) and fields.row[key].strip() in text:
+            fields.take(key)
 
 
 def _unrecognised(fields: Fields) -> str:
     """Says why a row is of no known shape, and the way out."""
     asked, replied = fields.find("prompt"), fields.find("reply")
-    turns, empty = fields.find("messages"), fields.empty("messages")
+    of_turns = (key for key in fields.holding("messages") if not isinstance(fields.row[key], int))
+    turns, empty = next(of_turns, None), fields.empty("messages")
     name = fields.empty("reply")
     if name and not replied and (asked or not (turns or empty)):
         return f'"{name}" is {kind_of(fields.row[name])}; fill it or leave the row out'
@@ -279,7 +243,14 @@ def _unrecognised(fields: Fields) -> str:
     if key := turns or empty:
         return f'"{key}" is {kind_of(fields.row[key])}; expected a list of messages'
     if has_role(fields.row):
-        return 'the row is one message; write a whole conversation a row, as a list "messages"'
+        return (
+            'the row is one message; write a whole conversation a row, as a list "messages", or '
+            "take the file of trees that OASST has beside it"
+        )
+    for key in fields.spelled("instances"):
+        return f'"{key}" is {kind_of(fields.row[key])}; write each of them as a row of its own'
+    if asked and "text" in fields.left():
+        return f'no reply beside "{asked}"; if "text" is one, give data.columns=reply=text'
     if "text" in fields.left():
         return f'only "text", which does not say what is asked and what is the reply; write {KNOWN}'
     if "chosen" in fields.left():

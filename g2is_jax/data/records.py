@@ -8,9 +8,10 @@ from typing import overload
 
 import numpy as np
 
-from g2is_jax.data.formats import Columns, Fields, read_conversation
+from g2is_jax.data.formats import read_conversation
 from g2is_jax.data.lines import Lines
 from g2is_jax.data.messages import Message, check_turns
+from g2is_jax.data.row_fields import Columns, Fields
 from g2is_jax.data.turns import Remarks
 from g2is_jax.data.values import BadRow, is_absent, kind_of, label_of, not_utf8, text_of
 
@@ -72,12 +73,13 @@ def read_row(
     check_turns(messages)
     own = _label(fields, "id")
     source = _label(fields, "source")
-    family = _label(fields, "source")  # beside a source it says nothing more
+    for family in fields.spelled("family"):
+        fields.take(family)  # beside a source it says nothing more
     task = _label(fields, "task") or how.stem
     subtask = _label(fields, "subtask") or task
     answer = _answer(fields, how.need_answer)
     row_id = id_of(own, messages)
-    record = Record(number, row_id, source or family, task, subtask, answer, messages, text)
+    record = Record(number, row_id, source, task, subtask, answer, messages, text)
     unread = remarks.unread | fields.left()
     return RowRead(record, shape, remarks.notes, unread, fields.by_hand)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from g2is_jax.data.formats import TURNS
 from g2is_jax.data.optional import import_optional
+from g2is_jax.data.row_fields import TURNS
 from g2is_jax.data.values import Row
 from g2is_jax.runs.errors import InputError
 

@@ -31,6 +31,7 @@ TOOL_KEYS = ("tool_calls", "tool_call", "tool_call_id", "tool_responses", "tools
              "function_calls", "functions")  # fmt: skip
 MEDIA_KEYS = ("images", "image", "image_url", "videos", "video", "audios", "audio")
 PLAIN = {"role", "content"}
+PART_KEYS = {"type", "text", "thinking"}
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 # Marks of a turn that is learned or not (mistral-finetune and OpenAI; axolotl; XTuner and ms-swift;
 # torchtune) -> whether a true value means that it is learned.
@@ -40,6 +41,7 @@ NO_TOOLS = "calls of tools cannot be learned from: write them as text, or leave 
 NO_MEDIA = "only text can be learned from: leave such rows out"
 NOT_LEARNED = f"replies marked by {', '.join(MARKS)} are not learned"
 THOUGHTS = "thoughts stand before their reply between <think> and </think>"
+SECOND_THOUGHT = "thoughts beside a reply that holds one of its own are not read"
 IN_TURN = "texts without roles are user and assistant in turn"
 
 
@@ -89,17 +91,21 @@ def with_thought(thought: object, content: str, name: str, remarks: Remarks) -> 
     """Returns a reply with its thought before it, unless it holds that already."""
     text = text_of(thought, name).strip()
     if "<think>" in content:
+        if text not in content:
+            remarks.notes.add(SECOND_THOUGHT)
         return content
     remarks.notes.add(THOUGHTS)
     return f"<think>\n{text}\n</think>\n\n{content}"
 
 
-def content_of(value: object, name: str) -> tuple[str, str | None]:
+def content_of(value: object, name: str, remarks: Remarks) -> tuple[str, str | None]:
     """Returns a text, or that of its parts joined, and the thought where a part holds one."""
     if not isinstance(value, list):
         return text_of(value, name), None
     texts, thoughts = [], []
     for part in value:
+        if isinstance(part, dict):
+            _check_part(part, name, remarks)
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if isinstance(part, dict) and kind in ("text", "input_text", "output_text"):
             texts.append(text_of(part.get("text"), f'{name}: the "text" of a part'))
@@ -111,6 +117,15 @@ def content_of(value: object, name: str) -> tuple[str, str | None]:
             what = f"of the type {kind!r}" if isinstance(part, dict) else kind_of(part)
             raise BadRow(f"{name}: a part is {what}; {NO_MEDIA}")
     return "".join(texts), "\n".join(thoughts) or None
+
+
+def _check_part(part: Mapping[str, object], name: str, remarks: Remarks) -> None:
+    """Names what a part of a content says beside its text; BadRow where that is not learned."""
+    left = {key for key in part.keys() - PART_KEYS if not is_absent(part[key])}
+    marks = {key: part[key] for key in left & MARKS.keys()}
+    if marks and not _learned(marks, "assistant", f"{name}: "):
+        raise BadRow(f"{name}: a part of it is not learned; only whole turns can be so")
+    remarks.unread |= {f"[].{key} of a part" for key in left - marks.keys()}
 
 
 def refuse_tools_and_media(fields: Mapping[str, object], where: str) -> None:
@@ -156,7 +171,7 @@ def _turn(turn: dict, name: str, where: str, remarks: Remarks) -> list[Message]:
             f'{where} has no "{absent}"; every message needs "{named[0]}" and "{named[1]}"'
         )
     role = _role(fields[role_key], role_key, where)
-    text, thought = content_of(turn[keys[text_key]], f'{where}: "{text_key}"')
+    text, thought = content_of(turn[keys[text_key]], f'{where}: "{text_key}"', remarks)
     used = {role_key, text_key, *TOOL_KEYS, *MEDIA_KEYS}
     if role == "assistant":
         found = [key for key in THOUGHT_KEYS if key in fields]

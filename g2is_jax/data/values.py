@@ -37,6 +37,15 @@ def text_of(value: object, name: str) -> str:
     return value
 
 
+def single(value: object, key: str) -> object:
+    """Returns a value, or that of a list of one."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise BadRow(f'"{key}" is a list of {len(value)}; keep the one to be read')
+    return value[0]
+
+
 def label_of(value: object, name: str) -> str:
     """Returns a value as a label: a scalar as text, a list joined by commas, an object as JSON."""
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import read_fields
 from g2is_jax.model.hub import resolve_checkpoint
 from g2is_jax.pipeline.datasets import Dataset, read_dataset, target_files
-from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.fields import BUILT_IN, file_names
 from g2is_jax.pipeline.input_checks import check_vocabulary
 from g2is_jax.pipeline.inputs import check_columns, read_chat
 from g2is_jax.pipeline.model_limits import lowered, within_limits
@@ -95,7 +95,7 @@ def _readers(
         "pool": [settings.pool],
         "validation": settings.validation,
         "test": settings.test,
-        "shots": parts(config.evaluate.shots_files),
+        "shots": tuple(filter(None, file_names(config.evaluate.shots_files))),
     }
     if settings.pool == BUILT_IN:
         write_world(world, settings.world)

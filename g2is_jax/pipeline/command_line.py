@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline.fields import config_fields
+from g2is_jax.pipeline.fields import config_fields, file_names, written
 from g2is_jax.runs.errors import InputError
+
+PATHS = (("model", "checkpoint"), ("data", "pool"), ("evaluate", "harness_include"))
+FILES = (("data", "validation"), ("data", "test"), ("evaluate", "shots_files"))
 
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
@@ -34,7 +37,18 @@ def parse_config(argv: Sequence[str]) -> list[str]:
         raise InputError(_explain(argv, config, error)) from error
     if len(left) > 1:
         raise InputError(f"{left[1]!r} is not a flag; flags look like --config.walk.delta=0.7")
+    write_out_files(flags.FLAGS.config)
     return left
+
+
+def write_out_files(config: ConfigDict) -> None:
+    """Write out the names of files in a config: homes, and lists of names that stand in a file."""
+    for section, field in PATHS:
+        if section in config and field in config[section]:
+            config[section][field] = os.path.expanduser(config[section][field])
+    for section, field in FILES:
+        if section in config:
+            config[section][field] = written(file_names(config[section][field]))
 
 
 def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -> str:

@@ -7,7 +7,7 @@ from g2is_jax.data.bad_rows import POLICIES
 from g2is_jax.data.chat import TEMPLATES
 from g2is_jax.data.hub_sets import place_of_rows
 from g2is_jax.features.gradients import KINDS
-from g2is_jax.pipeline.fields import BUILT_IN, config_fields, parts, target_name
+from g2is_jax.pipeline.fields import BUILT_IN, config_fields, file_names, target_name
 from g2is_jax.runs.errors import InputError
 
 CHOICES = {
@@ -70,27 +70,38 @@ def check_values(config: ConfigDict) -> None:
         )
 
 
-def check_files(config: ConfigDict) -> None:
-    """Check that every file that the config names is there, before the first one is read."""
-    validation, test = parts(config.data.validation), parts(config.data.test)
+def check_files(config: ConfigDict, measures: bool) -> None:
+    """Check that every file that the config names is there, before the first one is read.
+
+    measures: whether test rows are needed; else data.test may be empty.
+    """
+    validation, test, shots_files = (
+        tuple(filter(None, file_names(text)))
+        for text in (config.data.validation, config.data.test, config.evaluate.shots_files)
+    )
     built_in = config.data.pool == BUILT_IN
     if not config.model.checkpoint:
         raise InputError("model.checkpoint is empty; give a Hugging Face folder, or skills")
     if not config.data.pool:
         raise InputError("data.pool is empty; give a file of rows, or skills")
-    if len(validation) != len(test) or not (test or built_in):
+    if not validation and not test and not built_in:
+        raise InputError(
+            "data.validation is empty; give a file of rows that show what is wanted, one for each "
+            "target" + (", and data.test, one of rows that measure it" if measures else "")
+        )
+    if len(validation) != len(test) and (test or measures):
         raise InputError(
             f"data.validation names {len(validation)} files and data.test {len(test)}; "
             "give one of each for every target"
         )
     _check_target_names(validation)
     pool = () if built_in else (config.data.pool,)
-    for name in (*pool, *validation, *test, *parts(config.evaluate.shots_files)):
+    for name in (*pool, *validation, *test, *shots_files):
         place = place_of_rows(name)
         if isinstance(place, epath.Path) and not place.exists():
             raise InputError(
                 f"{place}: no such file; check data.pool, data.validation, data.test, "
-                "evaluate.shots_files"
+                'evaluate.shots_files (names with commas: as a list ["a,b.jsonl"], or in @FILE)'
             )
 
 

@@ -23,7 +23,7 @@ from g2is_jax.selection.methods import choosers
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The curve of each method, target and seed; returns the stages' folders."""
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     folders = []
     for method, target, seed in cases(job, choosers(job.settings.selection.methods)):
         name = label(method, target, seed)

@@ -88,7 +88,7 @@ class Target:
 
     name: str
     validation: Dataset
-    test: Place
+    test: Place | None  # None where nothing is measured
     test_records: list[Record]
     test_digest: str
 
@@ -137,11 +137,13 @@ def batched(reader: Iterable[Record], count: int) -> Iterator[list[Record]]:
 
 
 def read_target(
-    name: str, validation: RowReader, test: RowReader, chat: ChatFormat, max_length: int
+    name: str, validation: RowReader, test: RowReader | None, chat: ChatFormat, max_length: int
 ) -> tuple[Target, list[FileRows]]:
     """A task's two files; not all of its test rows are cut off."""
-    measured = read_dataset(test, "stop", chat, max_length).file
     shown = read_dataset(validation, "stop", chat, max_length)
+    if test is None:
+        return Target(name, shown, None, [], ""), [shown.file]
+    measured = read_dataset(test, "stop", chat, max_length).file
     target = Target(name, shown, measured.path, list(measured.records), measured.digest)
     return target, [shown.file, measured]
 

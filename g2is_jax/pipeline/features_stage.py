@@ -34,7 +34,7 @@ from g2is_jax.training.optimizer import Moments
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The features that the methods need, of each seed; returns the stages' folders."""
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     datasets = [job.data.pool, *(target.validation for target in job.data.targets)]
     folders = []
     for seed in job.settings.seeds:

@@ -1,8 +1,11 @@
 """Fields of a config: their full names, lists by commas, and the settings that a room owns."""
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import file_stem
@@ -44,6 +47,43 @@ def part_of(kind: type[Owned], section: ConfigDict, name: str) -> Owned:
 def parts(text: str) -> tuple[str, ...]:
     """The parts of a field that names some by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def file_names(text: str) -> tuple[str, ...]:
+    """The files that a field names, with `~` as the home folder: by commas, or, where a name has a
+    comma, as a JSON list, or after @ in a file with a name a line. InputError says what is wrong.
+    """
+    if text.startswith("["):
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f'{text}: no JSON list of files ({error}); write ["a.jsonl"]'
+            ) from error
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f'{text}: not a list of names of files; write ["a.jsonl"]')
+    elif text.startswith("@"):
+        names = _lines(text[1:])
+    else:
+        names = text.split(",")
+    return tuple(os.path.expanduser(name.strip()) for name in names)
+
+
+def _lines(name: str) -> list[str]:
+    file = epath.Path(os.path.expanduser(name))
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{name}: cannot be read as a list of files, a name a line ({error}); check the path"
+        ) from error
+
+
+def written(names: Iterable[str]) -> str:
+    """The text that `file_names` reads as these names."""
+    names = list(names)
+    plain = not any("," in name or name.startswith(("[", "@")) for name in names)
+    return ",".join(names) if plain else json.dumps(names)
 
 
 def listed(text: str, field: str) -> tuple[str, ...]:

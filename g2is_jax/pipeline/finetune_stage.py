@@ -28,7 +28,7 @@ class Tuned:
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The fine-tune of each method, target and seed; returns the stages' folders."""
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     return [
         stage(job, selection_stage.stage(job, *case), label(*case), case[-1])
         for case in cases(job, choosers(job.settings.selection.methods))

@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
 
     Features that are not there yet are made first, by all processes of a run.
     """
-    job = open_job(config, workdir)
+    job = open_job(config, workdir, measures=False)
     walks = walking(job.settings.selection.methods)
     if not walks:
         known = ", ".join(SECTIONS)

@@ -7,6 +7,7 @@ there cannot be served what was read for another.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from etils import epath
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import FileRows, RowReader
-from g2is_jax.data.formats import Columns
+from g2is_jax.data.row_fields import Columns
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.config import DecoderConfig
@@ -124,9 +125,10 @@ def read_data(
     columns, length = settings.columns, settings.max_length
     targets: list[Target] = []
     of_targets: list[FileRows] = []
-    for validation, test in zip(validation_files, test_files, strict=True):
-        readers = RowReader(validation, columns=columns), RowReader(test, True, columns)
-        target, read = read_target(target_name(validation), *readers, chat, length)
+    for validation, test in itertools.zip_longest(validation_files, test_files):
+        shown = RowReader(validation, columns=columns)
+        measured = RowReader(test, True, columns) if test else None
+        target, read = read_target(target_name(validation), shown, measured, chat, length)
         targets.append(target)
         of_targets += read
     finder = shared_rows.Finder(targets)

@@ -37,6 +37,8 @@ FREE_FIELDS = (
     "model.shard_base",
     "grads.hidden_states",
 )
+# A run without them does no more than the stages before any measurement.
+MAY_COME_LATER = ("data.test",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,8 @@ class Job:
         """
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(overrides)
-        settings = _fitted(read_settings(config, jax.default_backend()), self.readers)
+        measures = bool(self.settings.data.test)
+        settings = _fitted(read_settings(config, jax.default_backend(), measures), self.readers)
         return Job(config, settings, self.readers, self.stages.for_variant())
 
     @property
@@ -97,6 +100,7 @@ class Job:
                 shots_files[target.name],
             )
             for target, task in zip(self.data.targets, self.settings.evaluation.tasks, strict=True)
+            if target.test is not None
         }
 
     @functools.cached_property
@@ -163,6 +167,8 @@ class Job:
         removed = self.settings.data.overlap == "remove"
         for line in lowered(self.config, self.settings):
             print(line)
+        if any(target.test is None for target in data.targets):
+            print("data.test is empty: overlap is looked for in validation rows alone")
         print(
             "\n".join([data.summary, *of_rows]) + "\n"
             f"pool {data.pool.path}: {len(data.pool.records):,} usable rows, "
@@ -175,21 +181,26 @@ class Job:
         )
 
 
-def open_job(config: ConfigDict, workdir: epath.Path, builds: bool = True) -> Job:
+def open_job(
+    config: ConfigDict, workdir: epath.Path, builds: bool = True, measures: bool = True
+) -> Job:
     """A job of the work folder, which takes this config unless it has another one already.
 
-    builds: whether a stage that is not finished is run; else it is an error.
+    builds: whether a stage that is not finished is run; else it is an error. measures: whether test
+    rows are needed.
     """
-    read_settings(config, jax.default_backend())  # what is wrong with them does not bind the folder
+    # What is wrong with them does not bind the folder.
+    read_settings(config, jax.default_backend(), measures)
     if is_first():
         is_new = not has_stages(workdir)
         own = dated(config, workdir, is_new)
-        claim_workdir(workdir, own.to_dict(), FREE_FIELDS, config.run.replace or is_new)
+        replace = config.run.replace or is_new
+        claim_workdir(workdir, own.to_dict(), FREE_FIELDS, replace, MAY_COME_LATER)
     wait_for_all("work folder claimed")
     config = dated(config, workdir, is_new=False)  # the same for all processes
     stages = Stages(workdir, builds)
     readers = cached_readers(stages)
-    settings = _fitted(read_settings(config, jax.default_backend()), readers)
+    settings = _fitted(read_settings(config, jax.default_backend(), measures), readers)
     return Job(config, settings, readers, stages)
 
 
@@ -198,8 +209,11 @@ def _fitted(settings: Settings, readers: Readers) -> Settings:
     return within_limits(settings, decoder.max_position_embeddings)
 
 
-def open_checked_job(config: ConfigDict, workdir: epath.Path) -> Job:
-    """A job whose inputs were all read, so that whatever is wrong is said before any long work."""
-    job = open_job(config, workdir)
+def open_checked_job(config: ConfigDict, workdir: epath.Path, measures: bool = True) -> Job:
+    """A job whose inputs were all read, so that whatever is wrong is said before any long work.
+
+    measures: whether test rows are needed.
+    """
+    job = open_job(config, workdir, measures=measures)
     job.check()
     return job

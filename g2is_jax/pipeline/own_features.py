@@ -15,8 +15,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import FileRows, read_rows
-from g2is_jax.data.formats import read_columns
 from g2is_jax.data.records import Records
+from g2is_jax.data.row_fields import read_columns
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
 from g2is_jax.features.store import store_digest
 from g2is_jax.pipeline.job_stages import has_stages

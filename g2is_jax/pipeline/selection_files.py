@@ -9,6 +9,7 @@ from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.budget import Selection
 
 WHY, LINES = "selection.jsonl", "selected.jsonl"
+SHOWN = "selections"  # folder of the copies for people, in a work folder
 
 
 def write_why(folder: epath.Path, selection: Selection, known: Callable[[int], dict]) -> None:

@@ -9,14 +9,12 @@ from g2is_jax.pipeline import method_inputs
 from g2is_jax.pipeline.cases import cases, label, shown_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
-from g2is_jax.pipeline.selection_files import read_why, show, write_lines, write_why
+from g2is_jax.pipeline.selection_files import SHOWN, read_why, show, write_lines, write_why
 from g2is_jax.report.composition import write_composition
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.stages import Stage
 from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
-
-SHOWN = "selections"  # folder of the copies for people
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> list[Chosen]:
 
     Their composition is printed, and written to `report/composition.md`.
     """
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     chosen = [stage(job, *case) for case in cases(job, choosers(job.settings.selection.methods))]
     if is_first():
         with alone():

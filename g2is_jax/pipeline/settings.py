@@ -2,12 +2,13 @@
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from g2is_jax.data.formats import Columns, read_columns
 from g2is_jax.data.hub_sets import Place, place_of_rows
+from g2is_jax.data.row_fields import Columns, read_columns
 from g2is_jax.evaluation.evaluate import EvaluateConfig
 from g2is_jax.evaluation.harness_tasks import HarnessConfig
 from g2is_jax.evaluation.tasks.table import Task, named_task
@@ -17,7 +18,7 @@ from g2is_jax.model.backends import EXECUTION, execution
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
 from g2is_jax.pipeline.config_checks import check_files, check_values
-from g2is_jax.pipeline.fields import listed, owned, part_of, parts
+from g2is_jax.pipeline.fields import file_names, listed, owned, part_of
 from g2is_jax.pipeline.first_date import read_date
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
@@ -41,8 +42,9 @@ class CheckpointSettings:
 class DataSettings:
     """Everything that the pool and the targets, as token arrays, depend on.
 
-    validation, test: one file a target; both empty for all targets of the built-in world. today:
-    the date that a chat template writes; None: the present one.
+    validation, test: one file a target; both empty for all targets of the built-in world. Without
+    test alone nothing can be measured. today: the date that a chat template writes; None: the
+    present one.
     """
 
     checkpoint: CheckpointSettings
@@ -60,12 +62,12 @@ class DataSettings:
     @property
     def targets_of_world(self) -> bool:
         """True where no files are named for targets, which are then those of the built-in world."""
-        return not self.test
+        return not self.validation
 
     @property
     def targets(self) -> int:
         """The number of targets."""
-        return len(self.world.targets if self.targets_of_world else self.test)
+        return len(self.world.targets if self.targets_of_world else self.validation)
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,15 @@ class Settings:
     seeds: tuple[int, ...]
 
 
-def read_settings(config: ConfigDict, backend: str) -> Settings:
+def read_settings(config: ConfigDict, backend: str, measures: bool = True) -> Settings:
     """Check every field by itself, and that the files it names are there.
 
+    measures: whether test rows are needed.
     backend: that which the run is for, as in `jax.default_backend()`; it chooses the kernel of
     attention where the config leaves that open.
     """
     settings = check_settings(config, backend)
-    check_files(config)
+    check_files(config, measures)
     return settings
 
 
@@ -198,8 +201,8 @@ def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:
         chat_template=config.model.chat_template,
         max_length=config.model.max_length,
         pool=config.data.pool,
-        validation=parts(config.data.validation),
-        test=parts(config.data.test),
+        validation=tuple(filter(None, file_names(config.data.validation))),
+        test=tuple(filter(None, file_names(config.data.test))),
         overlap=config.data.overlap,
         bad_rows=config.data.bad_rows,
         columns=read_columns(config.data.columns),
@@ -234,8 +237,10 @@ def _checkpoints(config: ConfigDict) -> int:
 
 def _evaluation(config: ConfigDict, targets: int) -> EvaluationSettings:
     section = config.evaluate
-    tasks = _for_each_target(section.tasks, "evaluate.tasks", targets)
-    shots_files = _for_each_target(section.shots_files, "evaluate.shots_files", targets)
+    tasks = [part.strip() for part in section.tasks.split(",")]
+    tasks = _for_each_target(tasks, "evaluate.tasks", targets)
+    named = file_names(section.shots_files)
+    shots_files = _for_each_target(named, "evaluate.shots_files", targets)
     return EvaluationSettings(
         evaluate=part_of(EvaluateConfig, config.evaluate, "evaluate"),
         tasks=tuple(map(named_task, tasks)),
@@ -289,12 +294,11 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, seeds))
 
 
-def _for_each_target(text: str, field: str, targets: int) -> list[str]:
-    """The parts of a field that has one by commas for each target, or one for all of them."""
-    named = [part.strip() for part in text.split(",")]
+def _for_each_target(named: Sequence[str], field: str, targets: int) -> list[str]:
+    """The parts of a field that has one for each target, or one for all of them."""
     if len(named) not in (1, targets):
         raise InputError(
-            f"{field} = {text!r} names {len(named)} for {targets} targets; give one for each, in "
-            "the order of data.test, or one for all"
+            f"{field} = {','.join(named)!r} names {len(named)} for {targets} targets; give one for "
+            "each, in the order of data.test, or one for all"
         )
-    return named if len(named) == targets else named * targets
+    return [*named] if len(named) == targets else [*named] * targets

@@ -33,7 +33,7 @@ class Finder:
     """Finds the pool rows that share words with a target's, whose test rows are looked at first."""
 
     def __init__(self, targets: Sequence[Target]):
-        files = [(target.test, target.test_records) for target in targets]
+        files = [(target.test, target.test_records) for target in targets if target.test]
         files += [(target.validation.path, list(target.validation.records)) for target in targets]
         self._there = [(path.name, record) for path, records in files for record in records]
         self._index = OverlapIndex([record for _, record in self._there])

@@ -33,7 +33,7 @@ def run(
     settings = expand(sweeps, sweep)
     _check_fields(sweep, settings, config)
     methods = _methods(read_selection(config).methods, settings, finetune)
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=finetune)
     labels = [_label(overrides, settings) for overrides in settings]
     variants = [
         _variant(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")

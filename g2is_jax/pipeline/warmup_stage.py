@@ -27,7 +27,7 @@ class WarmupCheckpoint:
 
 def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
     """The warm-up of each seed; returns the stages' folders."""
-    job = open_checked_job(config, workdir)
+    job = open_checked_job(config, workdir, measures=False)
     return [stage(job, seed) for seed in job.settings.seeds]
 
 

@@ -4,10 +4,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import read_rows
-from g2is_jax.data.formats import read_columns
 from g2is_jax.data.hub_sets import place_of_rows
+from g2is_jax.data.row_fields import read_columns
 from g2is_jax.model.build import build_model
-from g2is_jax.pipeline.fields import BUILT_IN, parts
+from g2is_jax.pipeline.fields import BUILT_IN, file_names
 from g2is_jax.pipeline.model_limits import within_limits
 from g2is_jax.pipeline.settings import check_settings
 from g2is_jax.planning.base_models import decoder
@@ -49,7 +49,8 @@ def _sizes(config: ConfigDict, sizes: dict[str, int | None], length: int) -> Siz
 
 def _rows(named: str, field: str, data: ConfigDict) -> int:
     """Returns the number of rows in the files that a field of the config names."""
-    files = [] if named == BUILT_IN else list(map(place_of_rows, parts(named)))
+    names = [named] if field == "pool_rows" else file_names(named)
+    files = [place_of_rows(name) for name in names if name and name != BUILT_IN]
     missing = [file for file in files if isinstance(file, epath.Path) and not file.exists()]
     if missing or not files:
         what = f"{missing[0]}: no such file" if missing else f"no file to count {field} in"

@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
 from etils import epath
@@ -25,6 +25,11 @@ PASSING = (None, 408, 429, *range(500, 600))  # HTTP statuses that a later try m
 def in_object_store(path: epath.PathLike) -> bool:
     """Tells whether a path is of a store such as gs://, which knows whole files and no folders."""
     return "://" in os.fspath(path)
+
+
+def path_of(written: Any) -> epath.Path:
+    """Returns the path that a user wrote, with `~` as the home folder."""
+    return epath.Path(os.path.expanduser(written))
 
 
 def make_folder(folder: epath.PathLike) -> None:

@@ -10,12 +10,17 @@ from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
 
 
 def claim_workdir(
-    workdir: epath.PathLike, config: dict, free_fields: tuple[str, ...], replace: bool
+    workdir: epath.PathLike,
+    config: dict,
+    free_fields: tuple[str, ...],
+    replace: bool,
+    later_fields: tuple[str, ...] = (),
 ) -> None:
     """Writes the config into a new work folder; refuses one that was started with another config.
 
     free_fields: dotted names (a name covers what lies below it) that may differ between runs.
     replace: overwrite the stored config instead of refusing.
+    later_fields: full names of those that a run may leave empty, and a later one give.
     """
     folder = epath.Path(workdir)
     file = folder / "config.json"
@@ -45,6 +50,7 @@ def claim_workdir(
         for field in sorted(old.keys() | new.keys())
         if _shown(new, field) != _shown(old, field)
         and not any(f"{field}.".startswith(f"{free}.") for free in free_fields)
+        and not (field in later_fields and not (new.get(field) and old.get(field)))
     ]
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
@@ -52,6 +58,8 @@ def claim_workdir(
             f"{folder}: started with another config: {'; '.join(differing[:3])}{more}; "
             "choose another --workdir, or set run.replace to overwrite it"
         )
+    if any(new.get(field) and not old.get(field) for field in later_fields):
+        write_atomic(file, text)
 
 
 def flat_fields(config: dict, above: str = "") -> dict[str, Any]:

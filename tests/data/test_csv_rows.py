@@ -7,7 +7,7 @@ import json
 import pytest
 
 from g2is_jax.data.files import read_records, read_rows
-from tests.support.row_files import GOOD, USER, failure, write
+from tests.support.row_files import GOOD, failure, write
 
 ROWS = [
     {"id": "007", "question": "Is 1,5 odd?", "answer": 'It says "no".\nSo: no.'},
@@ -43,7 +43,9 @@ def test_packed_and_with_turns_as_json(tmp_path):
     path.write_bytes(gzip.compress(path.read_bytes()))
     (record,) = read_records(path)
     assert record.messages == read_records(write(tmp_path, GOOD))[0].messages
-    rows[0]["messages"] = str([USER])  # as pandas writes a list: not JSON
+    rows[0]["messages"] = str(GOOD["messages"])  # as pandas writes a list: not JSON
+    assert read_records(write_csv(path, rows))[0].messages == record.messages
+    rows[0]["messages"] = "2+2?"
     assert failure(write_csv(path, rows)).startswith('pool.csv:2: "messages" is a string; expected')
 
 

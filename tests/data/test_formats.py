@@ -5,16 +5,9 @@ import json
 
 import pytest
 
-from g2is_jax.data.formats import (
-    BEST_PATH,
-    OF_LISTS,
-    PREFERENCE,
-    PROMPTS,
-    REPLIES,
-    TURNS,
-    read_columns,
-)
+from g2is_jax.data.formats import BEST_PATH, OF_LISTS, PREFERENCE
 from g2is_jax.data.messages import Message
+from g2is_jax.data.row_fields import PROMPTS, REPLIES, TURNS, read_columns
 from g2is_jax.data.turns import IN_TURN, NOT_LEARNED, THOUGHTS
 from g2is_jax.data.values import BadRow
 from g2is_jax.runs.errors import InputError
@@ -143,6 +136,51 @@ def test_a_system_text_comes_first(name):
     assert messages_of({"messages": [USER, REPLY], name: parts})[0] == BRIEF
     found = messages_of({"messages": [SYSTEM, USER, REPLY], name: "Be kind."})
     assert found[0].content == "Be kind.\n\nBe brief."
+
+
+def test_a_definition_stands_before_the_question():
+    for definition in ("Add.", ["Add."]):
+        row = {"definition": definition, "inputs": "2 and 2", "targets": "4"}
+        assert messages_of(row)[0].content == "Add.\n\n2 and 2"
+    assert failure({**row, "definition": ["Add.", "Sum."]}).startswith('"definition" is a list')
+
+
+def test_the_one_of_the_instances_is_read_with_its_row():
+    row = {"instruction": "Add.", "instances": [{"input": "2 and 2", "output": "4", "x": 1}]}
+    found, remarks = read(row)
+    assert [message.content for message in found] == ["Add.\n\n2 and 2", "4"]
+    assert remarks.unread == {"x"}
+    two = {**row, "instances": row["instances"] * 2}
+    assert failure(two).startswith('"instances" is a list; write each of them as a row')
+
+
+def test_a_prompt_that_holds_its_reply_is_not_read():
+    rendered = "Below is a task.\n\n### Instruction:\n2+2?\n\n### Response:\n4"
+    found, remarks = read({"prompt": rendered, "instruction": "2+2?", "output": "4"})
+    assert found == (ASKED, ANSWERED)
+    assert remarks.unread == {"prompt"}
+    row = {"prompt": rendered, "instruction": "2+2?", "output": "4"}
+    assert messages_of(row, "prompt=prompt")[0].content == rendered
+    twice = {"prompt": rendered, "instruction": rendered, "output": "4"}
+    assert messages_of(twice)[0].content == rendered
+
+
+def test_turns_that_end_in_a_question_are_followed_by_the_reply():
+    for name in ("solution", "response", "completion"):
+        found, remarks = read({"messages": [SYSTEM, USER], name: "4", "reasoning_content": "Hm."})
+        assert found[:2] == (BRIEF, ASKED)
+        assert found[2].content == "<think>\nHm.\n</think>\n\n4"
+        assert remarks.unread == set()
+    assert read({"messages": [USER, REPLY], "response": "5"})[1].unread == {"response"}
+    gold = {"messages": [USER], "answer": "4"}
+    assert failure(gold).startswith("no assistant message; there is nothing to learn")
+    assert messages_of(gold, "reply=answer") == (ASKED, ANSWERED)
+
+
+def test_a_source_is_the_prompt_where_nothing_else_is_beside_a_target():
+    assert messages_of({"source": "2+2?", "target": "4"}) == (ASKED, ANSWERED)
+    found, remarks = read({"source": "sums", "question": "2+2?", "target": "4"})
+    assert (found, remarks.unread) == ((ASKED, ANSWERED), {"source"})  # it is the label
 
 
 def test_history_comes_before_the_prompt():

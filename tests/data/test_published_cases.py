@@ -71,7 +71,7 @@ TOLD = {
     "rows/alpaca_one_empty_output": 'jsonl:18: "output" is empty; fill it or leave the row out',
     "rows/dolly15k": "not read: category (1)",
     "rows/dpo_prompt_chosen": '"chosen" is the reply, "rejected" is not read',
-    "rows/flan_inputs_targets": "not read: _task_name (1), _task_source (1)",
+    "rows/flan_inputs_targets": "not read: _task_name (1)",
     "rows/mixed_formats": "2 rows read as instruction/output (1), messages (1)",
     "rows/openai_reasoning_content": "thoughts stand before their reply",
     "rows/openai_weight0": "replies marked by weight, train, training, loss, masked are not",

@@ -116,6 +116,28 @@ def test_one_real_command(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_ascii_output_and_no_such_device(tmp_path):
+    """Other letters than ASCII are escaped, and a device that is not there is named."""
+    (tmp_path / "p\u00e4.jsonl").write_text("")
+    names = [f"--config.data.{part}={tmp_path}/p\u00e4.jsonl" for part in ("pool", "validation")]
+    command = [sys.executable, "-m", "experiments.select_subset", f"--config={TINY}", *names]
+    ended = {}
+    for platforms in ("cpu", "gpux"):
+        more = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "JAX_PLATFORMS": platforms}
+        ended[platforms] = subprocess.run(
+            [*command, f"--workdir={tmp_path / 'work'}"],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert [done.returncode for done in ended.values()] == [2, 2]
+    assert "p\\xe4.jsonl: no rows; expected" in ended["cpu"].stderr
+    assert ended["gpux"].stderr.startswith("error: JAX_PLATFORMS=gpux: jax finds no such device (")
+    assert all(done.stderr.count("\n") == 1 for done in ended.values())
+
+
 def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
     def refuse(*_, **__):
         raise InputError('row "a\x1b[2J\n\u202eé漢" is odd')

@@ -135,7 +135,23 @@ def test_validation_and_test_lists_that_do_not_match(file_config, tmp_path):
     message = refused(changed(file_config, data__test=first), tmp_path)
     assert message.startswith("data.validation names 2 files and data.test 1; give one of each")
     none = changed(file_config, data__test="", data__validation="")
-    assert refused(none, tmp_path).startswith("data.validation names 0 files and data.test 0")
+    assert refused(none, tmp_path).startswith("data.validation is empty; give a file of rows that")
+    untested = changed(file_config, data__test="")
+    assert refused(untested, tmp_path).startswith("data.validation names 2 files and data.test 0")
+
+
+def test_stages_before_the_evaluation_ask_for_no_test_rows(file_config, tmp_path, capsys):
+    config = changed(file_config, data__test="")
+    job = open_job(config, epath.Path(tmp_path), measures=False)
+    job.check()
+    printed = capsys.readouterr().out
+    assert f"{file_config.data.test.split(',')[0]}: " not in printed
+    assert "val_plus.jsonl: 4 rows" in printed
+    assert printed.startswith("data.test is empty: overlap is looked for in validation rows alone")
+    assert [target.test for target in job.data.targets] == [None, None]
+    whole = open_job(file_config, epath.Path(tmp_path))  # the test files come later
+    assert whole.data.pool.digest == job.data.pool.digest
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["test"]
 
 
 def test_two_targets_of_one_name(file_config, tmp_path):

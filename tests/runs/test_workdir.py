@@ -47,6 +47,17 @@ def test_free_field_covers_no_namesake(tmp_path):
     assert "run.log_every is 2, was 1" in message
 
 
+def test_a_field_may_come_later(tmp_path):
+    def claim(test: str) -> None:
+        config = {"data": {"pool": "a.jsonl", "test": test}}
+        claim_workdir(tmp_path, config, (), False, later_fields=("data.test",))
+
+    for test in ("", "t.jsonl", "", "t.jsonl"):
+        claim(test)
+    message = failure(lambda: claim("u.jsonl"))
+    assert 'data.test is "u.jsonl", was "t.jsonl"' in message
+
+
 def test_many_differences_are_counted(tmp_path):
     claim_workdir(tmp_path, {f"f{i}": 0 for i in range(5)}, (), replace=False)
     changed = {f"f{i}": 1 for i in range(5)}

@@ -2,8 +2,9 @@
 
 import pytest
 
-from g2is_jax.data.formats import Fields, read_columns, read_conversation
+from g2is_jax.data.formats import read_conversation
 from g2is_jax.data.messages import Message, check_turns
+from g2is_jax.data.row_fields import Fields, read_columns
 from g2is_jax.data.turns import Remarks
 from g2is_jax.data.values import BadRow
 
