@@ -1,5 +1,6 @@
 """Merged checkpoints: transformers loads them and computes what base and adapter compute."""
 
+import json
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from g2is_jax.runs.errors import InputError
 from tests.support.small import ROOT
 from tests.support.tiny_models import (
     BFLOAT16,
+    FLOAT32,
     NO_LORA,
     both,
     logits,
@@ -59,6 +61,20 @@ def test_in_transformers(torch, tmp_path, family, rslora, shard_bytes):
     assert np.abs(expected_TV - plain_TV).max() > 0.1
     np.testing.assert_allclose(found_TV, expected_TV, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found_TV, logits(model, adapter, base, tokens_T), rtol=0, atol=1e-4)
+
+
+def test_a_head_of_its_own_is_not_tied_in_the_merged_model(tmp_path):
+    """Though the base's config.json ties it: other readers might drop it."""
+    lora = lora_config("q_proj")
+    model, adapter, base = ours("llama", lora)
+    source, target = epath.Path(tmp_path / "base"), epath.Path(tmp_path / "merged")
+    raw = raw_of("llama", tie_word_embeddings=True)
+    write_checkpoint(source, raw, model.base_shapes, base.__getitem__, model.dtype)
+    read, leaves = load_model(source, lora, FLOAT32)
+    write_merged(target, source, read, adapter, leaves)
+    assert json.loads((target / "config.json").read_text())["tie_word_embeddings"] is False
+    merged = load_model(target, NO_LORA, FLOAT32)[1]
+    np.testing.assert_array_equal(merged["lm_head"], base["lm_head"])
 
 
 @pytest.fixture
