@@ -1,4 +1,4 @@
-"""Imports the libraries of the extra `[data]` where a file needs them."""
+"""Imports the libraries of the extra `[data]` where they are needed."""
 
 import importlib
 from typing import Any
@@ -7,10 +7,10 @@ from g2is_jax.runs.errors import InputError
 
 
 def import_optional(library: str, what: str) -> Any:
-    """Returns a library of the extra; InputError says what needs it, where it is not installed."""
+    """Returns a library of the extra; InputError says `what` needs it, where it is not installed."""
     try:
         return importlib.import_module(library)
     except ImportError as error:
         raise InputError(
-            f'{what}, which needs the extra [data] to be read: pip install -e ".[data]"'
+            f'{what}, which needs the extra [data]: pip install -e ".[data]"'
         ) from error

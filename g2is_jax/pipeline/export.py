@@ -7,12 +7,14 @@ stays so where the format has a mark for that; where it has none, a line says so
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import Record, read_records
 from g2is_jax.data.messages import Message
+from g2is_jax.data.optional import import_optional
 from g2is_jax.data.row_fields import read_columns
 from g2is_jax.pipeline.fields import listed
 from g2is_jax.pipeline.selection_files import LINES, SHOWN, WHY, read_why
@@ -185,13 +187,7 @@ def _turn(message: Message, mark: str | None) -> dict:
     return turn
 
 
-def _datasets():
-    """The library, which is an extra."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            '--export=datasets needs the library datasets: pip install -e ".[data]"'
-        ) from error
+def _datasets() -> Any:
+    datasets = import_optional("datasets", "--export=datasets")
     datasets.disable_progress_bars()
     return datasets

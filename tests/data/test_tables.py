@@ -148,9 +148,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch, make, wha
         if name.partition(".")[0] in ("pyarrow", "datasets"):
             monkeypatch.setitem(sys.modules, name, None)
     message = failure(place)
-    assert message == (
-        f'x: {what}, which needs the extra [data] to be read: pip install -e ".[data]"'
-    )
+    assert message == (f'x: {what}, which needs the extra [data]: pip install -e ".[data]"')
 
 
 def test_damaged_files(tmp_path):

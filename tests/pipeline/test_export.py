@@ -194,5 +194,5 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"3 rows in selected\.jsonl and 1 in selection\.jsonl"):
         export_selection(place, ["trl"], True, "")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r'needs the library datasets: pip install -e "\.\[data'):
+    with pytest.raises(InputError, match=r'needs the extra \[data\]: pip install -e "\.\[data'):
         read_formats("datasets")
