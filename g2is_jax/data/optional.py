@@ -7,7 +7,7 @@ from g2is_jax.runs.errors import InputError
 
 
 def import_optional(library: str, what: str) -> Any:
-    """Returns a library of the extra; InputError says `what` needs it, where it is not installed."""
+    """Returns a library of the extra; where it is not there, InputError names what needs it."""
     try:
         return importlib.import_module(library)
     except ImportError as error:
