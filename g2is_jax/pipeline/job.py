@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.files import FileRows, read_rows
+from g2is_jax.data.hub_sets import Place
 from g2is_jax.evaluation.tasks.table import EvalSet, make_eval_set
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves, match_report
@@ -104,7 +105,7 @@ class Job:
         }
 
     @functools.cached_property
-    def shots_rows(self) -> dict[epath.Path, FileRows]:
+    def shots_rows(self) -> dict[Place, FileRows]:
         """The worked rows of the files that tasks with shots take them from."""
         files, tasks = self.shots_files.values(), self.settings.evaluation.tasks
         asked = [file for file, task in zip(files, tasks, strict=True) if task.shots]
@@ -112,7 +113,7 @@ class Job:
         return {file: read_rows(file, "stop", columns=columns) for file in dict.fromkeys(asked)}
 
     @property
-    def shots_files(self) -> dict[str, epath.Path]:
+    def shots_files(self) -> dict[str, Place]:
         """The file of the worked rows that are shown for each target, by its name."""
         named = self.settings.evaluation.shots_files
         return {

@@ -67,7 +67,11 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
         selection = choose(method_inputs.gather(job, method, target, seed))
         write_why(folder, selection, lambda row: _known(job, row))
         write_lines(folder, selection, job.data.pool.records.lines)
-        return {"rows": len(selection.picks), **selection.summary}
+        return {
+            "rows": len(selection.picks),
+            **selection.summary,
+            "pool": job.data.pool.counts,
+        }
 
     settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import operator
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -126,12 +127,17 @@ def _variant(job: Job, overrides: dict, name: str) -> Job:
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     own, others = variant.data.pool.records, job.data.pool.records
-    if own is not others and list(own.lines) != list(others.lines):
+    if own is not others and not _same_lines(own.lines, others.lines):
         raise InputError(
             f"{name}: its pool has other usable rows than the config's, so that selections cannot "
             "be compared; a sweep may change everything but the pool"
         )
     return variant
+
+
+def _same_lines(own: Sequence[bytes], others: Sequence[bytes]) -> bool:
+    """Tell whether two pools hold the same rows, of which few are in memory at a time."""
+    return len(own) == len(others) and all(map(operator.eq, own, others))
 
 
 def _entries(variant: Job, label: str, finetune: bool) -> list[dict]:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import read_records, read_rows
+from g2is_jax.data.hub_sets import Place
 from g2is_jax.data.records import Record, Records
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.evaluation.evaluate import encode_prompts
@@ -153,15 +154,15 @@ def read_plan(config: ConfigDict, devices: int, hosts: int = 1) -> tuple[Plan, s
 class Files:
     """The files of a config; one of validation and one of test for each target."""
 
-    pool: epath.Path
-    validations: Sequence[epath.Path]
-    tests: Sequence[epath.Path]
+    pool: Place
+    validations: Sequence[Place]
+    tests: Sequence[Place]
 
 
 def _counted(files: Files, data: DataSettings) -> RunRows:
     """Returns the rows of all files, each as long as it may be."""
 
-    def rows(paths: Sequence[epath.Path], bad_rows: str) -> RowCounts:
+    def rows(paths: Sequence[Place], bad_rows: str) -> RowCounts:
         counts = [len(_read(path, bad_rows, data)) for path in paths]
         return RowCounts(sum(counts), data.max_length, data.max_length)
 
@@ -181,7 +182,7 @@ def _measured(files: Files, settings: Settings, chat: ChatFormat) -> RunRows:
 
 
 def _measured_rows(
-    paths: Sequence[epath.Path], bad_rows: str, data: DataSettings, chat: ChatFormat
+    paths: Sequence[Place], bad_rows: str, data: DataSettings, chat: ChatFormat
 ) -> tuple[RowCounts, int]:
     """Returns the usable rows of some files, and the most supervised tokens of a row."""
     count, length, tokens, supervised = 0, data.max_length, [], []
@@ -201,7 +202,7 @@ def _measured_rows(
     return RowCounts(count, mean, learned, np.array(tokens)), max(supervised)
 
 
-def _read(path: epath.Path, bad_rows: str, data: DataSettings) -> Records:
+def _read(path: Place, bad_rows: str, data: DataSettings) -> Records:
     """Returns the good rows of a file, once it is printed how they were read."""
     rows = read_rows(path, bad_rows, columns=data.columns)
     print("\n".join(rows.summary()))

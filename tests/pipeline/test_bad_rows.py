@@ -59,6 +59,8 @@ def test_chosen_rows_are_numbered_as_the_file_has_them(spoilt, tmp_path):
     chosen = (folder / "selected.jsonl").read_text().split("\n")[:-1]
     assert len(chosen) == 40
     assert [rows[one["row"]] for one in why] == chosen
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]["pool"]
+    assert [reason["first_line"] for reason in counts["bad_rows"]] == [3, 44]
 
 
 def test_all_reasons_at_once(spoilt, tmp_path):
