@@ -89,6 +89,8 @@ def test_what_is_not_learned_stays_so_or_is_said(tmp_path, chosen):
     assert [[turn.content for turn in talk] for talk in found] == [
         [turn.content for turn in talk] for talk in whole
     ]
+    if chosen == "datasets":  # the project's own reader takes a saved data set too
+        assert talks(Path(place / chosen / "g2is-0")) == found
     kept = FORMATS[chosen].mark is not None
     assert [turn.learned for turn in found[3]] == [True, not kept, True, True]
     assert (found == whole) == kept
