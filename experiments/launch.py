@@ -74,7 +74,7 @@ def run_or_explain(main: Callable[[Sequence[str]], None], parse: Callable) -> No
     try:
         app.run(main, flags_parser=parse)
     except (InputError, StoreLost) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print("error:", "\n".join(printable(str(line)) for line in error.args), file=sys.stderr)
         status = STOPPED if isinstance(error, StoreLost) else FAILED
         end(status)
         sys.exit(status)

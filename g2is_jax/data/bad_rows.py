@@ -64,7 +64,7 @@ class BadRows:
                 f"{MOST_BAD:.0%} that may be dropped; mend the file, or name its fields by "
                 "data.columns"
             )
-        raise InputError("\n".join(lines))
+        raise InputError(*lines)
 
     def lines(self) -> list[str]:
         """Returns a line for each reason, the most frequent first: its first place and its rows."""

@@ -121,7 +121,7 @@ def look(
         dataset = read_dataset(reader, policy, chat, settings.max_length)
         check_vocabulary([dataset], vocabulary, folder)
     except InputError as error:
-        found.error = str(error).splitlines()[-1]
+        found.error = error.args[-1]
         if policy == "stop" and len(reader.bad):
             found.error = f"{len(reader.bad):,} bad rows; mend them"
     else:

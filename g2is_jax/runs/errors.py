@@ -4,10 +4,13 @@ FAILED = 2  # exit status after an InputError
 
 
 class InputError(ValueError):
-    """Something in the user's files, settings or work folder is wrong: one line for each thing.
+    """Something in the user's files, settings or work folder is wrong: an argument for each thing.
 
-    The message names the place (file, line, field) and the way out.
+    Each is a line that names the place (file, line, field) and the way out.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class StoreLost(RuntimeError):

@@ -149,6 +149,16 @@ def test_a_text_of_the_data_does_not_steer_the_terminal(capsys, monkeypatch):
     assert capsys.readouterr().err == 'error: row "a\\x1b[2J\\n\\u202eé漢" is odd\n'
 
 
+def test_several_mistakes_are_a_line_each(capsys, monkeypatch):
+    def fail(*_, **__):
+        raise InputError("a.jsonl:1: no reply", "a.jsonl:2: no\nprompt")
+
+    monkeypatch.setattr(launch.app, "run", fail)
+    with pytest.raises(SystemExit):
+        launch.run_or_explain(fail, fail)
+    assert capsys.readouterr().err == "error: a.jsonl:1: no reply\na.jsonl:2: no\\nprompt\n"
+
+
 def test_a_lost_store_asks_for_the_same_command_again(capsys, monkeypatch):
     def lose(*_, **__):
         raise StoreLost("gs://bucket: the store cannot be reached")
