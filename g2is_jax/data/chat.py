@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 ROWS_PER_CALL = 1024  # offsets come back as Python tuples: keep few rows of them alive at a time
 FALLBACK = "tulu"
+Written = tuple[str, list[Span]]  # a conversation as text, and the characters to learn
 # Conversations whose tokens tell one format from another: blanks, digits, accents, code, thoughts.
 PROBES = (
     (
@@ -55,7 +56,7 @@ class ChatFormat:
     begins a sequence is written where the tokenizer itself writes it.
 
     today: the date that the tokenizer's own template writes, if it writes one; None: the present
-    one. notes: what that template changed in the rows of `encode_all`, counted in rows.
+    one. notes: what that template changed in the rows that were `written`, counted in rows.
     """
 
     def __init__(
@@ -92,7 +93,13 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message], max_length: int) -> Encoded:
         """Returns tokens and supervised mask of a conversation, cut after `max_length` tokens."""
         rendered = self._render(messages)
-        return self._encode_texts([(rendered.text, _spans(messages, rendered))], max_length)[0]
+        return self.encode_written([(rendered.text, _spans(messages, rendered))], max_length)[0]
+
+    def written(self, messages: Sequence[Message]) -> Written:
+        """Returns a conversation as text; InputError where the template cannot write it."""
+        rendered = self._render(messages)
+        self.notes.update(rendered.notes)
+        return rendered.text, _spans(messages, rendered)
 
     def encode_all(self, records: Sequence[Record], max_length: int) -> list[Encoded]:
         """Encodes every record, many rows to a call of the tokenizer."""
@@ -101,12 +108,10 @@ class ChatFormat:
             texts = []
             for record in records[first : first + ROWS_PER_CALL]:
                 try:
-                    rendered = self._render(record.messages)
+                    texts.append(self.written(record.messages))
                 except InputError as error:
                     raise InputError(f'row {record.row} (id "{record.id}"): {error}') from error
-                texts.append((rendered.text, _spans(record.messages, rendered)))
-                self.notes.update(rendered.notes)
-            encoded += self._encode_texts(texts, max_length)
+            encoded += self.encode_written(texts, max_length)
         return encoded
 
     def encode_prompt(self, messages: Sequence[Message], max_length: int) -> np.ndarray:
@@ -224,9 +229,8 @@ class ChatFormat:
             verbose=False,  # rows longer than the model's length are cut below
         )
 
-    def _encode_texts(
-        self, rendered: list[tuple[str, list[Span]]], max_length: int
-    ) -> list[Encoded]:
+    def encode_written(self, rendered: Sequence[Written], max_length: int) -> list[Encoded]:
+        """Returns tokens and supervised masks of at most ROWS_PER_CALL conversations."""
         batch = self._tokenise([text for text, _ in rendered])
         encoded = []
         for (_, spans), ids, offsets in zip(

@@ -8,8 +8,9 @@ import re
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from etils import epath
@@ -30,6 +31,7 @@ SUFFIXES = re.compile(
     r"(\.jsonl|\.json|\.ndjson|\.csv|\.tsv|\.parquet|\.arrow)?(\.gz|\.zst)?$", re.IGNORECASE
 )
 TEXTS = np.dtypes.StringDType()  # of any length, in one array
+Written = TypeVar("Written")
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,20 @@ class RowReader:
 
     def __iter__(self) -> Iterator[Record]:
         """Yields the good rows; what else is there is kept for `found`."""
+        return (record for record, _ in self.written(lambda messages: None))
+
+    def written(
+        self, write: Callable[[Sequence[Message]], Written]
+    ) -> Iterator[tuple[Record, Written]]:
+        """Yields the good rows with their messages as written; one that cannot be so is bad."""
         for line, data in self._texts():
             try:
                 row = read_row(self._rows, data, self._how, self._ids.of)
-            except BadRow as error:
+                text = write(row.record.messages)
+            except (BadRow, InputError) as error:
                 self.bad.add(line, str(error))
             else:
-                yield self._kept(row)
+                yield self._kept(row), text
             self._rows += 1
 
     def _texts(self) -> Iterator[Row]:

@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from etils import epath
@@ -18,6 +19,8 @@ from g2is_jax.data.records import Record, Records
 from g2is_jax.pipeline.fields import BUILT_IN
 from g2is_jax.pipeline.settings import DataSettings
 from g2is_jax.runs.errors import InputError
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,9 @@ def read_dataset(
     bad_rows: as of `RowReader.found`. look: gets each good row.
     """
     encoder = Encoder()
-    for records in batched(reader, ROWS_PER_CALL):
-        try:
-            encoder.add(chat.encode_all(records, max_length))
-        except InputError as error:
-            raise InputError(f"{reader.path}: {error}") from error
-        for record in records:
+    for rows in batched(reader.written(chat.written), ROWS_PER_CALL):
+        encoder.add(chat.encode_written([text for _, text in rows], max_length))
+        for record, _ in rows:
             look(record)
     file, encoded = reader.found(bad_rows), encoder.rows()
     kept_N = np.flatnonzero(encoded.supervised_N)
@@ -129,9 +129,8 @@ def read_dataset(
     )
 
 
-def batched(reader: Iterable[Record], count: int) -> Iterator[list[Record]]:
+def batched(rows: Iterator[Row], count: int) -> Iterator[list[Row]]:
     """Yields rows so many at a time."""
-    rows = iter(reader)
     while batch := list(itertools.islice(rows, count)):
         yield batch
 

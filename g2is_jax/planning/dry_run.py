@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.data.chat import ChatFormat
+from g2is_jax.data.chat import ChatFormat, Written
 from g2is_jax.data.files import read_records, read_rows
 from g2is_jax.data.hub_sets import Place
 from g2is_jax.data.records import Record, Records
@@ -188,18 +188,31 @@ def _measured_rows(
     count, length, tokens, supervised = 0, data.max_length, [], []
     for path in paths:
         records = _read(path, bad_rows, data)
-        encoded = chat.encode_all(sample(records), length)
+        taken = sample(records)
+        encoded = chat.encode_written(_writable(taken, bad_rows, chat), length)
         usable = [example for example in encoded if example.supervised_T.any()]
         if not usable:
             raise InputError(
                 f"{path}: no row of a sample has a supervised token within {length} tokens; "
                 "raise model.max_length or check the assistant messages"
             )
-        count += round(len(records) * len(usable) / len(encoded))
+        count += round(len(records) * len(usable) / len(taken))
         tokens += [len(example.tokens_T) for example in usable]
         supervised += [int(example.supervised_T.sum()) for example in usable]
     mean, learned = float(np.mean(tokens)), float(np.mean(supervised))
     return RowCounts(count, mean, learned, np.array(tokens)), max(supervised)
+
+
+def _writable(records: Sequence[Record], bad_rows: str, chat: ChatFormat) -> list[Written]:
+    """Returns the rows as the template writes them, without those that a run drops."""
+    texts = []
+    for record in records:
+        try:
+            texts.append(chat.written(record.messages))
+        except InputError:
+            if bad_rows == "stop":
+                raise
+    return texts
 
 
 def _read(path: Place, bad_rows: str, data: DataSettings) -> Records:

@@ -9,8 +9,10 @@ from etils import epath
 from g2is_jax.data.tokenizer import load_tokenizer
 from g2is_jax.pipeline import first_date
 from g2is_jax.pipeline.job import Job, open_job
+from g2is_jax.planning.dry_run import read_plan
 from g2is_jax.runs.errors import InputError
 from tests.support.own_templates import DATED, PLAIN
+from tests.support.small import row, write_rows
 from tests.support.small_job import changed
 
 FIRST, SECOND = datetime.date(2026, 2, 9), datetime.date(2026, 2, 11)
@@ -161,3 +163,21 @@ def test_a_head_of_its_own_is_run(config, base_of, tmp_path, capsys):
     assert "lm_head.weight is not the embedding" in capsys.readouterr().out
     assert "lm_head" in job.weights
     assert "lm_head" in job.model.base_shapes
+
+
+def test_a_row_that_the_template_cannot_write_is_bad(file_config, base_of, tmp_path):
+    """A dry run leaves it out as well."""
+    picky = "{% if 'Wait' in messages[0].content %}{{ raise_exception('no waiting') }}{% endif %}"
+    rows = [row(n) for n in range(60)]
+    rows[7]["messages"][0]["content"] = "Wait."
+    file = write_rows(tmp_path / "pool.jsonl", rows)
+    config = changed(file_config, data__pool=str(file), model__checkpoint=base_of(picky + PLAIN))
+    pool = open_job(config, epath.Path(tmp_path / "work")).data.pool
+    (reason,) = pool.counts["bad_rows"]
+    assert (reason["first_line"], reason["rows"]) == (8, 1)
+    assert "refuses the conversation (no waiting)" in reason["reason"]
+    assert (len(pool.records), pool.records[7].row) == (59, 8)
+    assert read_plan(config, 1)[0].rows.pool.count == 59
+    stop = changed(config, data__bad_rows="stop")
+    with pytest.raises(InputError, match=r"pool\.jsonl:8: .* \(no waiting\)"):
+        open_job(stop, epath.Path(tmp_path / "stop")).check()
