@@ -59,16 +59,28 @@ class FileRows:
     def summary(self) -> list[str]:
         """Returns the lines that say how the file was read."""
         name = os.fspath(self.path)
-        lines = [f"{name}: {len(self.records):,} rows read as {counted(self.shapes)}"]
-        lines += [f"{name}: {note} ({count:,} rows)" for note, count in sorted(self.notes.items())]
-        if self.unread:
-            lines.append(f"{name}: fields that are not read: {counted(self.unread)}")
-        if self.repeated_ids:
-            lines.append(f"{name}: {self.repeated_ids:,} repeated ids got a number added")
+        found = reading_lines(self.shapes, self.notes, self.unread, self.repeated_ids)
+        lines = [f"{name}: {line}" for line in found]
         if len(self.bad):
             lines.append(f"{name}: {len(self.bad):,} bad rows dropped, the first of each kind:")
             lines += [f"    {line}" for line in self.bad.lines()]
         return lines
+
+
+def reading_lines(
+    shapes: Mapping[str, int],
+    notes: Mapping[str, int],
+    unread: Mapping[str, int],
+    repeated_ids: int,
+) -> list[str]:
+    """Returns lines that say how the good rows of a file were read."""
+    lines = [f"{sum(shapes.values()):,} rows read as {counted(shapes) or 'nothing'}"]
+    lines += [f"{note} ({count:,} rows)" for note, count in sorted(notes.items())]
+    if unread:
+        lines.append(f"fields that are not read: {counted(unread)}")
+    if repeated_ids:
+        lines.append(f"{repeated_ids:,} repeated ids got a number added")
+    return lines
 
 
 def _hash_of(place: Place) -> str:

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.data.chat import ChatFormat
-from g2is_jax.data.files import RowReader, counted
+from g2is_jax.data.files import RowReader, counted, reading_lines
 from g2is_jax.data.shown import marked_text
 from g2is_jax.model.config_file import read_raw_config
 from g2is_jax.model.families import read_fields
@@ -157,16 +157,12 @@ def _quantiles(values_N: np.ndarray) -> dict[str, int]:
 def lines(found: Look, max_length: int) -> list[str]:
     """The lines that say what was found in a file."""
     name = f"{found.file} ({found.role})"
-    text = [f"{name}: {found.rows:,} rows, read as {counted(found.shapes) or 'nothing'}"]
-    text += [f"    {note} ({count:,} rows)" for note, count in sorted(found.notes.items())]
-    if found.unread:
-        text.append(f"    fields that are not read: {counted(found.unread)}")
-    if found.repeated_ids:
-        text.append(f"    {found.repeated_ids:,} repeated ids get a number added")
+    first, *more = reading_lines(found.shapes, found.notes, found.unread, found.repeated_ids)
+    text = [f"{name}: {first}", *(f"    {line}" for line in more)]
     for reason in found.bad:
         places = ", ".join(f"{line:,}" for line in reason["lines"])
-        more = ", ..." if reason["rows"] > len(reason["lines"]) else ""
-        text.append(f"    {reason['rows']:,} bad rows (line {places}{more}): {reason['message']}")
+        rest = ", ..." if reason["rows"] > len(reason["lines"]) else ""
+        text.append(f"    {reason['rows']:,} bad rows (line {places}{rest}): {reason['message']}")
     if found.error:
         return [*text, f"    CANNOT BE USED: {found.error}"]
     text.append(

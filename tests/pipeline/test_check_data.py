@@ -39,7 +39,7 @@ def test_a_good_pool(pool_alone, capsys):
     assert found.unread == {"note": 20}
     assert found.learned["together"] > 0
     told = capsys.readouterr().out
-    assert f"{pool_alone.data.pool} (pool): 41 rows, read as messages (41)\n" in told
+    assert f"{pool_alone.data.pool} (pool): 41 rows read as messages (41)\n" in told
     assert "40 rows can be used; 1 have no learned token within 64 and are left out; 1 are" in told
     assert 'row 0 (id "row-10")' in told
     assert "    [[10 + 1 = 11. So it is 11." in told
