@@ -9,8 +9,9 @@ from etils import epath
 
 from g2is_jax.pipeline import selection_stage
 from g2is_jax.pipeline.job import open_job
+from tests.support.dataset_hub import run_on_hub, serving
 from tests.support.every_format import FORMATS, write_as
-from tests.support.small_job import changed
+from tests.support.small_job import changed, write_config
 
 METHODS = ("random", "length", "bm25")
 
@@ -46,3 +47,22 @@ def test_the_same_selection(as_lines, tmp_path, kind):
     assert found[:2] == (tokens, why)
     assert [row["messages"] for row in found[2]] == [row["messages"] for row in rows]
     assert len(rows) == 24
+
+
+def test_the_same_selection_by_hub_id(as_lines, tmp_path):
+    """By the script, as the hub's settings are read at import."""
+    pytest.importorskip("datasets")
+    config, _ = as_lines
+    pool = Path(config.data.pool)
+    found = {}
+    with serving({"train.jsonl": pool.read_bytes()}) as endpoint:
+        for place in (str(pool), "hf://some/rows"):
+            file = write_config(tmp_path / "config.py", changed(config, data__pool=place))
+            work = tmp_path / f"work{len(found)}"
+            script = ["-m", "experiments.select_subset", f"--config={file}", f"--workdir={work}"]
+            run_on_hub(script, tmp_path / "home", endpoint)
+            chosen = sorted((work / "selections").rglob("selection.jsonl"))
+            found[place] = [(path.relative_to(work), path.read_text()) for path in chosen]
+    as_file, by_hub = found.values()
+    assert as_file == by_hub
+    assert len(as_file) >= len(METHODS)

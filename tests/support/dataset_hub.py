@@ -90,13 +90,19 @@ def serving(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def read_all(places: list[str], home: Path, endpoint: str, offline: bool = False) -> list[dict]:
-    """What is read of some places, in a process of its own: settings are read at import."""
+    """What is read of some places."""
+    found = run_on_hub(["-W", "error", "-c", READ_ALL, *places], home, endpoint, offline)
+    return [json.loads(line) for line in found.splitlines()]
+
+
+def run_on_hub(command: list[str], home: Path, endpoint: str, offline: bool = False) -> str:
+    """What Python prints, in a process of its own: the hub's settings are read at import."""
     foreign = re.compile("hf_|huggingface|.*_proxy$", re.IGNORECASE)
     inherited = {name: value for name, value in os.environ.items() if not foreign.match(name)}
     own = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READ_ALL, *places],
+        [sys.executable, *command],
         env=inherited | own, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
