@@ -10,7 +10,6 @@ Ends with status 0 where all of them can be used, else with 2.
 
 import dataclasses
 import json
-import sys
 
 from absl import flags
 from etils import epath
@@ -29,7 +28,6 @@ def main() -> None:
     flags.mark_flag_as_required("config")
 
     def report(_) -> None:
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         looks = run(config.value)
         if output.value:
             found = [dataclasses.asdict(look) for look in looks]

@@ -10,6 +10,7 @@ from etils import epath
 
 from g2is_jax.data.optional import import_optional
 from g2is_jax.data.row_fields import TURNS
+from g2is_jax.data.transcripts import turns_from_columns
 from g2is_jax.data.values import Row
 from g2is_jax.runs.errors import InputError
 
@@ -85,22 +86,17 @@ def numbered(batches: Iterator[Any]) -> Iterator[Row]:
         for row in batch.to_pylist():
             number += 1
             there = {
-                key: _turns(value) if key.lower() in TURNS else value
+                key: _turns(value) if key.lower() in TURNS and isinstance(value, dict) else value
                 for key, value in row.items()
                 if value is not None
             }
             yield number, json.dumps(there, ensure_ascii=False, default=_as_json).encode()
 
 
-def _turns(value: object) -> object:
-    """Returns a list of turns, also where each of their fields is a list of its own, as older
-    versions of `datasets` store them."""
-    lists = list(value.values()) if isinstance(value, dict) else []
-    if not lists or not all(isinstance(part, list) for part in lists):
-        return value
-    if len({len(part) for part in lists}) > 1:
-        return value
-    return [dict(zip(value, turn, strict=True)) for turn in zip(*lists, strict=True)]  # type: ignore
+def _turns(value: dict) -> object:
+    """Returns the list of turns whose fields are lists of their own, as older versions of
+    `datasets` store them."""
+    return turns_from_columns(value) or value
 
 
 def _as_json(value: object) -> object:
