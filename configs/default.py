@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
-    # knn_uniform, coverage, pursuit, g2is_paper, g2is:
+    # knn_even, coverage, pursuit, g2is_paper, g2is:
     config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was started with another config
@@ -81,7 +81,7 @@ def _inputs(config: ConfigDict) -> None:
 def _features(config: ConfigDict) -> None:
     """Gradients of the rows, and their projection."""
     config.grads = ConfigDict()
-    # Of pool rows, for g2is, knn_uniform, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
+    # Of pool rows, for g2is, knn_even, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
     config.grads.kind = "sgd"
     config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
     config.grads.validation_kind = "sgd"  # of validation rows (LESS)

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = tiny.get_config()
     config.world.targets = "lookup_arithmetic,sorting_letters"
     config.run.methods = (
-        "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_uniform,coverage,pursuit,"
+        "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_even,coverage,pursuit,"
         "g2is_paper,g2is"
     )
     config.run.seeds = "0,1,2,3,4"

@@ -18,7 +18,7 @@ from g2is_jax.selection.neighbours import GraphConfig, neighbours
 from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
 from g2is_jax.selection.rivals.coverage import coverage
 from g2is_jax.selection.rivals.gist import gist
-from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.lexical import bm25, dsir
 from g2is_jax.selection.rivals.pursuit import pursuit
@@ -179,7 +179,7 @@ METHODS: dict[str, Method] = {
         reads=lambda settings: {"rank": settings.gist_rank},
         sections=("gist",),
     ),
-    "knn_uniform": Method(FEATURES, lambda m: knn_uniform(*m.rows(), m.limits), _own_kind),
+    "knn_even": Method(FEATURES, lambda m: knn_even(*m.rows(), m.limits), _own_kind),
     "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
     "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
     "g2is_paper": _walk("g2is_paper", lambda kinds: kinds.paper, ("paper",)),

@@ -26,7 +26,7 @@ from g2is_jax.selection.core import KnowledgeConfig
 from g2is_jax.selection.methods import METHODS, MethodInputs, core_of, identity, reads
 from g2is_jax.selection.rivals.coverage import coverage
 from g2is_jax.selection.rivals.gist import gist
-from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less
 from g2is_jax.selection.rivals.lexical import bm25, dsir
 from g2is_jax.selection.rivals.pursuit import pursuit
@@ -36,7 +36,7 @@ from tests.support.small_job import changed, small_config
 
 ASKED = (
     *("random", "bm25", "dsir", "rds_plus", "less", "gist"),
-    *("knn_uniform", "coverage", "pursuit", "g2is"),
+    *("knn_even", "coverage", "pursuit", "g2is"),
 )
 
 
@@ -103,7 +103,7 @@ def test_each_method_has_the_inputs_it_needs(finished, number, seed):
         "rds_plus": rds_plus(*hidden, limits),
         "less": less(pool["adam"], units_MP, subtasks, limits),
         "gist": gist(pool["sgd"], unnormalised_MP, subtasks, 2, limits),
-        "knn_uniform": knn_uniform(sign_NP, units_MP, limits),
+        "knn_even": knn_even(sign_NP, units_MP, limits),
         "coverage": coverage(sign_NP, units_MP, limits),
         "pursuit": pursuit(sign_NP, units_MP, limits),
     }
@@ -170,7 +170,7 @@ def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
     [pool] = features_stage.stages(job, job.data.pool, "sign", 0)
     [own] = features_stage.stages(job, job.data.targets[0].validation, "sgd", 0)
     bare = changed(job.config, model__checkpoint="", data__pool="", run__seeds="0")
-    config = changed(bare, run__methods="knn_uniform,coverage,pursuit,g2is")
+    config = changed(bare, run__methods="knn_even,coverage,pursuit,g2is")
     places = own_features.run(config, epath.Path(tmp_path), pool, own, job.data.pool.path)
     for place in places:
         folder = chosen[place.name, "plus", 0].folder
@@ -310,5 +310,5 @@ def test_rank_of_gist_out_of_range(config, tmp_path):
 
 
 def test_every_method_of_the_page_is_there():
-    expected = "none full random length bm25 dsir rds_plus less less_rr gist knn_uniform"
+    expected = "none full random length bm25 dsir rds_plus less less_rr gist knn_even"
     assert list(METHODS) == [*expected.split(), "coverage", "pursuit", "g2is_paper", "g2is"]

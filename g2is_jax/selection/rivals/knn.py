@@ -13,7 +13,7 @@ from g2is_jax.selection.budget import (
 from g2is_jax.selection.rivals.similarity import pick_of, similarities, unit_validation
 
 
-def knn_uniform(features_NP, validation_MP, limits: Limits) -> Selection:
+def knn_even(features_NP, validation_MP, limits: Limits) -> Selection:
     """Gives the validation rows equal shares of the budget (by largest remainder): in file order,
     each spends its share on the most similar rows that are unused and fit the limits.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.knn import knn_even
 from tests.support.rival_instances import (
     CASES,
     check_cosines,
@@ -29,7 +29,7 @@ def test_equal_shares_equal_a_plain_loop(seed, unit, cap):
                 break
             chosen.append(max(open_rows, key=lambda r, v_P=v_P: (cosine(features_NP[r], v_P), -r)))
             owners.append(m)
-    selection = knn_uniform(features_NP, validation_MP, made)
+    selection = knn_even(features_NP, validation_MP, made)
     assert selection.rows == chosen
     assert [pick.component for pick in selection.picks] == owners
     check_cosines(selection, features_NP, validation_MP)

@@ -10,7 +10,7 @@ from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.rivals import coverage as coverage_module
 from g2is_jax.selection.rivals import similarity
 from g2is_jax.selection.rivals.gist import gist
-from g2is_jax.selection.rivals.knn import knn_uniform
+from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.rds import rds_plus
 from tests.support.rival_instances import GREEDY, Compressed, check_limits, labels, problem
@@ -19,7 +19,7 @@ SELECTORS = {
     "less": lambda pool, validation, made: less(pool, validation, labels(validation), made),
     "less_rr": less_rr,
     "rds_plus": rds_plus,
-    "knn_uniform": knn_uniform,
+    "knn_even": knn_even,
     "gist": lambda pool, validation, made: gist(pool, validation, labels(validation), 3, made),
     **GREEDY,
 }
