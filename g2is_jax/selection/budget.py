@@ -112,9 +112,10 @@ def without(limits: Limits, barred_N: np.ndarray) -> Limits:
 def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
     """The limits that `config` means for a pool with these supervised tokens and sources.
 
-    A fraction is rounded half up to whole rows, a cap down, both as the decimal numbers they were
-    written as: 0.29 of 100 rows is 29. Sources may be any labels. InputError when the budget is
-    more than the pool holds, or less than one row although it is not 0.
+    A fraction is cut to whole rows, as the paper's released script has it, and so is a cap: 3.5
+    rows are 3. Both are the decimal numbers they were written as: 0.29 of 100 rows is 29. Sources
+    may be any labels. InputError when the budget is more than the pool holds, or less than one row
+    although it is not 0.
     """
     tokens_N = np.asarray(tokens_N)
     sources_N = np.unique(np.asarray(sources_N), return_inverse=True)[1].astype(np.int32)
@@ -130,7 +131,7 @@ def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
             raise InputError(f"pool row {row} has no supervised token; drop it before selecting")
     holds = int(costs_N.sum())
     if config.unit == "fraction":
-        budget = round_half_up(decimal(config.budget) * len(costs_N))
+        budget = int(decimal(config.budget) * len(costs_N))
         if config.budget > 0 and budget == 0:
             raise InputError(
                 f"selection.budget: {config.budget} of {len(costs_N)} rows is less than one row"
@@ -143,7 +144,7 @@ def limits(config: BudgetConfig, tokens_N, sources_N) -> Limits:
         raise InputError(
             f"selection.budget: {budget} is above the largest budget, {LARGEST_BUDGET}"
         )
-    cap = math.floor(decimal(config.source_cap) * budget)
+    cap = int(decimal(config.source_cap) * budget)
     if budget > 0 and cap == 0:
         raise InputError(
             f"selection.source_cap: {config.source_cap} of a budget of {budget} leaves nothing"
@@ -225,11 +226,6 @@ def largest_remainder(total: int, weights_C) -> np.ndarray:
     by_remainder_C = np.argsort(-np.round(shares_C - whole_C, 6), kind="stable")
     whole_C[by_remainder_C[: total - whole_C.sum()]] += 1
     return whole_C
-
-
-def round_half_up(share: Fraction) -> int:
-    """The nearest whole number, one half upwards, in exact arithmetic."""
-    return math.floor(share + Fraction(1, 2))
 
 
 def decimal(number: float) -> Fraction:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from g2is_jax.features.rows import check_finite, divisors, unit_length
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.budget import decimal, round_half_up
+from g2is_jax.selection.budget import decimal
 
 SIGNS = ("svd", "mean")
 KEEPS = ("variance", "count", "ratio")
@@ -246,7 +247,7 @@ def _kept(explained_C, rank: int, config: KnowledgeConfig) -> int:
         fewest = int(np.searchsorted(np.cumsum(explained_C), config.keep_value, side="right")) + 1
         return min(fewest, rank)
     if config.keep == "ratio":
-        return max(1, round_half_up(decimal(config.keep_value) * rank))
+        return max(1, math.floor(decimal(config.keep_value) * rank + Fraction(1, 2)))
     if config.keep_value > rank:
         raise InputError(
             f"knowledge.keep_value: {int(config.keep_value)} components asked, the validation"

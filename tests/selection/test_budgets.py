@@ -27,11 +27,12 @@ def make(budget, unit="rows", cap=1.0, tokens=(3, 5, 2, 7), sources=None) -> Lim
     ("share", "rows", "budget"),
     [
         *[(0.29, 100, 29), (0.57, 100, 57), (0.01, 400, 4), (0.05, 400, 20), (0.07, 100, 7)],
-        *[(0.025, 100, 3), (0.5, 3, 2), (0.0, 10, 0), (1.0, 7, 7), (0.145, 1000, 145)],
+        *[(0.025, 100, 2), (0.05, 70, 3), (0.5, 3, 1), (0.999, 10, 9), (0.0, 10, 0), (1.0, 7, 7)],
+        (0.145, 1000, 145),
     ],
 )
 def test_a_fraction_is_the_decimal_it_was_written_as(share, rows, budget):
-    """0.29 * 100 is 28.999 in binary, and a half rounds up."""
+    """0.29 * 100 is 28.999 in binary; 3.5 rows are 3."""
     made = make(share, "fraction", tokens=[9] * rows)
     assert made.budget == budget
     assert made.costs_N.tolist() == [1] * rows
@@ -60,6 +61,7 @@ def test_sources_become_codes_and_the_cap_rounds_down():
         ((18, "tokens"), "selection.budget: 18 tokens asked, the pool holds 17"),
         ((1.5, "fraction"), "more than the whole pool"),
         ((0.01, "fraction"), "0.01 of 4 rows is less than one row"),
+        ((0.24, "fraction"), "0.24 of 4 rows is less than one row"),
         ((-1,), "selection.budget: -1"),
         ((float("nan"),), "selection.budget: nan"),
         ((2.5,), "2.5 rows is not a whole number"),

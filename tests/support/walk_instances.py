@@ -29,10 +29,12 @@ SHAPES = ((31, 7), (43, 11), (29, 5))  # few shapes, few compilations
 
 @dataclass(frozen=True)
 class Instance:
-    """One random problem; `near` is None for an exact graph, features_NP what `rows` stand for."""
+    """One random problem; `near` is None for an exact graph, features_NP what `rows` stand for,
+    `limits` what `asked` means."""
 
     features_NP: np.ndarray
     core: Core
+    asked: BudgetConfig
     limits: Limits
     near: np.ndarray | None
     validation_rows: int
@@ -42,7 +44,8 @@ class Instance:
 def instance(seed: int, budget_unit="rows", source_cap=1.0, dtype="float32", **fixed) -> Instance:
     """Rows around a common direction of varying strength, some equal, opposite, sparse or zero.
 
-    fixed: `shape`, `edges` (0 is the exact graph) and `components`, else they vary with the seed.
+    A budget in `fraction` is no whole number of rows. fixed: `shape`, `edges` (0 is the exact
+    graph) and `components`, else they vary with the seed.
     """
     rng = np.random.default_rng(seed)
     N, P = fixed.get("shape", SHAPES[seed % len(SHAPES)])
@@ -65,10 +68,13 @@ def instance(seed: int, budget_unit="rows", source_cap=1.0, dtype="float32", **f
     core = core_knowledge(validation_MP, knowledge)
 
     tokens_N, sources_N = rng.integers(5, 40, size=N), rng.integers(2, size=N)
-    whole = int(tokens_N.sum()) if budget_unit == "tokens" else N
-    budget = int(whole * rng.choice([0, 0.12, 0.3, 0.6, 1.0], p=[0.05, 0.3, 0.3, 0.2, 0.15]))
-    config = BudgetConfig(budget=budget, unit=budget_unit, source_cap=source_cap)
+    if budget_unit == "fraction":
+        budget = rng.integers(40, 700) / 1000  # the rows of SHAPES are primes
+    else:
+        whole = int(tokens_N.sum()) if budget_unit == "tokens" else N
+        budget = int(whole * rng.choice([0, 0.12, 0.3, 0.6, 1.0], p=[0.05, 0.3, 0.3, 0.2, 0.15]))
+    asked = BudgetConfig(budget=budget, unit=budget_unit, source_cap=source_cap)
     rows = Rows(*quantised(features_NP, dtype))
     edges = fixed.get("edges", 4 * (seed // len(SHAPES) % 2))
     near = neighbours(rows, edges)[0] if edges else None
-    return Instance(rows[:], core, limits(config, tokens_N, sources_N), near, M, rows)
+    return Instance(rows[:], core, asked, limits(asked, tokens_N, sources_N), near, M, rows)
