@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
 
     config.run = ConfigDict()
     # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
-    # knn_even, coverage, pursuit, g2is_paper, g2is:
+    # knn_even, coverage, pursuit, loss_drop, embed, g2is_paper, g2is:
     config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was started with another config
@@ -126,6 +126,10 @@ def _selection(config: ConfigDict) -> None:
 
     config.gist = ConfigDict()
     config.gist.rank = 50  # directions of the validation rows (its released scripts)
+
+    config.embed = ConfigDict()
+    # Folder or hub id of any encoder, with the extra [embed]; empty: the base's mean hidden state.
+    config.embed.encoder = ""
 
     config.selection = ConfigDict()
     config.selection.budget = 0.05  # paper: 0.01, and 0.05

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.world.targets = "lookup_arithmetic,sorting_letters"
     config.run.methods = (
         "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_even,coverage,pursuit,"
+        "loss_drop,embed,"
         "g2is_paper,g2is"
     )
     config.run.seeds = "0,1,2,3,4"

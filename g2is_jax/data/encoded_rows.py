@@ -51,10 +51,36 @@ class EncodedRows(Sequence[Encoded]):
         columns = (self._ends_N, self.lengths_N, self.supervised_N, self.truncated_N)
         return EncodedRows(self._tokens, self._supervised, *(column[rows_K] for column in columns))
 
+    def prompts(self) -> "EncodedRows":
+        """Returns the tokens of each example before its last run of supervised ones, which is the
+        last reply that is learned."""
+        starts_N = self._ends_N - self.lengths_N
+        lengths_N = np.zeros(len(self), np.int64)
+        supervised_N = np.zeros(len(self), np.int64)
+        for row, (start, end) in enumerate(zip(starts_N, self._ends_N, strict=True)):
+            supervised_T = self._supervised[start:end]
+            after = _after_last(supervised_T, True)
+            lengths_N[row] = _after_last(supervised_T[:after], False)
+            supervised_N[row] = np.count_nonzero(supervised_T[: lengths_N[row]])
+        return EncodedRows(
+            self._tokens,
+            self._supervised,
+            starts_N + lengths_N,
+            lengths_N,
+            supervised_N,
+            self.truncated_N,
+        )
+
     @property
     def largest_token(self) -> int:
         """The largest token of all examples, those included that were left out by `take`."""
         return int(self._tokens.max())
+
+
+def _after_last(values_T: np.ndarray, value: bool) -> int:
+    """Returns the place behind the last of these values; 0 where there is none."""
+    places = np.flatnonzero(values_T == value)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 class Encoder:

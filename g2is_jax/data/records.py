@@ -84,6 +84,17 @@ def read_row(
     return RowRead(record, shape, remarks.notes, unread, fields.by_hand)
 
 
+def prompt(record: Record) -> str:
+    """Returns the messages of a row before its last reply."""
+    last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
+    return "\n".join(message.content for message in record.messages[:last])
+
+
+def whole(record: Record) -> str:
+    """Returns every message of a row."""
+    return "\n".join(message.content for message in record.messages)
+
+
 def made_id(messages: Sequence[Message]) -> str:
     """Hashes roles and texts, and which replies are not learned."""
     content = [

@@ -16,12 +16,15 @@ UNREAD = ("*/*", "consolidated*.safetensors")
 WEIGHTS = (SINGLE, INDEX)
 
 
-def resolve_checkpoint(name: str, revision: str | None, weights: bool = True) -> epath.Path:
+def resolve_checkpoint(
+    name: str, revision: str | None, weights: bool = True, field: str = "model.checkpoint"
+) -> epath.Path:
     """Returns the checkpoint's folder; a hub id is downloaded to the hub's cache first.
 
     name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
     revision: branch, tag or commit of a hub id; empty for its main branch. weights: whether they
-    are needed, else config and tokenizer are enough. As everywhere, HF_TOKEN
+    are needed, else config and tokenizer are enough. field: the config's field that names it. As
+    everywhere, HF_TOKEN
     opens private and gated models and HF_HUB_OFFLINE leaves only what was downloaded before.
     """
     try:
@@ -42,9 +45,9 @@ def resolve_checkpoint(name: str, revision: str | None, weights: bool = True) ->
     if not HUB_ID.fullmatch(name):
         raise InputError(
             f"{name or repr(name)}: no such folder, and not of a hub id's form (owner/name); "
-            "set model.checkpoint to either"
+            f"set {field} to either"
         )
-    return _download(name, revision or None, weights)
+    return _download(name, revision or None, weights, field)
 
 
 def downloaded(name: str, revision: str | None) -> epath.Path | None:
@@ -61,7 +64,7 @@ def downloaded(name: str, revision: str | None) -> epath.Path | None:
     return folder if (folder / "config.json").exists() else None
 
 
-def _download(name: str, revision: str | None, weights: bool) -> epath.Path:
+def _download(name: str, revision: str | None, weights: bool, field: str) -> epath.Path:
     """Returns the folder of the hub's cache that holds a model, after downloading it."""
     # Slow to import: a folder should not have to wait for it.
     from huggingface_hub import constants, snapshot_download
@@ -74,7 +77,7 @@ def _download(name: str, revision: str | None, weights: bool) -> epath.Path:
                 name, revision=revision, allow_patterns=[*READ], ignore_patterns=[*unread]
             )
     except (HTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"{name}: {_refusal(name, revision, error)}") from error
+        raise InputError(f"{name}: {_refusal(name, revision, field, error)}") from error
     place = epath.Path(folder)
     if is_adapter(place) and not (place / "config.json").exists():
         raise InputError(f"{name}: {adapter_way_out(place)}")
@@ -88,7 +91,7 @@ def _download(name: str, revision: str | None, weights: bool) -> epath.Path:
     return place
 
 
-def _refusal(name: str, revision: str | None, error: BaseException) -> str:
+def _refusal(name: str, revision: str | None, field: str, error: BaseException) -> str:
     """Returns the reason that a download failed, and the way out."""
     from huggingface_hub import constants, errors
 
@@ -109,7 +112,7 @@ def _refusal(name: str, revision: str | None, error: BaseException) -> str:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"neither a folder here nor a model on {hub}; correct model.checkpoint, "
+            f"neither a folder here nor a model on {hub}; correct {field}, "
             "or set HF_TOKEN to a token that may read it if it is private"
         )
     if status == 401:
@@ -120,7 +123,7 @@ def _refusal(name: str, revision: str | None, error: BaseException) -> str:
             "is set; unset it to download once with network, or give a folder"
         )
     if isinstance(error, errors.HFValidationError):
-        return "neither a folder here nor a valid hub id; correct model.checkpoint"
+        return f"neither a folder here nor a valid hub id; correct {field}"
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     return (
         f"not a folder here, and {asked} could not be downloaded from {hub} to {cache} ({reason}); "

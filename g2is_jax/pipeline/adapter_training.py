@@ -1,4 +1,4 @@
-"""Training an adapter on rows of the pool, for the warm-up and for the fine-tune."""
+"""Training an adapter on rows of the pool or of a target: warm-up, alignment and fine-tune."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ ADAPTER = "adapter"  # folder within a stage: PEFT's files of the last adapter
 
 def train(
     job: Job,
+    dataset: Dataset,
     rows: Sequence[int],
     config: FitConfig,
     seed: int,
@@ -31,11 +32,11 @@ def train(
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, dict]:
     """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
-    pool, mesh = job.data.pool, shared_training_mesh()
+    mesh = shared_training_mesh()
     devices = mesh.size if mesh else 1
-    encoded = pool.encoded.take(rows)
-    ids = pool.records.take(rows).ids_N.tolist()
-    shapes = pool_shapes(pool, config, devices, config.packing)
+    encoded = dataset.encoded.take(rows)
+    ids = dataset.records.take(rows).ids_N.tolist()
+    shapes = shapes_of(dataset, config, devices, config.packing)
     adapter, moments = fit(
         job.model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
@@ -48,13 +49,13 @@ def train(
 
     counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
     if config.packing:
-        counts["padding_unpacked"] = padding(pool_shapes(pool, config, devices, packed=False))
+        counts["padding_unpacked"] = padding(shapes_of(dataset, config, devices, packed=False))
     return adapter, counts
 
 
-def pool_shapes(pool: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
-    """The shapes of the pool's rows, so that all selections share their compiled programs."""
-    lengths, tokens = row_lengths(pool.encoded), config.microbatch_tokens * devices
+def shapes_of(dataset: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
+    """The shapes of all rows of a file, so that all selections of it share compiled programs."""
+    lengths, tokens = row_lengths(dataset.encoded), config.microbatch_tokens * devices
     return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)
 
 

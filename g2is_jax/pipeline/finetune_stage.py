@@ -49,7 +49,7 @@ def stage(job: Job, chosen: selection_stage.Chosen, name: str, seed: int) -> epa
                 write_adapter(folder / of_epoch(epoch), adapter, job.model, str(base))
 
         base = job.checkpoint.folder
-        adapter, counts = train(job, chosen.rows, settings.fit, seed, folder, keep)
+        adapter, counts = train(job, job.data.pool, chosen.rows, settings.fit, seed, folder, keep)
         if settings.merge and is_first():
             write_merged(folder / "merged", base, job.model, adapter, job.weights)
         return counts

@@ -17,6 +17,7 @@ from g2is_jax.data.chat import ChatFormat
 from g2is_jax.data.files import FileRows, RowReader
 from g2is_jax.data.row_fields import Columns
 from g2is_jax.data.tokenizer import load_tokenizer
+from g2is_jax.features.sentence_encoder import import_torch
 from g2is_jax.model.build import Model, build_model
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.hub import resolve_checkpoint
@@ -38,6 +39,7 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.hashing import file_hash
 from g2is_jax.runs.mesh import shared_mesh
 from g2is_jax.runs.stages import Stage
+from g2is_jax.runs.storage import in_object_store
 from g2is_jax.skills.world import BASE_FOLDER, WORLD_CODE, WorldConfig, write_world
 
 
@@ -88,6 +90,7 @@ class Readers:
     """The readers of a command, each of which keeps what it has read."""
 
     checkpoint: Callable[[CheckpointSettings], Checkpoint]
+    encoder: Callable[[str], Checkpoint]
     data: Callable[[DataSettings], Data]
     model: Callable[[BaseSettings, LoraConfig], Model]
     weights: Callable[[WeightSettings], Leaves]
@@ -98,6 +101,7 @@ def cached_readers(stages: Stages) -> Readers:
     checkpoint = functools.cache(read_checkpoint)
     return Readers(
         checkpoint=checkpoint,
+        encoder=functools.cache(read_encoder),
         data=functools.cache(lambda settings: read_data(settings, checkpoint, stages)),
         model=functools.cache(lambda base, lora: describe_model(base, lora, checkpoint)),
         weights=functools.cache(lambda settings: load_weights(settings, checkpoint)),
@@ -109,6 +113,14 @@ def read_checkpoint(settings: CheckpointSettings) -> Checkpoint:
     built_in = settings.name == BUILT_IN
     folder = BASE_FOLDER if built_in else resolve_checkpoint(settings.name, settings.revision)
     return Checkpoint(folder)
+
+
+def read_encoder(name: str) -> Checkpoint:
+    """The encoder of `embed.encoder`, downloaded where it is a hub id."""
+    if in_object_store(name):
+        raise InputError(f"embed.encoder: {name} is not on this machine; give a copy that is")
+    import_torch()  # so that its absence is said before any download
+    return Checkpoint(resolve_checkpoint(name, None, field="embed.encoder"))
 
 
 def read_data(

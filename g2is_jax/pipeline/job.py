@@ -25,6 +25,7 @@ from g2is_jax.pipeline.settings import Settings, read_settings
 from g2is_jax.runs.processes import is_first, wait_for_all
 from g2is_jax.runs.workdir import claim_workdir
 from g2is_jax.selection.budget import Limits, limits
+from g2is_jax.selection.methods import EMBEDDINGS, needing
 
 # They say how the work is done, not what comes out: runs in one work folder may differ in them.
 FREE_FIELDS = (
@@ -145,14 +146,23 @@ class Job:
         return found | ({"today": str(chat.today)} if chat.today else {})
 
     @property
+    def text_inputs(self) -> dict[str, str]:
+        """The inputs of usable rows and their token counts beside the file: no weights."""
+        text = {key: str(value) for key, value in self.text_identity.items()}
+        files = self.checkpoint.digest
+        return text | {n: d for n, d in files.items() if not n.endswith(".safetensors")}
+
+    @property
     def cost_unit(self) -> str:
         """The unit of the budget and of what rows cost."""
         return "supervised tokens" if self.settings.selection.budget.unit == "tokens" else "rows"
 
     def check_inputs(self) -> None:
         """Read everything but the weights, so that whatever is wrong with it is said now."""
-        data = self.data
+        data, selection = self.data, self.settings.selection
         _ = self.limits, self.eval_sets
+        if selection.encoder and needing(selection.methods, EMBEDDINGS):
+            self.readers.encoder(selection.encoder)
         files = [data.pool, *(target.validation for target in data.targets)]
         check_vocabulary(files, self.model.config.vocab_size, self.checkpoint.folder)
         check_sizes(self.settings, self.model, data.pool, data.targets)

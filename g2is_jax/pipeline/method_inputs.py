@@ -6,18 +6,35 @@ import functools
 import numpy as np
 from etils import epath
 
-from g2is_jax.data.files import Record
+from g2is_jax.data.records import prompt, whole
 from g2is_jax.features.rows import Rows, side_by_side
 from g2is_jax.features.store import open_store
-from g2is_jax.pipeline import features_stage, hidden_stage, warmup_stage
+from g2is_jax.pipeline import (
+    embed_stage,
+    features_stage,
+    hidden_stage,
+    losses_stage,
+    warmup_stage,
+)
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import shared_mesh
 from g2is_jax.selection.budget import without
-from g2is_jax.selection.methods import FEATURES, HIDDEN, METHODS, NOTHING, TEXTS, MethodInputs
+from g2is_jax.selection.methods import (
+    EMBEDDINGS,
+    FEATURES,
+    HIDDEN,
+    LOSSES,
+    METHODS,
+    NOTHING,
+    TEXTS,
+    MethodInputs,
+)
 
 Folders = dict[str, epath.Path]
+# Stages of a file's rows that belong to no seed.
+REPRESENTATIONS = {HIDDEN: hidden_stage.stage, EMBEDDINGS: embed_stage.stage}
 
 
 def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
@@ -25,8 +42,14 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     found: Folders = {}
     datasets = {"features": job.data.pool, "validation": target.validation}
     needs = METHODS[method].needs
-    if needs == HIDDEN:
-        return {name: hidden_stage.stage(job, dataset) for name, dataset in datasets.items()}
+    if needs in REPRESENTATIONS:
+        return {name: REPRESENTATIONS[needs](job, dataset) for name, dataset in datasets.items()}
+    if needs == LOSSES:
+        return {
+            "before": losses_stage.before(job),
+            "aligned": losses_stage.aligned(job, target, seed),
+            "after": losses_stage.after(job, target, seed),
+        }
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
@@ -53,17 +76,12 @@ def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path
 def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str, str]:
     """Content hashes of everything that a method's selection depends on, beside its settings."""
     found = {name: stage_hash(folder) for name, folder in folders.items()}
-    found |= {"pool": job.data.pool.digest} if folders else _text_inputs(job)
+    found["pool"] = job.data.pool.digest
+    if not folders:
+        found |= job.text_inputs
     if METHODS[method].needs == TEXTS:
         found["validation"] = target.validation.digest
     return found
-
-
-def _text_inputs(job: Job) -> dict[str, str]:
-    """The inputs of the usable rows and their token counts, for a method without features."""
-    text = {key: str(value) for key, value in job.text_identity.items()}
-    small = {n: d for n, d in job.checkpoint.digest.items() if not n.endswith(".safetensors")}
-    return {"pool": job.data.pool.digest, **text, **small}
 
 
 def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
@@ -82,6 +100,12 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
             pool_texts=pool_texts,
             validation_prompts=validation_prompts,
             validation_texts=validation_texts,
+        )
+    if needs == LOSSES:
+        return dataclasses.replace(
+            bare,
+            losses_before_N=losses_stage.losses(losses_stage.before(job)),
+            losses_after_N=losses_stage.losses(losses_stage.after(job, target, seed)),
         )
     pool = rows_of(job, job.data.pool, method, seed)
     validation = rows_of(job, target.validation, method, seed)
@@ -105,9 +129,11 @@ def _texts(dataset: Dataset) -> tuple[list[str], list[str]]:
 
 
 def rows_of(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
-    """The features or hidden states that a method takes of the pool or of validation rows."""
-    if METHODS[method].needs == HIDDEN:
-        return _load(job, dataset, (hidden_stage.stage(job, dataset),), (1.0,))
+    """The features, hidden states or embeddings that a method takes of the pool or of validation
+    rows."""
+    needs = METHODS[method].needs
+    if needs in REPRESENTATIONS:
+        return _load(job, dataset, (REPRESENTATIONS[needs](job, dataset),), (1.0,))
     return load_features(job, dataset, features_stage.kind_of(job, dataset, method), seed)
 
 
@@ -139,14 +165,3 @@ def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
 
 _pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory
 _validation_rows = functools.lru_cache(maxsize=8)(_read)
-
-
-def prompt(record: Record) -> str:
-    """The messages of a row before its last reply."""
-    last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
-    return "\n".join(message.content for message in record.messages[:last])
-
-
-def whole(record: Record) -> str:
-    """Every message of a row."""
-    return "\n".join(message.content for message in record.messages)

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.data.records import prompt
 from g2is_jax.evaluation.compare import SUBJECT
 from g2is_jax.features.rows import unit_length
 from g2is_jax.pipeline import (
@@ -208,7 +209,7 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
         settings.walk,
         core=core,
         picks=picks,
-        prompts_K=[method_inputs.prompt(job.data.pool.records[row]) for row in rows],
+        prompts_K=[prompt(job.data.pool.records[row]) for row in rows],
         directions_C=_directions(job, method, target, seed, core),
         chosen_KP=unit_length(pool[np.array(rows[: walk_map.MOST_POINTS], int)]),
         sample_SP=sample_SP[sample_SP.any(axis=1)],  # rows that are not finite are stored as zeros
@@ -225,5 +226,5 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
     features = method_inputs.rows_of(job, dataset, method, seed)
     usable = np.flatnonzero(features.finite_N)
     records = dataset.records.take(usable)
-    prompts = [shortened(method_inputs.prompt(record)) for record in records]
+    prompts = [shortened(prompt(record)) for record in records]
     return [f"validation row {record.id}: {prompts[i]}" for i, record in enumerate(records)]

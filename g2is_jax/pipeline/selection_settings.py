@@ -30,6 +30,7 @@ def read_selection(config: ConfigDict) -> SelectionSettings:
             "g2is_paper": _walk_settings(config.paper, SECTIONS["g2is_paper"]),
         },
         gist_rank=config.gist.rank,
+        encoder=config.embed.encoder,
     )
 
 

@@ -21,12 +21,14 @@ from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.lexical import bm25, dsir
+from g2is_jax.selection.rivals.loss_drop import loss_drop
 from g2is_jax.selection.rivals.pursuit import pursuit
 from g2is_jax.selection.rivals.rds import rds_plus
 from g2is_jax.selection.walk.rules import WalkConfig
 from g2is_jax.selection.walk.select import gradient_walk
 
 NOTHING, TEXTS, HIDDEN, FEATURES = "nothing", "texts", "hidden states", "features"
+LOSSES, EMBEDDINGS = "losses", "embeddings"
 SECTIONS = {"g2is": "", "g2is_paper": "paper."}  # walk -> where its sections stand in the config
 # Sections of the config that make features, and those that come after the selection.
 OF_FEATURES = ("lora", "warmup", "grads", "projection")
@@ -72,6 +74,7 @@ class SelectionSettings:
     budget: BudgetConfig
     walks: dict[str, WalkSettings]
     gist_rank: int
+    encoder: str  # of embed; empty: the base itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +82,9 @@ class MethodInputs:
     """The inputs of a method; those that it does not need are not there.
 
     tokens_N: supervised tokens of each row. mesh: devices that share a walk. pool and validation:
-    features, or hidden states; subtasks_M: labels of the validation rows. A row's texts are its
-    prompt and all of it.
+    features, hidden states or embeddings; subtasks_M: labels of the validation rows. A row's texts
+    are its prompt and all of it. Losses are of the pool's rows, under the base and under the
+    adapter that was trained on the target; NaN where one is not finite.
     """
 
     settings: SelectionSettings
@@ -95,6 +99,8 @@ class MethodInputs:
     pool_texts: Sequence[str] = ()
     validation_prompts: Sequence[str] = ()
     validation_texts: Sequence[str] = ()
+    losses_before_N: np.ndarray | None = None
+    losses_after_N: np.ndarray | None = None
 
     def rows(self) -> tuple[Rows, Rows]:
         """The pool's rows and the validation rows, which a method that needs features has."""
@@ -182,6 +188,13 @@ METHODS: dict[str, Method] = {
     "knn_even": Method(FEATURES, lambda m: knn_even(*m.rows(), m.limits), _own_kind),
     "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
     "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
+    "loss_drop": Method(LOSSES, lambda m: loss_drop(m.losses_before_N, m.losses_after_N, m.limits)),
+    "embed": Method(
+        EMBEDDINGS,
+        lambda m: less_rr(*m.rows(), m.limits),
+        reads=lambda settings: {"encoder": settings.encoder},
+        sections=("embed",),
+    ),
     "g2is_paper": _walk("g2is_paper", lambda kinds: kinds.paper, ("paper",)),
     "g2is": _walk("g2is", _own_kind, ("knowledge", "graph", "walk")),
 }
@@ -203,8 +216,17 @@ def reads(method: str, field: str) -> bool:
     if owners:
         return method in owners
     if section in OF_FEATURES:
-        return METHODS[method].needs == FEATURES
+        return _makes(METHODS[method].needs, section, field)
     return section not in AFTER_CHOOSING
+
+
+def _makes(needs: str, section: str, field: str) -> bool:
+    """True if the field, of a section that makes features, goes into what is needed."""
+    if needs == LOSSES:  # of an adapter trained by the warm-up's settings on all validation rows
+        return section in ("lora", "warmup") and field != "warmup.fraction"
+    if needs in (HIDDEN, EMBEDDINGS):
+        return field == "grads.dtype"  # of their rows on disk
+    return needs == FEATURES
 
 
 def pool_kind(method: str, kinds: FeatureKinds) -> str:

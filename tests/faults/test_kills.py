@@ -18,6 +18,10 @@ KILL, TERM = signal.SIGKILL, signal.SIGTERM
 KILLS = [
     ("world", "open", r"world-.*\.part/\.val_", 1, KILL),
     ("world", "os.rename", r"world-.*\.part$", 1, KILL),
+    ("losses", "open", r"losses-.*\.chunk-00002\.safetensors", 1, KILL),  # of the base
+    ("aligned", "open", r"aligned-.*/metrics\.jsonl$", 2, KILL),
+    ("losses", "open", r"losses-.*\.chunk-00001\.done", 1, KILL),
+    ("losses", "open", r"losses-.*\.chunk-00003\.safetensors", 1, TERM),
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 8, KILL),  # in the second epoch
     ("warmup", "open", r"warmup-.*/metrics\.jsonl$", 2, TERM),  # within that epoch
     ("warmup", "open", r"warmup-.*adapter_model\.safetensors", 1, KILL),
@@ -41,7 +45,7 @@ def runs(base, compiled_once, tmp_path_factory) -> tuple[Path, Path, list[dict]]
     folder = tmp_path_factory.mktemp("resume")
     settings = changed(
         small_config(base),
-        run__methods="less,g2is",
+        run__methods="loss_drop,less,g2is",
         grads__chunk_rows=8,
         evaluate__curves=True,
         warmup__batch_size=4,  # six steps an epoch, so that some are read within it,

@@ -11,8 +11,10 @@ from configs import default
 from g2is_jax.features.rows import Rows, side_by_side, unit_length
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import (
+    embed_stage,
     features_stage,
     hidden_stage,
+    losses_stage,
     method_inputs,
     own_features,
     selection_stage,
@@ -27,8 +29,9 @@ from g2is_jax.selection.methods import METHODS, MethodInputs, core_of, identity,
 from g2is_jax.selection.rivals.coverage import coverage
 from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
-from g2is_jax.selection.rivals.less import less
+from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.lexical import bm25, dsir
+from g2is_jax.selection.rivals.loss_drop import loss_drop
 from g2is_jax.selection.rivals.pursuit import pursuit
 from g2is_jax.selection.rivals.rds import rds_plus
 from tests.support.small import stages
@@ -36,7 +39,7 @@ from tests.support.small_job import changed, small_config
 
 ASKED = (
     *("random", "bm25", "dsir", "rds_plus", "less", "gist"),
-    *("knn_even", "coverage", "pursuit", "g2is"),
+    *("knn_even", "coverage", "pursuit", "loss_drop", "embed", "g2is"),
 )
 
 
@@ -94,6 +97,14 @@ def test_each_method_has_the_inputs_it_needs(finished, number, seed):
     ]
     units_MP, subtasks = own.read()[:], [r.subtask for r in target.validation.records]
     unnormalised_MP = units_MP * own.norms_N[:, None]
+    prompt_rows = [
+        open_store(embed_stage.stage(job, dataset)).read()[:]
+        for dataset in (job.data.pool, target.validation)
+    ]
+    losses = [
+        losses_stage.losses(folder)
+        for folder in (losses_stage.before(job), losses_stage.after(job, target, seed))
+    ]
     sign_NP, records = pool["sign"], target.validation.records
     prompts = texts(job.data.pool.records, last=False), texts(records, last=False)
     wholes = texts(job.data.pool.records, last=True), texts(records, last=True)
@@ -106,6 +117,8 @@ def test_each_method_has_the_inputs_it_needs(finished, number, seed):
         "knn_even": knn_even(sign_NP, units_MP, limits),
         "coverage": coverage(sign_NP, units_MP, limits),
         "pursuit": pursuit(sign_NP, units_MP, limits),
+        "loss_drop": loss_drop(*losses, limits),
+        "embed": less_rr(*prompt_rows, limits),
     }
     for method, selection in expected.items():
         assert chosen[method, target.name, seed].rows == selection.rows, method
@@ -145,7 +158,7 @@ def test_a_seed_is_another_selection_where_it_is_read(finished):
     _, chosen = finished
     for method in ASKED:
         both = {chosen[method, "plus", seed].folder for seed in (0, 1)}
-        assert len(both) == (1 if method in ("bm25", "rds_plus") else 2), method
+        assert len(both) == (1 if method in ("bm25", "rds_plus", "embed") else 2), method
 
 
 def test_compositions_are_told(finished):
@@ -195,6 +208,7 @@ VALUES = {  # two legal values of each field that is no number, and of some that
     "walk.delta_reference": ("best", "current"),
     "walk.on_exhausted": ("stop", "relax"),
     "walk.order": ("components", "together"),
+    "embed.encoder": ("some/encoder", ""),
     "selection.unit": ("rows", "tokens"),
     "selection.budget": (1.0, 0.0),
     "selection.source_cap": (0.5, 0.4),
@@ -227,6 +241,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
             "graph",
             "walk",
             "gist",
+            "embed",
             "paper",
             "selection",
         ):
@@ -293,6 +308,12 @@ def test_features_and_later_stages():
     assert reads("less", "lora.rank")
     assert reads("g2is", "grads.folds")
     assert not reads("random", "warmup.fraction")
+    assert reads("loss_drop", "warmup.epochs")
+    assert reads("loss_drop", "lora.rank")
+    assert not reads("loss_drop", "warmup.fraction")  # it is trained on all validation rows
+    assert not reads("loss_drop", "grads.kind")
+    assert reads("rds_plus", "grads.dtype")
+    assert not reads("embed", "lora.rank")
     assert not reads("bm25", "projection.width")
     assert not any(reads(method, "finetune.epochs") for method in METHODS)
     assert reads("random", "selection.budget")
@@ -311,4 +332,7 @@ def test_rank_of_gist_out_of_range(config, tmp_path):
 
 def test_every_method_of_the_page_is_there():
     expected = "none full random length bm25 dsir rds_plus less less_rr gist knn_even"
-    assert list(METHODS) == [*expected.split(), "coverage", "pursuit", "g2is_paper", "g2is"]
+    assert list(METHODS) == [
+        *expected.split(),
+        *("coverage", "pursuit", "loss_drop", "embed", "g2is_paper", "g2is"),
+    ]

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from g2is_jax.data.batches import length_plans, training_padding
-from g2is_jax.pipeline.adapter_training import pool_shapes
+from g2is_jax.pipeline.adapter_training import shapes_of
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.planning import dry_run
 from g2is_jax.planning.chips import CHIPS
@@ -97,7 +97,7 @@ def test_batches_are_those_of_the_run(file_config, job):
     assert found.largest == max(plan.size_B * plan.width_T for plan in plans)
     assert (found.places, found.batches) == (sum(plan.size_B for plan in plans), len(plans))
     fit = job.settings.finetune.fit
-    shapes = pool_shapes(job.data.pool, fit, 1, packed=False)
+    shapes = shapes_of(job.data.pool, fit, 1, packed=False)
     found = training(rows, 40, fit, 64, 1)
     drawn = rows.drawn(40)
     padding = training_padding(drawn, fit.batch_size, 0, 1, shapes)

@@ -10,7 +10,10 @@ from math import fsum
 from g2is_jax.report.page.blocks import Block, Section, Table, Text
 
 NOT_RECORDED = "not recorded"
-KINDS = ("warmup", "features", "folded", "hidden", "selection", "finetune", "curve", "evaluate")
+KINDS = (
+    *("warmup", "features", "folded", "hidden", "embeddings", "aligned", "losses"),
+    *("selection", "finetune", "curve", "evaluate"),
+)
 
 
 @dataclass(frozen=True)
