@@ -93,6 +93,9 @@ def _features(config: ConfigDict) -> None:
     config.grads.chunk_rows = 1024  # rows between done-marks
     config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8
     config.grads.folds = 0  # times that finished rows are folded to half their width
+    # none; pool: rows are whitened by the pool's own second moment, on both sides of a cosine
+    config.grads.precondition = "none"
+    config.grads.damping = 1.0  # of precondition, in mean eigenvalues of that moment
 
     config.projection = ConfigDict()
     config.projection.kind = "sketch"  # ours; or rademacher (LESS), none

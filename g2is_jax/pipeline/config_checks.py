@@ -18,6 +18,7 @@ CHOICES = {
     "grads.kind": KINDS,
     "grads.less_kind": KINDS,
     "grads.validation_kind": KINDS,
+    "grads.precondition": ("none", "pool"),
     "paper.kind": KINDS,
 }
 AT_LEAST = {
@@ -34,7 +35,7 @@ AT_LEAST = {
 }
 FROM_0_TO_1 = ("lora.dropout", "world.wrong", "world.duplicates", "warmup.fraction")
 BELOW_1 = ("lora.dropout",)
-ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction")
+ABOVE_0 = ("lora.alpha", "world.scale", "warmup.fraction", "grads.damping")
 
 
 def check_values(config: ConfigDict) -> None:

@@ -15,6 +15,7 @@ from g2is_jax.pipeline import (
     hidden_stage,
     losses_stage,
     warmup_stage,
+    whitened_stage,
 )
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.job import Job
@@ -53,24 +54,46 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
-            folders = features_stage.stages(
-                job, dataset, features_stage.kind_of(job, dataset, method), seed
-            )
+            folders = feature_stages(job, dataset, method, seed)
             found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
     return found
 
 
-def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
-    """The stages behind those of `stages`: the passes that folded features come from."""
-    if METHODS[method].needs != FEATURES or not job.settings.features.folds:
-        return []
+def feature_stages(job: Job, dataset: Dataset, method: str, seed: int) -> list[epath.Path]:
+    """The stages of the features that a method takes of a file's rows, one a checkpoint; whitened
+    by those that it takes of the pool, where the config asks for that."""
+    kind = features_stage.kind_of(job, dataset, method)
+    folders = features_stage.stages(job, dataset, kind, seed)
+    if job.settings.features.precondition == "none":
+        return folders
     return [
-        folder
-        for dataset in (job.data.pool, target.validation)
-        for folder in features_stage.pass_stages(
-            job, dataset, features_stage.kind_of(job, dataset, method), seed
-        )
+        whitened_stage.stage(job, folder, pool, f"{dataset.name} {kind} seed {seed}")
+        for folder, pool in zip(folders, _of_pool(job, method, seed), strict=True)
     ]
+
+
+def _of_pool(job: Job, method: str, seed: int) -> list[epath.Path]:
+    """The stages of the pool's features that a method takes, before any whitening."""
+    pool = job.data.pool
+    return features_stage.stages(job, pool, features_stage.kind_of(job, pool, method), seed)
+
+
+def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
+    """The stages behind those of `stages`: of features that were folded or whitened."""
+    found: list[epath.Path] = []
+    settings = job.settings.features
+    if METHODS[method].needs != FEATURES:
+        return found
+    for dataset in (job.data.pool, target.validation):
+        kind = features_stage.kind_of(job, dataset, method)
+        if settings.folds:
+            found += features_stage.pass_stages(job, dataset, kind, seed)
+        if settings.precondition != "none":
+            found += features_stage.stages(job, dataset, kind, seed)
+    if settings.precondition != "none":
+        pools = _of_pool(job, method, seed)
+        found += [whitened_stage.map_stage(job, pool) for pool in pools]
+    return found
 
 
 def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str, str]:
@@ -134,15 +157,15 @@ def rows_of(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
     needs = METHODS[method].needs
     if needs in REPRESENTATIONS:
         return _load(job, dataset, (REPRESENTATIONS[needs](job, dataset),), (1.0,))
-    return load_features(job, dataset, features_stage.kind_of(job, dataset, method), seed)
+    return load_features(job, dataset, method, seed)
 
 
-def load_features(job: Job, dataset: Dataset, kind: str, seed: int) -> Rows:
-    """The features of a file's usable rows, in their order.
+def load_features(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
+    """The features that a method takes of a file's usable rows, in their order.
 
     Those of several checkpoints stand side by side, under the checkpoints' weights.
     """
-    folders = tuple(features_stage.stages(job, dataset, kind, seed))
+    folders = tuple(feature_stages(job, dataset, method, seed))
     weights: tuple[float, ...] = (1.0,)
     if len(folders) > 1:
         weights = tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))

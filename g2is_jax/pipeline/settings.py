@@ -118,6 +118,8 @@ class FeatureSettings:
     batch_tokens: int
     store: StoreConfig
     folds: int
+    precondition: str  # none, or pool
+    damping: float
     projection: ProjectionConfig
     projection_seed: int  # added to the run's
 
@@ -225,6 +227,8 @@ def _features(config: ConfigDict) -> FeatureSettings:
         batch_tokens=config.grads.batch_tokens,
         store=StoreConfig(config.grads.dtype, config.grads.chunk_rows),
         folds=config.grads.folds,
+        precondition=config.grads.precondition,
+        damping=config.grads.damping,
         projection=part_of(ProjectionConfig, config.projection, "projection"),
         projection_seed=config.projection.seed,
     )

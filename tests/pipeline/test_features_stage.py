@@ -115,7 +115,7 @@ def test_several_checkpoints_weigh_the_cosines_by_their_rates(config, tmp_path):
     rates = np.array([json.loads(line)["learning_rate"] for line in lines]).reshape(2, -1)
     np.testing.assert_allclose(weights, rates.mean(axis=1) / rates.mean(axis=1).sum())
     assert weights[0] > weights[1] > 0  # the rate falls
-    rows = method_inputs.load_features(job, job.data.pool, "rms", 0)
+    rows = method_inputs.load_features(job, job.data.pool, "g2is", 0)
     stores = [open_store(folder) for folder in features_stage.stages(job, job.data.pool, "rms", 0)]
     first, second = (store.read()[:] for store in stores)
     expected = weights[0] * first @ first.T + weights[1] * second @ second.T
@@ -159,8 +159,8 @@ def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
     chosen = METHODS[method].choose(method_inputs.gather(job, method, target, 0)).rows
     load = method_inputs.load_features
 
-    def with_odd_rows(job, dataset, kind, seed):
-        rows = load(job, dataset, kind, seed)
+    def with_odd_rows(job, dataset, method, seed):
+        rows = load(job, dataset, method, seed)
         odd = chosen[:3] if dataset is job.data.pool else [0]
         values_NP, finite_N = rows.values_NP.copy(), rows.finite_N.copy()
         values_NP[odd], finite_N[odd] = 0, False

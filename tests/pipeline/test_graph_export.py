@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from g2is_jax.graph import mixed_graph
-from g2is_jax.pipeline import features_stage, graph_export, method_inputs
+from g2is_jax.pipeline import graph_export, method_inputs
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from tests.support.small import stages
@@ -55,8 +55,7 @@ def test_the_graph_is_of_the_features_of_the_walk(exported, graph_config):
     workdir, _ = exported
     job = open_job(graph_config, epath.Path(workdir))
     for method, neighbours in (("g2is", 5), ("g2is_paper", 39)):
-        kind = features_stage.kind_of(job, job.data.pool, method)
-        rows = method_inputs.load_features(job, job.data.pool, kind, 0)
+        rows = method_inputs.load_features(job, job.data.pool, method, 0)
         units_NP = rows[:].astype(np.float64)
         units_NP /= np.linalg.norm(units_NP, axis=1, keepdims=True)
         for target in job.data.targets:
