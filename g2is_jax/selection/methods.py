@@ -16,13 +16,17 @@ from g2is_jax.selection.budget import BudgetConfig, Limits, Selection
 from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.neighbours import GraphConfig, neighbours
 from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
+from g2is_jax.selection.rivals.bids import bids
 from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gip import gip
 from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.lexical import bm25, dsir
 from g2is_jax.selection.rivals.pursuit import pursuit
 from g2is_jax.selection.rivals.rds import rds_plus
+from g2is_jax.selection.rivals.tsds import tsds_kde, tsds_knn
+from g2is_jax.selection.rivals.uot import uot
 from g2is_jax.selection.walk.rules import WalkConfig
 from g2is_jax.selection.walk.select import gradient_walk
 
@@ -172,6 +176,7 @@ METHODS: dict[str, Method] = {
     "rds_plus": Method(HIDDEN, lambda m: rds_plus(*m.rows(), m.limits)),
     "less": Method(FEATURES, lambda m: less(*m.rows(), m.subtasks_M, m.limits), _less_kind),
     "less_rr": Method(FEATURES, lambda m: less_rr(*m.rows(), m.limits), _less_kind),
+    "bids": Method(FEATURES, lambda m: bids(*m.rows(), m.limits), _less_kind),
     "gist": Method(
         FEATURES,
         _gist,
@@ -180,8 +185,12 @@ METHODS: dict[str, Method] = {
         sections=("gist",),
     ),
     "knn_even": Method(FEATURES, lambda m: knn_even(*m.rows(), m.limits), _own_kind),
+    "tsds_knn": Method(FEATURES, lambda m: tsds_knn(*m.rows(), m.limits), _own_kind),
+    "tsds_kde": Method(FEATURES, lambda m: tsds_kde(*m.rows(), m.limits), _own_kind),
+    "uot": Method(FEATURES, lambda m: uot(*m.rows(), m.limits), _own_kind),
     "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
     "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
+    "gip": Method(FEATURES, lambda m: gip(*m.rows(), m.limits), _own_kind),
     "g2is_paper": _walk("g2is_paper", lambda kinds: kinds.paper, ("paper",)),
     "g2is": _walk("g2is", _own_kind, ("knowledge", "graph", "walk")),
 }
