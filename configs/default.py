@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     _evaluation(config)
 
     config.run = ConfigDict()
-    # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, gist,
-    # knn_even, coverage, pursuit, loss_drop, embed, g2is_paper, g2is:
+    # By commas, of none, full, random, length, bm25, dsir, rds_plus, less, less_rr, bids, gist,
+    # knn_even, tsds_knn, tsds_kde, uot, coverage, pursuit, gip, loss_drop, embed, g2is_paper, g2is:
     config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
     config.run.replace = False  # take over a work folder that was started with another config
@@ -81,9 +81,10 @@ def _inputs(config: ConfigDict) -> None:
 def _features(config: ConfigDict) -> None:
     """Gradients of the rows, and their projection."""
     config.grads = ConfigDict()
-    # Of pool rows, for g2is, knn_even, coverage, pursuit: sgd, adam, adam_less, rms, sign (ours)
+    # Of pool rows, for g2is, knn_even, tsds_knn, tsds_kde, uot, coverage, pursuit and gip: sgd,
+    # adam, adam_less, rms, sign (ours)
     config.grads.kind = "sgd"
-    config.grads.less_kind = "adam"  # of pool rows, for less and less_rr (LESS)
+    config.grads.less_kind = "adam"  # of pool rows, for less, less_rr and bids (LESS)
     config.grads.validation_kind = "sgd"  # of validation rows (LESS)
     config.grads.checkpoints = (
         1  # of the warm-up, the newest; 0: all (LESS); each a pass of its own

@@ -14,9 +14,8 @@ def get_config() -> ConfigDict:
     config = tiny.get_config()
     config.world.targets = "lookup_arithmetic,sorting_letters"
     config.run.methods = (
-        "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,gist,knn_even,coverage,pursuit,"
-        "loss_drop,embed,"
-        "g2is_paper,g2is"
+        "none,full,random,length,bm25,dsir,rds_plus,less,less_rr,bids,gist,knn_even,tsds_knn,"
+        "tsds_kde,uot,coverage,pursuit,gip,loss_drop,embed,g2is_paper,g2is"
     )
     config.run.seeds = "0,1,2,3,4"
     return config

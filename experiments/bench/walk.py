@@ -133,19 +133,24 @@ class Problem:
 def problem(config: BenchConfig) -> Problem:
     """Draws the seeded problem; its features lie where jax can take them over without a copy."""
     draw = functools.partial(drawn, config.case, config.width, np.random.default_rng(0))
-    values_NP = aligned_array((config.rows, config.width), DTYPES[config.dtype])
-    scales_N = np.ones(config.rows, np.float32) if config.dtype == "int8" else None
-    for start in range(0, config.rows, 1024):
-        block = slice(start, min(start + 1024, config.rows))
-        rows = Rows(*quantised(draw(block.stop - start), config.dtype))
+    rows = stored(draw, config.rows, config.width, config.dtype)
+    knowledge = KnowledgeConfig(True, "mean", "count", config.components, True, "components")
+    core = core_knowledge(draw(VALIDATION), knowledge)
+    near_NE = neighbours(rows, config.neighbours)[0] if config.case == "fallback" else None
+    return Problem(rows, core, max(1, round(config.budget * config.rows)), near_NE)
+
+
+def stored(draw: Callable[[int], np.ndarray], count: int, width: int, dtype: str) -> Rows:
+    """Draws rows block by block into the type of a store."""
+    values_NP = aligned_array((count, width), DTYPES[dtype])
+    scales_N = np.ones(count, np.float32) if dtype == "int8" else None
+    for start in range(0, count, 1024):
+        block = slice(start, min(start + 1024, count))
+        rows = Rows(*quantised(draw(block.stop - start), dtype))
         values_NP[block] = rows.values_NP
         if scales_N is not None and rows.scales_N is not None:
             scales_N[block] = rows.scales_N
-    knowledge = KnowledgeConfig(True, "mean", "count", config.components, True, "components")
-    core = core_knowledge(draw(VALIDATION), knowledge)
-    rows = Rows(values_NP, scales_N)
-    near_NE = neighbours(rows, config.neighbours)[0] if config.case == "fallback" else None
-    return Problem(rows, core, max(1, round(config.budget * config.rows)), near_NE)
+    return Rows(values_NP, scales_N)
 
 
 def drawn(case: str, width: int, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -200,15 +205,20 @@ def memory(config: BenchConfig) -> dict:
     the features before it."""
     posed = problem(config)
     posed.walk(config.slots)
+    size = posed.rows.values_NP.nbytes
+    beside = peak_beside(functools.partial(posed.walk, config.slots))
+    return {"features": size, "beside": beside, "peak_over_features": 1 + beside / size}
+
+
+def peak_beside(call: Callable[[], object]) -> int:
+    """Returns the bytes of resident memory that a call takes at most, beside what was there."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = status("VmRSS")
-    posed.walk(config.slots)
-    size = posed.rows.values_NP.nbytes
-    beside = status("VmHWM") - before
-    return {"features": size, "beside": beside, "peak_over_features": 1 + beside / size}
+    call()
+    return status("VmHWM") - before
 
 
 def status(field: str) -> int:

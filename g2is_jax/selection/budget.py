@@ -184,11 +184,14 @@ class Ledger:
         self.spent_S[self.limits.sources_N[row]] += self.limits.costs_N[row]
 
 
-def take_in_order(order_N, scores_N, limits: Limits, reason: str, components_N=None) -> Selection:
+def take_in_order(
+    order_N, scores_N, limits: Limits, reason: str, components_N=None, cosines_N=None
+) -> Selection:
     """Goes down a ranking once and takes every row that still fits.
 
-    order_N holds row numbers, best first; scores_N and components_N are indexed by row. A row that
-    fits no more is passed over, so a smaller one after it may still be taken.
+    order_N holds row numbers, best first; scores_N, components_N and cosines_N, to the component,
+    are indexed by row. A row that fits no more is passed over, so a smaller one after it may still
+    be taken.
     """
     ledger = Ledger(limits)
     picks: list[Pick] = []
@@ -199,8 +202,9 @@ def take_in_order(order_N, scores_N, limits: Limits, reason: str, components_N=N
             continue
         ledger.take(row)
         component = -1 if components_N is None else int(components_N[row])
+        cosine = None if cosines_N is None else float(cosines_N[row])
         score = float(scores_N[row])
-        picks.append(Pick(row, component, len(picks), reason, score, None, None, None))
+        picks.append(Pick(row, component, len(picks), reason, score, None, cosine, None))
     return Selection(tuple(picks), spending(limits, picks))
 
 

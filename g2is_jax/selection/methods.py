@@ -16,7 +16,9 @@ from g2is_jax.selection.budget import BudgetConfig, Limits, Selection
 from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge
 from g2is_jax.selection.neighbours import GraphConfig, neighbours
 from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
+from g2is_jax.selection.rivals.bids import bids
 from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gip import gip
 from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
@@ -24,6 +26,8 @@ from g2is_jax.selection.rivals.lexical import bm25, dsir
 from g2is_jax.selection.rivals.loss_drop import loss_drop
 from g2is_jax.selection.rivals.pursuit import pursuit
 from g2is_jax.selection.rivals.rds import rds_plus
+from g2is_jax.selection.rivals.tsds import tsds_kde, tsds_knn
+from g2is_jax.selection.rivals.uot import uot
 from g2is_jax.selection.walk.rules import WalkConfig
 from g2is_jax.selection.walk.select import gradient_walk
 
@@ -178,6 +182,7 @@ METHODS: dict[str, Method] = {
     "rds_plus": Method(HIDDEN, lambda m: rds_plus(*m.rows(), m.limits)),
     "less": Method(FEATURES, lambda m: less(*m.rows(), m.subtasks_M, m.limits), _less_kind),
     "less_rr": Method(FEATURES, lambda m: less_rr(*m.rows(), m.limits), _less_kind),
+    "bids": Method(FEATURES, lambda m: bids(*m.rows(), m.limits), _less_kind),
     "gist": Method(
         FEATURES,
         _gist,
@@ -186,8 +191,12 @@ METHODS: dict[str, Method] = {
         sections=("gist",),
     ),
     "knn_even": Method(FEATURES, lambda m: knn_even(*m.rows(), m.limits), _own_kind),
+    "tsds_knn": Method(FEATURES, lambda m: tsds_knn(*m.rows(), m.limits), _own_kind),
+    "tsds_kde": Method(FEATURES, lambda m: tsds_kde(*m.rows(), m.limits), _own_kind),
+    "uot": Method(FEATURES, lambda m: uot(*m.rows(), m.limits), _own_kind),
     "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
     "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
+    "gip": Method(FEATURES, lambda m: gip(*m.rows(), m.limits), _own_kind),
     "loss_drop": Method(LOSSES, lambda m: loss_drop(m.losses_before_N, m.losses_after_N, m.limits)),
     "embed": Method(
         EMBEDDINGS,

@@ -55,6 +55,8 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
                    {"width": 100}),
     "read_rows": ({"rows": 50, "max_length": 64, "kinds": "lines,gzip,parquet"}, {"files"},
                   {"rows": 0, "kinds": "lines,x"}),
+    "rivals": ({"rows": 60, "width": 16, "validation": 3, "budget": 9, "repeats": 2}, set(),
+               {"case": "x", "budget": 0}),
     "scale": ({"rows": 300, "width": 32, "budget": 0.05, "dtype": "bfloat16",
                "methods": "g2is,less"}, set(), {"case": "x"}),
     "scaling": ({"batch": 1, "tokens": 16, "rows": 16, "width": 32, "chosen": 3, "devices": 2,

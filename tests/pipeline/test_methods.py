@@ -26,7 +26,9 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.core import KnowledgeConfig
 from g2is_jax.selection.methods import METHODS, MethodInputs, core_of, identity, reads
+from g2is_jax.selection.rivals.bids import bids
 from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gip import gip
 from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
@@ -34,12 +36,14 @@ from g2is_jax.selection.rivals.lexical import bm25, dsir
 from g2is_jax.selection.rivals.loss_drop import loss_drop
 from g2is_jax.selection.rivals.pursuit import pursuit
 from g2is_jax.selection.rivals.rds import rds_plus
+from g2is_jax.selection.rivals.tsds import tsds_kde, tsds_knn
+from g2is_jax.selection.rivals.uot import uot
 from tests.support.small import stages
 from tests.support.small_job import changed, small_config
 
 ASKED = (
-    *("random", "bm25", "dsir", "rds_plus", "less", "gist"),
-    *("knn_even", "coverage", "pursuit", "loss_drop", "embed", "g2is"),
+    *("random", "bm25", "dsir", "rds_plus", "less", "bids", "gist", "knn_even", "tsds_knn"),
+    *("tsds_kde", "uot", "coverage", "pursuit", "gip", "loss_drop", "embed", "g2is"),
 )
 
 
@@ -113,10 +117,15 @@ def test_each_method_has_the_inputs_it_needs(finished, number, seed):
         "dsir": dsir(*wholes, limits, seed),
         "rds_plus": rds_plus(*hidden, limits),
         "less": less(pool["adam"], units_MP, subtasks, limits),
+        "bids": bids(pool["adam"], units_MP, limits),
         "gist": gist(pool["sgd"], unnormalised_MP, subtasks, 2, limits),
         "knn_even": knn_even(sign_NP, units_MP, limits),
+        "tsds_knn": tsds_knn(sign_NP, units_MP, limits),
+        "tsds_kde": tsds_kde(sign_NP, units_MP, limits),
+        "uot": uot(sign_NP, units_MP, limits),
         "coverage": coverage(sign_NP, units_MP, limits),
         "pursuit": pursuit(sign_NP, units_MP, limits),
+        "gip": gip(sign_NP, units_MP, limits),
         "loss_drop": loss_drop(*losses, limits),
         "embed": less_rr(*prompt_rows, limits),
     }
@@ -183,7 +192,7 @@ def test_own_features_from_a_store_choose_as_the_stages_do(finished, tmp_path):
     [pool] = features_stage.stages(job, job.data.pool, "sign", 0)
     [own] = features_stage.stages(job, job.data.targets[0].validation, "sgd", 0)
     bare = changed(job.config, model__checkpoint="", data__pool="", run__seeds="0")
-    config = changed(bare, run__methods="knn_even,coverage,pursuit,g2is")
+    config = changed(bare, run__methods="knn_even,tsds_kde,uot,coverage,pursuit,gip,g2is")
     places = own_features.run(config, epath.Path(tmp_path), pool, own, job.data.pool.path)
     for place in places:
         folder = chosen[place.name, "plus", 0].folder
@@ -331,8 +340,6 @@ def test_rank_of_gist_out_of_range(config, tmp_path):
 
 
 def test_every_method_of_the_page_is_there():
-    expected = "none full random length bm25 dsir rds_plus less less_rr gist knn_even"
-    assert list(METHODS) == [
-        *expected.split(),
-        *("coverage", "pursuit", "loss_drop", "embed", "g2is_paper", "g2is"),
-    ]
+    expected = "none full random length bm25 dsir rds_plus less less_rr bids gist knn_even tsds_knn"
+    expected += " tsds_kde uot coverage pursuit gip loss_drop embed g2is_paper g2is"
+    assert list(METHODS) == expected.split()

@@ -1,6 +1,6 @@
 import pytest
 
-from g2is_jax.selection.rivals import coverage, similarity
+from g2is_jax.selection.rivals import coverage, gip, similarity
 
 
 @pytest.fixture
@@ -9,3 +9,4 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(similarity, "BLOCK", 6)
     monkeypatch.setattr(coverage, "FIRST", 2)
     monkeypatch.setattr(coverage, "MOST", 5)
+    monkeypatch.setattr(gip, "BATCH", 3)

@@ -5,9 +5,10 @@ import pytest
 
 from g2is_jax.selection.budget import BudgetConfig, Limits, Selection, limits
 from g2is_jax.selection.rivals.coverage import coverage
+from g2is_jax.selection.rivals.gip import gip
 from g2is_jax.selection.rivals.pursuit import pursuit
 
-GREEDY = {"coverage": coverage, "pursuit": pursuit}
+GREEDY = {"coverage": coverage, "pursuit": pursuit, "gip": gip}
 CASES = [(seed, unit, cap) for seed in range(6) for unit, cap in (("rows", 1.0), ("tokens", 0.4))]
 
 
@@ -56,6 +57,28 @@ def opposing(seed: int, unit: str, cap: float):
     return features_NP, validation_MP, made
 
 
+def varied(seed: int) -> tuple[np.ndarray, np.ndarray, Limits]:
+    """A problem with what is rare: copies of rows at other lengths, zero rows on both sides, one
+    validation row or equal ones, rows that nearly are copies, a budget of one row or of all."""
+    rng = np.random.default_rng(seed)
+    N, P, M = int(rng.integers(8, 40)), int(rng.choice([7, 19])), int(rng.choice([1, 2, 5, 8]))
+    common_P = rng.normal(size=P) * rng.choice([0, 1, 3])
+    features_NP = (rng.normal(size=(N, P)) + common_P).astype(np.float32)
+    features_NP[rng.integers(N, size=4)] = 4 * features_NP[rng.integers(N, size=4)]
+    features_NP[rng.integers(N)] = features_NP[0] + 0.1 * rng.normal(size=P)
+    features_NP[rng.integers(N, size=rng.integers(3))] = 0
+    validation_MP = (rng.normal(size=(M, P)) + common_P).astype(np.float32)
+    validation_MP[rng.integers(M)] = validation_MP[0]
+    if seed % 5 == 0:
+        validation_MP[-1] = 0
+    unit, cap = (("rows", 1.0), ("rows", 0.5), ("tokens", 1.0), ("tokens", 0.4))[seed % 4]
+    made = random_limits(rng, N, unit, cap)
+    if seed % 7 == 0:
+        budget = int(rng.choice([1, N]))
+        made = limits(BudgetConfig(budget, "rows", 1.0), made.costs_N, made.sources_N)
+    return features_NP, validation_MP, made
+
+
 def labels(validation_MP) -> list[str]:
     """Subtasks of the validation rows, of three in turn."""
     return [("b", "a", "c")[m % 3] for m in range(len(validation_MP))]
@@ -74,6 +97,11 @@ def cosine(a, b) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = max(np.linalg.norm(a), 1e-10) * max(np.linalg.norm(b), 1e-10)
     return round(float(a @ b / lengths), 7)
+
+
+def cosines(features_NP, validation_MP) -> list[list[float]]:
+    """The cosines of each validation row to all pool rows."""
+    return [[cosine(row_P, v_P) for row_P in features_NP] for v_P in validation_MP]
 
 
 def accept(ranking, made: Limits) -> list[int]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g2is_jax.features.rows import divisors, unit_length
+from g2is_jax.features.rows import divisors
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Ledger, Limits, Pick, Selection, spending
 from g2is_jax.selection.rivals import similarity
-from g2is_jax.selection.rivals.similarity import unit_blocks, unit_validation
+from g2is_jax.selection.rivals.similarity import unit_blocks, unit_row, unit_validation
 
 NO_DIRECTION = 1e-12  # the length of a mean of unit rows that cancel out
 PRODUCT_NOISE = 1e-6  # error of a float32 product of two unit rows
@@ -36,13 +36,13 @@ def pursuit(features_NP, validation_MP, limits: Limits) -> Selection:
         noise = PRODUCT_NOISE * len(picks)
         close = _close_to_best(pool, fits_N, sum_P @ target_P, sum_P @ sum_P, along_N, noise)
         # From the lowest index up, max keeps the first of equals.
-        exact = [_cosine(sum_P + _unit_row(features_NP, row), target_P) for row in close]
+        exact = [_cosine(sum_P + unit_row(features_NP, row), target_P) for row in close]
         best = int(np.argmax(exact))
         row, cosine = int(close[best]), float(pool.towards_N[close[best]])
         ledger.take(row)
         reason = "brings the sum closest to the target"
         picks.append(Pick(row, 0, len(picks), reason, exact[best], None, cosine, None))
-        own_P = _unit_row(features_NP, row)
+        own_P = unit_row(features_NP, row)
         sum_P += own_P
         along_N += pool.inverse_N * _products(features_NP, own_P)
     return Selection(tuple(picks), spending(limits, picks))
@@ -86,10 +86,6 @@ def _products(features_NP, own_P) -> np.ndarray:
         block = slice(start, start + similarity.BLOCK)
         products_N[block] = np.asarray(features_NP[block], np.float32) @ own_P.astype(np.float32)
     return products_N
-
-
-def _unit_row(features_NP, row: int) -> np.ndarray:
-    return unit_length(np.asarray(features_NP[row : row + 1], np.float64))[0]
 
 
 def _cosine(sum_P, target_P) -> float:

@@ -26,16 +26,22 @@ def similarities(features_NP, directions_LP) -> np.ndarray:
     return similarities_LN
 
 
-def unit_blocks(features_NP) -> Iterator[tuple[slice, np.ndarray]]:
+def unit_blocks(features_NP, start: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields the pool rows block by block: the block's slice, and its rows in float64 at length 1.
 
-    A zero row stays zero. InputError names the first row that holds a NaN or an infinity.
+    start: the first row. A zero row stays zero. InputError names the first row that holds a NaN or
+    an infinity.
     """
-    for start in range(0, len(features_NP), BLOCK):
-        block = slice(start, min(start + BLOCK, len(features_NP)))
+    for first in range(start, len(features_NP), BLOCK):
+        block = slice(first, min(first + BLOCK, len(features_NP)))
         rows_BP = np.asarray(features_NP[block], np.float64)
-        check_finite(np.isfinite(rows_BP).all(axis=1), "pool row", start)
+        check_finite(np.isfinite(rows_BP).all(axis=1), "pool row", first)
         yield block, unit_length(rows_BP)
+
+
+def unit_row(features_NP, row: int) -> np.ndarray:
+    """One pool row in float64 at length 1."""
+    return unit_length(np.asarray(features_NP[row : row + 1], np.float64))[0]
 
 
 def unit_validation(features_NP, validation_MP, limits: Limits) -> np.ndarray:
@@ -63,6 +69,19 @@ def from_the_top(scores_SN, limits: Limits, reason: str) -> Selection:
     scores_N, winners_N = scores_SN.max(axis=0), scores_SN.argmax(axis=0)
     order_N = np.argsort(-scores_N, kind="stable")
     return take_in_order(order_N, scores_N, limits, reason, winners_N)
+
+
+def by_mass(masses_N, components_N, cosines_MN, limits: Limits, reason: str) -> Selection:
+    """Takes the rows of the largest mass, equal ones by lower index. Rows without any come last,
+    those with the largest cosine to any validation row first.
+
+    Masses are rounded to float32, so that sums of the same shares tie.
+    """
+    masses_N = masses_N.astype(np.float32)
+    nearest_N = np.where(masses_N > 0, 0, cosines_MN.max(axis=0))
+    order_N = np.lexsort((-nearest_N, -masses_N))  # stable: equal rows stay in order
+    own_N = cosines_MN[components_N, np.arange(len(masses_N))]
+    return take_in_order(order_N, masses_N, limits, reason, components_N, own_N)
 
 
 def pick_of(row: int, own: int, order: int, cosines_MN, reason: str) -> Pick:

@@ -5,14 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from g2is_jax.features.rows import Rows, quantised
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.rivals import coverage as coverage_module
+from g2is_jax.selection.rivals import gip as gip_module
 from g2is_jax.selection.rivals import similarity
+from g2is_jax.selection.rivals.bids import bids
 from g2is_jax.selection.rivals.gist import gist
 from g2is_jax.selection.rivals.knn import knn_even
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.rds import rds_plus
+from g2is_jax.selection.rivals.tsds import tsds_kde, tsds_knn
+from g2is_jax.selection.rivals.uot import uot
 from tests.support.rival_instances import GREEDY, Compressed, check_limits, labels, problem
 
 SELECTORS = {
@@ -20,6 +25,10 @@ SELECTORS = {
     "less_rr": less_rr,
     "rds_plus": rds_plus,
     "knn_even": knn_even,
+    "bids": bids,
+    "tsds_knn": tsds_knn,
+    "tsds_kde": tsds_kde,
+    "uot": uot,
     "gist": lambda pool, validation, made: gist(pool, validation, labels(validation), 3, made),
     **GREEDY,
 }
@@ -54,7 +63,19 @@ def test_compressed_rows_and_blocks_change_nothing(name, monkeypatch):
     monkeypatch.setattr(similarity, "BLOCK", 1000)
     monkeypatch.setattr(coverage_module, "FIRST", 64)
     monkeypatch.setattr(coverage_module, "MOST", 64)
+    monkeypatch.setattr(gip_module, "BATCH", 32)
     assert SELECTORS[name](features_NP, validation_MP, made).rows == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_stored_rows_choose_as_the_values_they_stand_for(name, dtype):
+    """Rows of every stored type, and the same ones decoded to float32."""
+    for seed in range(4):
+        features_NP, validation_MP, made = problem(seed, *(("tokens", 0.5) if seed % 2 else ()))
+        pool, validation = (Rows(*quantised(r, dtype)) for r in (features_NP, validation_MP))
+        expected = SELECTORS[name](pool[:], validation[:], made)
+        assert SELECTORS[name](pool, validation, made) == expected
 
 
 @pytest.mark.parametrize("name", SELECTORS)
