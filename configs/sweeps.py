@@ -1,4 +1,4 @@
-"""The sweeps of experiments/ablate.py, by name: a new sweep is a new entry.
+"""The sweeps of experiments/ablate.py and lds.py, by name: a new sweep is a new entry.
 
 A list holds the fields that each setting changes; a dictionary of tuples is the grid of all
 combinations, the last field varying fastest. Every other field is that of the config.
@@ -18,6 +18,18 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
         *({"graph.kind": "knn", "graph.neighbours": count} for count in (10, 30, 100, 300)),
     ],
     "checkpoints": {"warmup.keep_checkpoints": (0,), "grads.checkpoints": (1, 2, 4)},
+    # Kind x curvature x width, for experiments.lds.
+    "features": [
+        {"grads.kind": kind, "grads.folds": folds, **curvature}
+        for kind in ("sgd", "adam", "adam_less", "rms", "sign")
+        for folds in (0, 2)
+        for curvature in (
+            {"grads.precondition": "none", "grads.damping": 1.0},
+            {"grads.precondition": "pool", "grads.damping": 0.1},
+            {"grads.precondition": "pool", "grads.damping": 1.0},
+            {"grads.precondition": "pool", "grads.damping": 10.0},
+        )
+    ],
     # These two train a warm-up for each setting.
     "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
     "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],

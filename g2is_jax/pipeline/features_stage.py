@@ -83,6 +83,12 @@ def pass_stages(job: Job, dataset: Dataset, kind: str, seed: int) -> list[epath.
     ]
 
 
+def make_together(job: Job, dataset: Dataset, kinds: Sequence[str], seed: int) -> None:
+    """Make features of all these kinds in one pass over the rows, for jobs that each take one."""
+    for number in range(job.settings.features.checkpoints):
+        _pass_stages(job, dataset, sorted(kinds), seed, number)
+
+
 def _pass_stages(
     job: Job, dataset: Dataset, kinds: Sequence[str], seed: int, number: int
 ) -> dict[str, epath.Path]:

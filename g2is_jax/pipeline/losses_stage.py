@@ -1,4 +1,4 @@
-"""Answer losses of the pool, before and after the base is aligned with a target."""
+"""Answer losses of a file's rows under the base or an adapter, and the adapter of `loss_drop`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from g2is_jax.features.store import StoreConfig, StoreWriter, open_store
 from g2is_jax.model.adapters import read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline.adapter_training import ADAPTER, fit_identity, train
-from g2is_jax.pipeline.datasets import Target
+from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.processes import is_first, wait_for_all
@@ -37,28 +37,39 @@ def aligned(job: Job, target: Target, seed: int) -> epath.Path:
 def before(job: Job) -> epath.Path:
     """The stage of the pool's losses under the base, which all targets and seeds share."""
     model = {key: value for key, value in job.model_identity.items() if key != "lora"}
-    return _stage(job, model, {}, "of the base", job.model.zero_adapter)
+    return _stage(job, job.data.pool, model, {}, "of the base", job.model.zero_adapter)
 
 
 def after(job: Job, target: Target, seed: int) -> epath.Path:
     """The stage of the pool's losses under the adapter that is aligned with a target."""
     folder = aligned(job, target, seed)
-    inputs = {"adapter": stage_hash(folder)}
-    name = f"of {target.name} seed {seed}"
-    return _stage(
-        job, job.model_identity, inputs, name, lambda: read_adapter(folder / ADAPTER, job.model)
-    )
+    return under_adapter(job, job.data.pool, folder, f"of {target.name} seed {seed}")
+
+
+def under_adapter(job: Job, dataset: Dataset, trained: epath.Path, name: str) -> epath.Path:
+    """The stage of a file's losses under the last adapter of a finished training."""
+    inputs = {"adapter": stage_hash(trained)}
+
+    def adapter() -> Leaves:
+        return read_adapter(trained / ADAPTER, job.model)
+
+    return _stage(job, dataset, job.model_identity, inputs, name, adapter)
 
 
 def losses(folder: epath.Path) -> np.ndarray:
-    """The losses of a finished stage, one for each usable row of the pool, NaN where not finite."""
+    """The losses of a finished stage, one for each usable row of its file, NaN where not finite."""
     return stored_losses(open_store(folder))
 
 
 def _stage(
-    job: Job, settings: dict, inputs: dict[str, str], name: str, adapter: Callable[[], Leaves]
+    job: Job,
+    dataset: Dataset,
+    settings: dict,
+    inputs: dict[str, str],
+    name: str,
+    adapter: Callable[[], Leaves],
 ) -> epath.Path:
-    dataset, own = job.data.pool, job.settings.features.store
+    own = job.settings.features.store
     rows = dataset.records.numbers_N.tolist()
 
     def build(folder: epath.Path) -> dict:

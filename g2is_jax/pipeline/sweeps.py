@@ -32,12 +32,12 @@ def run(
     """
     started = time.monotonic()
     settings = expand(sweeps, sweep)
-    _check_fields(sweep, settings, config)
+    check_fields(sweep, settings, config)
     methods = _methods(read_selection(config).methods, settings, finetune)
     job = open_checked_job(config, workdir, measures=finetune)
-    labels = [_label(overrides, settings) for overrides in settings]
+    labels = [setting_label(overrides, settings) for overrides in settings]
     variants = [
-        _variant(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
+        variant_of(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
         for label, overrides in zip(labels, settings, strict=True)
     ]
     reported, entries = [], []
@@ -78,7 +78,8 @@ def expand(sweeps: Sweeps, sweep: str) -> list[dict]:
     return found
 
 
-def _check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> None:
+def check_fields(sweep: str, settings: Sequence[dict], config: ConfigDict) -> None:
+    """Check that a sweep changes fields that there are, and has no setting twice."""
     fields = config_fields(config)
     for field in {field: None for overrides in settings for field in overrides}:
         if field not in fields:
@@ -109,7 +110,7 @@ def _methods(named: Sequence[str], settings: Sequence[dict], finetune: bool) -> 
     return methods
 
 
-def _label(overrides: dict, settings: Sequence[dict]) -> str:
+def setting_label(overrides: dict, settings: Sequence[dict]) -> str:
     """The fields in which the settings differ."""
     differing = {
         field: value
@@ -119,7 +120,7 @@ def _label(overrides: dict, settings: Sequence[dict]) -> str:
     return ", ".join(f"{field}={value}" for field, value in (differing or overrides).items())
 
 
-def _variant(job: Job, overrides: dict, name: str) -> Job:
+def variant_of(job: Job, overrides: dict, name: str) -> Job:
     """The job of one setting, with whatever is wrong with it said before any work."""
     try:
         variant = job.variant(overrides)
