@@ -13,11 +13,13 @@ from g2is_jax.pipeline import embed_stage, hidden_stage, inputs, selection_stage
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.rivals.less import less_rr
-from tests.support.small import stages
+from tests.support.small import ROOT, stages
 from tests.support.small_job import changed
 from tests.support.tiny_encoder import vectors, write_encoder
 
 SETTINGS = {"run__methods": "embed", "grads__dtype": "float32", "grads__chunk_rows": 8}
+
+LATE = {"run__methods": "length,embed"}  # the first of them would leave a stage
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,12 @@ def test_an_encoder_is_known_by_its_files_and_not_by_its_place(
     ("encoder", "message"),
     [
         ("gs://bucket/encoder", r"embed\.encoder: gs://bucket/encoder is not on this machine"),
+        (str(ROOT / "tests"), r"tests.*config\.json"),
         ("no such folder", r"no such folder.*set embed\.encoder to either"),
     ],
 )
 def test_wrong_encoders_are_said_before_any_work(torch, file_config, tmp_path, encoder, message):
-    config = changed(file_config, **SETTINGS, embed__encoder=encoder)
+    config = changed(file_config, **SETTINGS | LATE, embed__encoder=encoder)
     with pytest.raises(InputError, match=message):
         selection_stage.run(config, epath.Path(tmp_path))
     assert stages(tmp_path) == []
@@ -108,7 +111,7 @@ def test_a_missing_extra_is_said_before_any_work(file_config, folder, tmp_path, 
         raise InputError('needs the extra [embed]: pip install -e ".[embed]"')
 
     monkeypatch.setattr(inputs, "import_torch", absent)
-    config = changed(file_config, **SETTINGS, embed__encoder=str(folder))
+    config = changed(file_config, **SETTINGS | LATE, embed__encoder=str(folder))
     with pytest.raises(InputError, match=r"\[embed\]"):
         selection_stage.run(config, epath.Path(tmp_path))
     assert stages(tmp_path) == []
