@@ -162,7 +162,7 @@ class Job:
         data, selection = self.data, self.settings.selection
         _ = self.limits, self.eval_sets
         if selection.encoder and needing(selection.methods, EMBEDDINGS):
-            self.readers.encoder(selection.encoder)
+            _ = self.readers.encoder(selection.encoder).digest  # of all its files
         files = [data.pool, *(target.validation for target in data.targets)]
         check_vocabulary(files, self.model.config.vocab_size, self.checkpoint.folder)
         check_sizes(self.settings, self.model, data.pool, data.targets)

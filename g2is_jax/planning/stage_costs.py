@@ -2,7 +2,8 @@
 
 Only what takes long is counted: the passes through the model, the projection, the walks of g2is
 and g2is_paper. Not counted: compiling, reading the files, optimiser steps and saves, the other
-selectors, and what devices send each other. Padding is counted where the rows' lengths are known.
+selectors, an encoder of embed, and what devices send each other. Padding is counted where the rows'
+lengths are known.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,17 @@ from g2is_jax.planning.model_costs import (
 )
 from g2is_jax.planning.plan import FLOAT32, Plan
 from g2is_jax.planning.token_counts import Layout, RowCounts, one_pass, training
-from g2is_jax.selection.methods import METHODS, NOTHING, WalkSettings, pool_kinds, walking
+from g2is_jax.selection.methods import (
+    EMBEDDINGS,
+    HIDDEN,
+    LOSSES,
+    METHODS,
+    NOTHING,
+    WalkSettings,
+    needing,
+    pool_kinds,
+    walking,
+)
 from g2is_jax.selection.walk.select import WAITING, goes_on_a_front
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.loss import tokens_with_logits
@@ -56,6 +67,12 @@ def stage_costs(plan: Plan) -> list[StageCost]:
             _gradients(plan, "pool gradients", plan.rows.pool, len(kinds)),
             _gradients(plan, "validation gradients", plan.rows.validation, 1),
         ]
+    if needing(selection.methods, HIDDEN):
+        costs.append(_hidden(plan, "hidden states"))
+    if needing(selection.methods, EMBEDDINGS) and not selection.encoder:
+        costs.append(_hidden(plan, "prompt states"))
+    if needing(selection.methods, LOSSES):
+        costs += [_aligned(plan), _losses(plan)]
     if walking(selection.methods):
         costs.append(_walk(plan))
     return [*costs, _finetune(plan), _evaluate(plan)]
@@ -63,7 +80,14 @@ def stage_costs(plan: Plan) -> list[StageCost]:
 
 def _warmup(plan: Plan) -> StageCost:
     rows = plan.settings.warmup.fraction * plan.rows.pool.count
-    return _training(plan, "warm-up", {rows: plan.seeds}, plan.settings.warmup.fit)
+    return _training(plan, "warm-up", {rows: plan.seeds}, plan.settings.warmup.fit, plan.rows.pool)
+
+
+def _aligned(plan: Plan) -> StageCost:
+    """The cost of an adapter for each target and seed, trained on the target's validation rows."""
+    rows, fit = plan.rows.validation, plan.settings.warmup.fit
+    runs = {rows.count / plan.targets: plan.targets * plan.seeds}
+    return _training(plan, "aligned adapters", runs, fit, rows)
 
 
 def _finetune(plan: Plan) -> StageCost:
@@ -73,19 +97,21 @@ def _finetune(plan: Plan) -> StageCost:
         if METHODS[method].choose is not None:
             count = float(plan.rows.pool.count) if method == "full" else plan.chosen
             runs[count] += plan.seeds * (1 if METHODS[method].needs == NOTHING else plan.targets)
-    return _training(plan, "fine-tune", runs, plan.settings.finetune.fit)
+    return _training(plan, "fine-tune", runs, plan.settings.finetune.fit, plan.rows.pool)
 
 
-def _training(plan: Plan, name: str, runs: dict[float, int], fit: FitConfig) -> StageCost:
-    """The cost of some trainings; runs: rows of the pool -> trainings on so many rows."""
-    adapter, pool = plan.held["adapter"], plan.rows.pool
+def _training(
+    plan: Plan, name: str, runs: dict[float, int], fit: FitConfig, rows: RowCounts
+) -> StageCost:
+    """The cost of some trainings; runs: number of such rows -> trainings on so many."""
+    adapter = plan.held["adapter"]
     layouts = {
-        count: training(pool, count, fit, plan.max_length, plan.devices)
+        count: training(rows, count, fit, plan.max_length, plan.devices)
         for count, times in runs.items()
         if times
     }
     operations = sum(
-        runs[count] * _gradient_work(plan, layout, pool).operations
+        runs[count] * _gradient_work(plan, layout, rows).operations
         for count, layout in layouts.items()
     )
     kept = max((plan.kept(layout) for layout in layouts.values()), default=0.0)
@@ -135,6 +161,33 @@ def _projection_work(projection: ProjectionConfig, values: int, batch_rows: floa
     return Work(0.0, 0.0, traffic)
 
 
+def _hidden(plan: Plan, name: str) -> StageCost:
+    """The cost of one forward pass over pool and validation rows, for all seeds; prompts are
+    counted as whole rows, which is more than they are."""
+    rows = (plan.rows.pool, plan.rows.validation)
+    operations = sum(_reading(plan, of_file, 0.0) for of_file in rows)
+    return StageCost(name, {"reading": Work(operations)}, plan.held)
+
+
+def _losses(plan: Plan) -> StageCost:
+    """The cost of the pool's losses under the base, and under the adapter of each target and
+    seed."""
+    passes, pool = 1 + plan.targets * plan.seeds, plan.rows.pool
+    tokens = plan.settings.evaluation.evaluate.batch_tokens
+    largest = one_pass(pool, tokens, plan.max_length).largest
+    logits = FLOAT32 * tokens_with_logits(largest) * plan.model.config.vocab_size
+    work = Work(passes * _reading(plan, pool, head_operations(plan.model)))
+    return StageCost("pool losses", {"reading": work}, plan.held | {"logits": logits})
+
+
+def _reading(plan: Plan, rows: RowCounts, head: float) -> float:
+    """The operations of one forward pass, with so many of the head for each token."""
+    tokens = plan.settings.evaluation.evaluate.batch_tokens
+    layout = one_pass(rows, tokens, plan.max_length)
+    width = rows.tokens if rows.lengths_S is None else layout.width
+    return layout.cells * (forward_operations(plan.model, width) + head)
+
+
 def _walk(plan: Plan) -> StageCost:
     """The cost of the walks: features are read once a chosen row, on a front once for many."""
     settings = plan.settings.features
@@ -171,14 +224,10 @@ def _evaluate(plan: Plan) -> StageCost:
     times = len(plan.settings.selection.methods) * plan.seeds
     head = head_operations(model)
 
-    def read(rows: RowCounts, head: float) -> float:
-        layout = one_pass(rows, config.batch_tokens, plan.max_length)
-        width = rows.tokens if rows.lengths_S is None else layout.width
-        return layout.cells * (forward_operations(model, width) + head)
-
     letters = float(np.mean([len(task.letters) for task in tasks]))  # each a row of its own
     replied = float(np.mean([not task.letters for task in tasks])) * (config.new_tokens > 0)
-    reading = read(test, head) + letters * read(prompts, head) + replied * read(prompts, 0.0)
+    reading = _reading(plan, test, head) + letters * _reading(plan, prompts, head)
+    reading += replied * _reading(plan, prompts, 0.0)
     whole = prompts.longer(config.new_tokens)  # with the room for the longest reply
     layout = one_pass(whole, config.batch_tokens, plan.max_length)
     batch_rows, room = max(config.batch_tokens // whole.tokens, 1), whole.tokens

@@ -50,3 +50,33 @@ def test_columns():
     assert rows.supervised_N.tolist() == [expected[row].supervised_T.sum() for row in (4, 2)]
     assert rows.truncated_N.tolist() == [expected[row].truncated for row in (4, 2)]
     assert encoder.rows().largest_token == max(e.tokens_T.max(initial=0) for e in expected)
+
+
+def by_marks(example: Encoded) -> int:
+    """The tokens before the last run of supervised ones, counted from the end."""
+    place = len(example.supervised_T)
+    while place and not example.supervised_T[place - 1]:
+        place -= 1
+    while place and example.supervised_T[place - 1]:
+        place -= 1
+    return place
+
+
+def test_prompts_end_before_the_last_run_of_supervised_tokens():
+    expected = examples(60)
+    encoder = Encoder()
+    encoder.add(expected)
+    rows = encoder.rows().take(range(3, 60))
+    ends = [by_marks(example) for example in expected[3:]]
+    assert len(set(ends)) > 5
+    prompts = rows.prompts()
+    same(
+        prompts,
+        [
+            Encoded(e.tokens_T[:end], e.supervised_T[:end], e.truncated)
+            for e, end in zip(expected[3:], ends, strict=True)
+        ],
+    )
+    assert row_lengths(prompts).tolist() == ends
+    assert prompts.supervised_N.tolist() == [p.supervised_T.sum() for p in prompts]
+    same(rows, expected[3:])  # which stay as they were

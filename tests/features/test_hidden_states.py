@@ -12,7 +12,7 @@ from etils import epath
 from g2is_jax.data.batches import Plan
 from g2is_jax.data.chat import Encoded
 from g2is_jax.features import extract
-from g2is_jax.features.hidden_states import extract_hidden, hidden_function
+from g2is_jax.features.hidden_states import EVEN, extract_hidden, hidden_function
 from g2is_jax.features.store import Store, StoreConfig, StoreWriter, open_store
 from g2is_jax.model.build import Model
 from tests.support.random_llama import LORA, random_examples, random_model
@@ -109,6 +109,21 @@ def test_extraction_writes_each_row_under_its_number(tmp_path, order, batch_toke
     tokens_N = [e.supervised_T.sum() for e in random_examples(LENGTHS)]
     np.testing.assert_array_equal(store.tokens_N, tokens_N)
     assert store.finite_N.all()
+
+
+def test_even_weights_give_the_plain_mean():
+    encoded = random_examples(LENGTHS)
+    network, base = model()
+    hidden = jax.jit(lambda tokens_T: network.hidden(network.zero_adapter(), base, tokens_T))
+    wanted = [np.asarray(hidden(e.tokens_T), np.float64).mean(axis=0) for e in encoded]
+    for width in (16, 24):
+        tokens_BT, lengths_B = padded(encoded, width)
+        rows = hidden_function(network, None, EVEN)(base, tokens_BT, lengths_B)
+        np.testing.assert_allclose(rows, wanted, atol=2e-6)
+    tokens_BT, lengths_B = padded(encoded, 16)
+    rows = hidden_function(network, None, EVEN)(base, tokens_BT, 0 * lengths_B)
+    np.testing.assert_array_equal(rows, 0)
+    assert not np.allclose(wanted, expected(), atol=1e-2)
 
 
 def test_batch_and_padding_change_nothing():

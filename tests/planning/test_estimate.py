@@ -107,6 +107,25 @@ def test_evaluation_by_hand():
     assert lettered.operations == 5 * silent.operations  # the four letters are read as rows
 
 
+def test_passes_without_gradients_by_hand():
+    """Hidden states are read once for all seeds and targets, losses once more for each of them."""
+    fields = {"run__seeds": "0,1,2", "run__methods": "rds_plus,embed,loss_drop"}
+    found = by_name(stage_costs(plan(**fields)))
+    names = ["hidden states", "prompt states", "aligned adapters", "pool losses"]
+    assert list(found) == [*names, "fine-tune", "evaluate"]
+    token = 2 * LINEAR + 2 * ADAPTER + 2 * 2 * 120 * 50
+    for name in names[:2]:
+        assert found[name].work["reading"].operations == (1000 + 30) * 99 * token
+    passes = 1 + 3 * 2
+    assert found["pool losses"].operations == passes * 1000 * 99 * (token + 2 * 42 * 131)
+    warmup = by_name(stage_costs(plan(run__methods="less")))["warm-up"]
+    rows = 3 * 30 / (0.05 * 1000)  # of three seeds, all targets' rows together
+    assert found["aligned adapters"].operations == pytest.approx(rows * warmup.operations)
+    assert set(found["aligned adapters"].memory) == set(warmup.memory)
+    encoded = stage_costs(plan(run__methods="embed", embed__encoder="some/encoder"))
+    assert list(by_name(encoded)) == ["fine-tune", "evaluate"]
+
+
 def test_budgets_of_every_unit():
     for unit, budget in (("fraction", 0.02), ("rows", 20.0), ("tokens", 20.0 * 99)):
         of = plan(selection__unit=unit, selection__budget=budget)

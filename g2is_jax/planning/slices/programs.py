@@ -30,7 +30,7 @@ from g2is_jax.model.sampling import row_keys
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.planning.slices.shapes import Chips, bytes_on_a_chip, scalar
 from g2is_jax.planning.slices.topology import Slice
-from g2is_jax.selection.methods import HIDDEN, needing, pool_kinds
+from g2is_jax.selection.methods import EMBEDDINGS, HIDDEN, LOSSES, needing, pool_kinds
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import adam_direction
 from g2is_jax.training.steps import gradient_function, update_function
@@ -89,9 +89,10 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
         if of_validation != kinds:
             validation = _features(run, "validation features", of_validation, longest)
             yield dataclasses.replace(validation, fields=())  # the pool's need more
-    if run.settings.features.hidden_states or needing(selection.methods, HIDDEN):
+    embeds = needing(selection.methods, EMBEDDINGS) and not selection.encoder
+    if run.settings.features.hidden_states or needing(selection.methods, HIDDEN) or embeds:
         yield _hidden_states(run)
-    yield from _trainings(run, bool(kinds))
+    yield from _trainings(run, bool(kinds or needing(selection.methods, LOSSES)))
     yield _likelihood(run)
     evaluation = run.settings.evaluation
     if evaluation.evaluate.new_tokens and not all(task.letters for task in evaluation.tasks):
