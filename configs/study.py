@@ -2,7 +2,8 @@
 
     python -m experiments.run_all --config=configs/study.py --workdir=runs/study
 
-About half an hour on 2 cores. Everything else is as in the demo.
+About half an hour on 2 cores without bids, tsds_knn, tsds_kde, uot and gip. Everything else is as
+in the demo.
 """
 
 from ml_collections import ConfigDict

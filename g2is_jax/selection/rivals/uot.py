@@ -36,8 +36,8 @@ def transport(cosines_MN) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(ROUNDS):
         sums_N, most_N, senders_N = np.zeros(N), np.zeros(N), np.zeros(N, int)
         for sender, own_N in enumerate(cosines_MN):
-            # Over the largest of the row, which its u takes up again.
-            kernel_N = np.exp((own_N.astype(np.float64) - own_N.max()) / (2 * EPSILON))
+            # K times e^(1 / 2 EPSILON), which u takes up.
+            kernel_N = np.exp(own_N.astype(np.float64) / (2 * EPSILON))
             sent_N = kernel_N / (M * (kernel_N @ scale_N))
             senders_N[sent_N > most_N] = sender
             np.maximum(most_N, sent_N, out=most_N)

@@ -44,7 +44,7 @@ def test_rows_that_do_not_differ_are_taken_in_order():
     """All similarities are equal but for their rounding, so that Z is 0."""
     rng = np.random.default_rng(0)
     row_P = rng.normal(size=301)
-    features_NP = np.stack([row_P * n for n in range(1, 12)]).astype(np.float32)
+    features_NP = np.stack([n * (row_P + 1e-6 * rng.normal(size=301)) for n in range(1, 12)])
     made = limits(BudgetConfig(5, "rows", 1.0), np.ones(11, int), np.zeros(11, int))
     selection = bids(features_NP, rng.normal(size=(3, 301)), made)
     assert selection.rows == [0, 1, 2, 3, 4]

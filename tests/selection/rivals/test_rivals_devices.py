@@ -58,10 +58,9 @@ def test_eight_devices_choose_the_same(name, dtype, on_devices):
     assert on_devices["devices"] == 8
     for seed, found in zip(SEEDS, on_devices[f"{name} {dtype}"], strict=True):
         picks = SELECTORS[name](*problem_of(seed, dtype)).picks
-        assert [pick.row for pick in picks] == [pick["row"] for pick in found]
-        assert all(
-            Pick(**own).component == p.component for own, p in zip(found, picks, strict=True)
-        )
+        expected = [(pick.row, pick.component) for pick in picks]
+        assert [(pick["row"], pick["component"]) for pick in found] == expected
+        assert len(found) >= 4
 
 
 if __name__ == "__main__":
