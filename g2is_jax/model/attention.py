@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from g2is_jax.model.attention_blocks import visible
-from g2is_jax.model.config import DecoderConfig, LayerConfig
-from g2is_jax.model.kernels import attend, attend_masked
+from g2is_jax.model.config import DecoderConfig
+from g2is_jax.model.kernels import attend_masked, attend_of_kind, window_of
 from g2is_jax.model.lora import Linear, LoraConfig
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.model.rope import Tables, rotate
@@ -45,18 +45,21 @@ def _written(old: jax.Array, part: jax.Array, place, start) -> tuple[jax.Array, 
 
 
 class Attention(nnx.Module):
-    """Self-attention with grouped key and value heads."""
+    """Self-attention with grouped key and value heads.
+
+    windows: of each kind of layer that it may be; a call says which, by a number or a tracer.
+    """
 
     def __init__(
         self,
         c: DecoderConfig,
-        layer: LayerConfig,
+        windows: tuple[int | None, ...],
         path: str,
         dtype: jnp.dtype,
         kernel: str,
         lora: LoraConfig,
     ):
-        self.c, self.layer, self.kernel, self.dtype = c, layer, kernel, dtype
+        self.c, self.windows, self.kernel, self.dtype = c, windows, kernel, dtype
         d, q, kv = (
             c.hidden_size,
             c.num_attention_heads * c.head_dim,
@@ -71,7 +74,9 @@ class Attention(nnx.Module):
             self.q_norm = RmsNorm(c.head_dim if per_head else q, c, dtype)
             self.k_norm = RmsNorm(c.head_dim if per_head else kv, c, dtype)
 
-    def __call__(self, x_TD, start, tables: Tables | None, segments_T, slot: Slot | None, keys):
+    def __call__(
+        self, x_TD, start, kind, tables: Tables | None, segments_T, slot: Slot | None, keys
+    ):
         """Attends to the tokens up to each token; also returns keys and values for the next tokens.
 
         With a slot, T entries are written to its cache from `start`, and the cache is returned;
@@ -80,17 +85,15 @@ class Attention(nnx.Module):
         """
         q_THD, k_TKD, v_TKD = self._projections(x_TD, tables, keys)
         seen = (k_TKD.swapaxes(0, 1), v_TKD.swapaxes(0, 1))
-        window, scale, softcap = self.layer.window, self.c.query_scale, self.c.attention_softcap
-        made = seen
+        made, rule = seen, (self.c.query_scale, self.c.attention_softcap)
         if slot is not None:
             made, seen = write_cache(slot, seen, start)
             places_T = start + jnp.arange(x_TD.shape[0])
-            mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window)
-            y_THD = attend_masked(q_THD, *seen, mask_TS, scale, softcap)
+            mask_TS = visible(places_T, jnp.arange(seen[0].shape[1]), window_of(self.windows, kind))
+            y_THD = attend_masked(q_THD, *seen, mask_TS, *rule)
         else:
-            q_THD, k_TKD, v_TKD = (x.astype(self.dtype) for x in (q_THD, k_TKD, v_TKD))
-            rule = window, scale, softcap
-            y_THD = attend(self.kernel, q_THD, k_TKD, v_TKD, segments_T, *rule)
+            row = (*(x.astype(self.dtype) for x in (q_THD, k_TKD, v_TKD)), segments_T)
+            y_THD = attend_of_kind(self.kernel, self.windows, kind, row, *rule)
         y_TF = y_THD.reshape(x_TD.shape[0], -1).astype(x_TD.dtype)
         return self.o_proj(y_TF, keys[3]), made
 

@@ -50,7 +50,7 @@ def attend_in_blocks(
     return by_token(_attend(scores, *row))
 
 
-def visible(query_T, key_S, window: int | None) -> jax.Array:
+def visible(query_T, key_S, window: int | jax.Array | None) -> jax.Array:
     """The mask (T, S) of places that a query sees: none after it, and `window` at most."""
     distance_TS = query_T[:, None] - key_S[None, :]
     seen_TS = distance_TS >= 0

@@ -13,7 +13,7 @@ from g2is_jax.model.attention import Attention, Slot
 from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
 from g2is_jax.model.lora import Leaves, Linear, LoraConfig, Shapes, leaf_path
 from g2is_jax.model.norm import RmsNorm
-from g2is_jax.model.rope import Tables
+from g2is_jax.model.rope import Tables, tables_of_kind
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -40,24 +40,34 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each with a residual and the norms of the family.
 
+    kinds: of the layers that it may be, which differ in rope and window alone; a call says which.
     The targets of `lora` are paths within the block.
     """
 
     def __init__(
-        self, c: DecoderConfig, layer: LayerConfig, dtype: jnp.dtype, kernel: str, lora: LoraConfig
+        self,
+        c: DecoderConfig,
+        kinds: tuple[LayerConfig, ...],
+        dtype: jnp.dtype,
+        kernel: str,
+        lora: LoraConfig,
     ):
         self.norms = c.norms
-        self.self_attn = Attention(c, layer, "self_attn", dtype, kernel, lora)
+        windows = tuple(layer.window for layer in kinds)
+        self.self_attn = Attention(c, windows, "self_attn", dtype, kernel, lora)
         self.mlp = Mlp(c, "mlp", dtype, lora)
         for name in vars(c.norms).values():
             if name is not None:
                 setattr(self, name, RmsNorm(c.hidden_size, c, dtype))
 
-    def __call__(self, x_TD, start, tables: Tables | None, segments_T, slot: Slot | None, keys_T):
+    def __call__(
+        self, x_TD, start, kind, tables: Tables | None, segments_T, slot: Slot | None, keys_T
+    ):
         keys = [None] * 7 if keys_T is None else list(jax.vmap(_seven, out_axes=1)(keys_T))
         y_TD, cache = self.self_attn(
             self._norm(self.norms.before_attention, x_TD),
             start,
+            kind,
             tables,
             segments_T,
             slot,
@@ -95,36 +105,37 @@ def _is_kept(primitive, *_, **__) -> bool:
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """A block without its parameters, for any layer of one place of a stack's group.
+    """A block without its parameters, for any layer of a stack.
 
     paths: of its parameters, such as `mlp.up_proj.weight`. adapted: those of the adapter's, sorted.
-    rope: whose tables it takes.
+    kinds: of the layers, without repeats.
     """
 
     graph: nnx.GraphDef
     paths: dict[str, tuple]
     adapted: tuple[str, ...]
-    rope: RopeConfig | None
+    kinds: tuple[LayerConfig, ...]
     remat: bool
 
-    def __call__(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer):
-        """Runs layer number `layer`: (x_TD, sums), and the keys and values it made or wrote to."""
+    def __call__(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer, kind):
+        """Runs layer number `layer`, which is of a kind by its number: (x_TD, sums), and the keys
+        and values it made or wrote to."""
         run: Callable = functools.partial(self._run, shared)
         if self.remat:
             run = jax.checkpoint(run, prevent_cse=False)
         elif self._block(leaves).mlp.down_proj.is_sharded:
             run = jax.checkpoint(run, prevent_cse=False, policy=_is_kept)
-        return run(leaves, states, x_TD, sums, slot, layer)
+        return run(leaves, states, x_TD, sums, slot, layer, kind)
 
-    def _run(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer):
+    def _run(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer, kind):
         if shared.through is not None:
             for path in self.adapted:
                 leaf, sums = shared.through(leaves[path], sums, states[path])
                 leaves = leaves | {path: leaf}
         keys_T = None if shared.keys_T is None else _of_layer(shared.keys_T, layer)
         block = self._block(leaves)
-        tables = shared.tables.get(self.rope)
-        x_TD, cache = block(x_TD, shared.start, tables, shared.segments_T, slot, keys_T)
+        tables = tables_of_kind(shared.tables, [layer.rope for layer in self.kinds], kind)
+        x_TD, cache = block(x_TD, shared.start, kind, tables, shared.segments_T, slot, keys_T)
         return x_TD, sums, cache
 
     def _block(self, leaves: Leaves) -> Block:
@@ -134,7 +145,7 @@ class BlockGraph:
 
 def describe_block(
     c: DecoderConfig,
-    layer: LayerConfig,
+    kinds: tuple[LayerConfig, ...],
     dtype: jnp.dtype,
     kernel: str,
     lora: LoraConfig,
@@ -144,7 +155,7 @@ def describe_block(
 
     The targets of `lora` are paths within the block.
     """
-    abstract = nnx.eval_shape(functools.partial(Block, c, layer, dtype, kernel, lora))
+    abstract = nnx.eval_shape(functools.partial(Block, c, kinds, dtype, kernel, lora))
     graph, *states = nnx.split(abstract, nnx.LoRAParam, nnx.Param)
     adapter, base = (
         {leaf_path(path): (path, leaf) for path, leaf in dict(nnx.to_flat_state(state)).items()}
@@ -152,4 +163,4 @@ def describe_block(
     )
     paths = {name: path for name, (path, _) in (adapter | base).items()}
     shapes = {name: tuple(leaf.shape) for name, (_, leaf) in base.items()}
-    return BlockGraph(graph, paths, tuple(sorted(adapter)), layer.rope, remat), shapes
+    return BlockGraph(graph, paths, tuple(sorted(adapter)), kinds, remat), shapes

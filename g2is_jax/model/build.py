@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,12 @@ from g2is_jax.model.lora import (
     linear_layers,
     matches,
 )
-from g2is_jax.model.stacks import Layout, Stack, find_stacks
+from g2is_jax.model.stacks import Layout, Stack, stacks_of
 from g2is_jax.model.weights import Sharding, read_decoder, read_weights
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import placed, replicated, shared_out
 
-Caches = list[list[LayerCache]]  # of each place of each stack of layers
+Caches = list[LayerCache]  # of each stack of layers
 # On a CPU: fewer layers compile soon, and run no slower than those of a scan, which copies what the
 # backward pass needs.
 DEEP = 8
@@ -164,8 +164,8 @@ class Model:
         shape = (self.config.num_key_value_heads, length, self.config.head_dim)
         dtype, caches = DTYPES[self.settings.activations], []
         for stack in self.decoder.stacks:
-            zeros = jnp.zeros(shape if stack.repeats == 1 else (stack.repeats, *shape), dtype)
-            caches.append([(zeros, zeros)] * stack.period)
+            zeros = jnp.zeros(shape if stack.count == 1 else (stack.count, *shape), dtype)
+            caches.append((zeros, zeros))
         return caches
 
     def init_adapter(self, seed: int) -> Leaves:
@@ -226,25 +226,26 @@ def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) 
     dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
 
     @functools.cache
-    def block(layer: LayerConfig, targets: tuple[str, ...]) -> tuple[BlockGraph, Shapes]:
+    def block(
+        kinds: tuple[LayerConfig, ...], targets: tuple[str, ...]
+    ) -> tuple[BlockGraph, Shapes]:
         within = dataclasses.replace(lora, targets=targets)
-        return describe_block(config, layer, dtype, settings.attention, within, settings.remat)
+        return describe_block(config, kinds, dtype, settings.attention, within, settings.remat)
 
     ends = ("embed_tokens",) if config.tie_word_embeddings else ("embed_tokens", "lm_head")
     base_shapes: Shapes = {path: (config.vocab_size, config.hidden_size) for path in ends}
     base_shapes["norm.weight"] = (config.hidden_size,)
     for index, layer in enumerate(config.layers):
-        base_shapes |= {f"layers.{index:03d}.{p}": x for p, x in block(layer, ())[1].items()}
+        base_shapes |= {f"layers.{index:03d}.{p}": x for p, x in block((layer,), ())[1].items()}
     _check_targets(lora, base_shapes)
-    stacks = find_stacks(config.layers, bool(settings.scan))
+    stacks = stacks_of(len(config.layers), bool(settings.scan))
     layout = Layout(adapter_shapes(lora, base_shapes), stacks)
 
-    def graphs(stack: Stack) -> Iterator[BlockGraph]:
-        for place in range(stack.period):
-            targets = _adapted(layout, f"layers.{stack.name(place)}.")
-            yield block(config.layers[stack.first + place], targets)[0]
+    def graph(stack: Stack) -> BlockGraph:
+        kinds = tuple(dict.fromkeys(config.layers[layer] for layer in stack.layers))
+        return block(kinds, _adapted(layout, f"layers.{stack.name}."))[0]
 
-    blocks = tuple(tuple(graphs(stack)) for stack in stacks)
+    blocks = tuple(map(graph, stacks))
     decoder = Decoder(config, activations, stacks, blocks)
     return Model(config, settings, lora, decoder, layout, Layout(base_shapes, stacks))
 

@@ -35,36 +35,36 @@ class Taps(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """Goes from layer to layer: hidden states, the taps' sums, and caches to write to."""
+    """Goes from layer to layer: hidden states, the taps' sums, and a stack's cache to write to."""
 
     x_TD: jax.Array
     sums: Any
-    caches: list[LayerCache] | None  # of each place of a stack's group
+    cache: LayerCache | None
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
     """The decoder without its parameters; these are flat dictionaries from leaf path to array.
 
-    blocks: of each place of each stack's group.
+    blocks: of each stack.
     """
 
     c: DecoderConfig
     activations: jnp.dtype
     stacks: tuple[Stack, ...]
-    blocks: tuple[tuple[BlockGraph, ...], ...]
+    blocks: tuple[BlockGraph, ...]
 
     def hidden(
         self,
         leaves: Leaves,
         tokens_T,
         start=0,
-        caches: list[list[LayerCache]] | None = None,
+        caches: list[LayerCache] | None = None,
         key=None,
         segments_T=None,
         taps: Taps | None = None,
     ):
-        """Hidden states (T, D) after the last norm, and caches: of each place of each stack.
+        """Hidden states (T, D) after the last norm, and the cache of each stack.
 
         `start` is the position of the first token. `segments_T`: the packed row that each token
         belongs to; positions restart in each row. `key`: of the row, or of each token's row (T,);
@@ -90,27 +90,24 @@ class Decoder:
 
     def _run_stack(self, number: int, leaves: Leaves, states: dict, carry: Carry, shared: Pass):
         """Runs the layers of one stack; also returns the keys and values that no cache took."""
-        stack, graphs = self.stacks[number], self.blocks[number]
-        prefixes = [f"layers.{stack.name(place)}." for place in range(stack.period)]
-        parts = [(_under(prefix, leaves), _under(prefix, states)) for prefix in prefixes]
+        stack, block = self.stacks[number], self.blocks[number]
+        prefix = f"layers.{stack.name}."
 
-        def run_group(carry: Carry, of_group):
-            parts, repeat = of_group
-            x_TD, sums, caches = carry
-            slot = None if stack.repeats == 1 else repeat
-            found = []
-            for place, (leaves, states) in enumerate(parts):
-                layer = stack.first + stack.period * repeat + place
-                cache = None if caches is None else Slot(caches[place], slot)
-                x_TD, sums, cache = graphs[place](shared, leaves, states, x_TD, sums, cache, layer)
-                found.append(cache)
-            if caches is None:
+        def run_layer(carry: Carry, of_layer):
+            (leaves, states), place, kind = of_layer
+            x_TD, sums, cache = carry
+            slot = None if cache is None else Slot(cache, place if stack.count > 1 else None)
+            layer = stack.first + place
+            x_TD, sums, found = block(shared, leaves, states, x_TD, sums, slot, layer, kind)
+            if cache is None:
                 return Carry(x_TD, sums, None), found
             return Carry(x_TD, sums, found), None
 
-        if stack.repeats == 1:
-            return run_group(carry, (parts, 0))
-        return jax.lax.scan(run_group, carry, (parts, jnp.arange(stack.repeats)))
+        parts = _under(prefix, leaves), _under(prefix, states)
+        if stack.count == 1:
+            return run_layer(carry, (parts, 0, 0))
+        kinds_L = jnp.asarray([block.kinds.index(self.c.layers[layer]) for layer in stack.layers])
+        return jax.lax.scan(run_layer, carry, (parts, jnp.arange(stack.count), kinds_L))
 
     def head_weights(self, leaves: Leaves) -> jax.Array:
         """The head's matrix (V, D), gathered where devices share it."""

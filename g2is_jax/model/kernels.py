@@ -6,6 +6,7 @@ Gemma 2. Query heads share keys and values in groups.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,39 @@ KERNELS = ("blocks", "grouped_blocks", "splash", "cudnn")
 # Of `splash`: the side of a tile, and the longest block. Blocks of 1,024 overflow a v5e's vector
 # memory where heads are 256 wide.
 TILE, LONGEST_BLOCK = 128, 512
+LONGEST_WINDOW = 2**31 - 1  # tokens: no row is as long
 WIDEST_CUDNN_HEAD = 128  # 256 from Hopper on alone
+
+
+def attend_of_kind(
+    kernel: str,
+    windows: Sequence[int | None],
+    kind,
+    row: tuple,
+    scale: float,
+    softcap: float | None,
+) -> jax.Array:
+    """Attention as in `attend` of a layer of kind number `kind`, by the window of each kind.
+
+    kind: a number, or a tracer where layers are scanned over: kernels need their window when they
+    are compiled, so each one's is there and one of them runs. row: q, k, v and segments.
+    """
+    distinct = list(dict.fromkeys(windows))
+    attends = [
+        functools.partial(attend, kernel, window=window, scale=scale, softcap=softcap)
+        for window in distinct
+    ]
+    if len(attends) == 1:
+        return attends[0](*row)
+    places = jnp.asarray([distinct.index(window) for window in windows])
+    return jax.lax.switch(places[kind], attends, *row)
+
+
+def window_of(windows: Sequence[int | None], kind) -> int | jax.Array | None:
+    """The window of a layer of kind number `kind`; a tracer where kinds differ in it."""
+    if len(set(windows)) == 1:
+        return windows[0]
+    return jnp.asarray([LONGEST_WINDOW if window is None else window for window in windows])[kind]
 
 
 def attend(

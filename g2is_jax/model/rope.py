@@ -1,6 +1,7 @@
 """Rotary position embedding: its frequencies, as the checkpoints stretch them, and its tables."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,22 @@ def tables_of_layers(positions_T: jax.Array, c: DecoderConfig) -> dict[RopeConfi
     """The rotary tables of each embedding that some layers share."""
     ropes = dict.fromkeys(layer.rope for layer in c.layers if layer.rope is not None)
     return {rope: rotary_tables(positions_T, c.head_dim, rope) for rope in ropes}
+
+
+def tables_of_kind(
+    tables: dict[RopeConfig | None, Tables], ropes: Sequence[RopeConfig | None], kind
+) -> Tables | None:
+    """The tables of a layer of kind number `kind`, a tracer perhaps, by the rope of each kind; None
+    where no kind turns. A kind without a rope among others is turned by nothing, which is exact."""
+    distinct = list(dict.fromkeys(ropes))
+    if len(distinct) == 1:
+        return tables.get(distinct[0])
+    like = next(iter(tables.values()))
+    no_turn = jnp.ones_like(like[0]), jnp.zeros_like(like[1])
+    places = jnp.asarray([distinct.index(rope) for rope in ropes])
+    found = [tables[rope] if rope is not None else no_turn for rope in distinct]
+    cosine, sine = (jnp.stack(parts)[places[kind]] for parts in zip(*found, strict=True))
+    return cosine, sine
 
 
 def rotate(x_THD: jax.Array, tables: Tables) -> jax.Array:

@@ -1,11 +1,11 @@
-"""Stacks of layers: a parameter of layers that repeat is one array, with the layers along axis 0.
+"""Stacks of layers: a parameter of consecutive layers is one array, with the layers along axis 0.
 
 One compiled layer then serves them all. A stacked leaf's path names its layers as Python's slice
-does: `layers.000:032:001.mlp.up_proj.weight` are layers 0 to 31. Elsewhere, in files, reports and
-the keys of projections, every layer has its own path: `layers.007.mlp.up_proj.weight`.
+does: `layers.000:032.mlp.up_proj.weight` are layers 0 to 31. Elsewhere, in files, reports and the
+keys of projections, every layer has its own path: `layers.007.mlp.up_proj.weight`.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -16,48 +16,29 @@ from g2is_jax.model.lora import Leaves, Shapes
 
 @dataclass(frozen=True)
 class Stack:
-    """Consecutive layers: `repeats` times a group of `period` layers, from layer `first` on."""
+    """Consecutive layers: so many, from layer `first` on."""
 
     first: int
-    period: int
-    repeats: int
+    count: int
 
-    def layers(self, place: int) -> range:
-        """Returns the layers at this place of every group."""
-        return range(self.first + place, self.first + self.period * self.repeats, self.period)
+    @property
+    def layers(self) -> range:
+        """The numbers of its layers."""
+        return range(self.first, self.first + self.count)
 
-    def name(self, place: int) -> str:
-        """Returns what stands for the layer's number in the paths of a place of the group."""
-        if self.repeats == 1:
-            return f"{self.first + place:03d}"
-        layers = self.layers(place)
-        return f"{layers.start:03d}:{layers.stop:03d}:{layers.step:03d}"
-
-
-def find_stacks(kinds: Sequence[Hashable], scan: bool) -> tuple[Stack, ...]:
-    """Cuts the layers, each given by its kind, into stacks that repeat as long as possible.
-
-    Without `scan` each layer is a stack of its own.
-    """
-    stacks: list[Stack] = []
-    first = 0
-    while first < len(kinds):
-        stacks.append(_longest(kinds, first) if scan else Stack(first, 1, 1))
-        first += stacks[-1].period * stacks[-1].repeats
-    return tuple(stacks)
+    @property
+    def name(self) -> str:
+        """The part of a leaf's path that stands for the layer's number."""
+        if self.count == 1:
+            return f"{self.first:03d}"
+        return f"{self.first:03d}:{self.first + self.count:03d}"
 
 
-def _longest(kinds: Sequence[Hashable], first: int) -> Stack:
-    """Returns the repetition from `first` on that covers most layers, by the shortest group."""
-    found = [Stack(first, 1, 1)]
-    for period in range(1, (len(kinds) - first) // 2 + 1):
-        group = kinds[first : first + period]
-        repeats = 1
-        while kinds[first + repeats * period : first + (repeats + 1) * period] == group:
-            repeats += 1
-        if repeats > 1:
-            found.append(Stack(first, period, repeats))
-    return max(found, key=lambda stack: (stack.period * stack.repeats, -stack.period))
+def stacks_of(layers: int, scan: bool) -> tuple[Stack, ...]:
+    """Puts all layers into one stack, which is scanned over, or each into one of its own."""
+    if scan:
+        return (Stack(0, layers),)
+    return tuple(Stack(layer, 1) for layer in range(layers))
 
 
 class Layout:
@@ -73,8 +54,7 @@ class Layout:
             path: (path,) for path in shapes if not path.startswith("layers.")
         }
         for stack in stacks:
-            for place in range(stack.period):
-                self.parts |= self._parts(stack, place)
+            self.parts |= self._parts(stack)
         self.parts = dict(sorted(self.parts.items()))
         self._places = {
             part: (path, index)
@@ -83,8 +63,8 @@ class Layout:
             if part is not None
         }
 
-    def _parts(self, stack: Stack, place: int) -> dict[str, tuple[str | None, ...]]:
-        layers = [f"layers.{layer:03d}." for layer in stack.layers(place)]
+    def _parts(self, stack: Stack) -> dict[str, tuple[str | None, ...]]:
+        layers = [f"layers.{layer:03d}." for layer in stack.layers]
         names = {
             path.removeprefix(layer)
             for layer in layers
@@ -92,7 +72,7 @@ class Layout:
             if path.startswith(layer)
         }
         return {
-            f"layers.{stack.name(place)}.{name}": tuple(
+            f"layers.{stack.name}.{name}": tuple(
                 layer + name if layer + name in self.shapes else None for layer in layers
             )
             for name in names

@@ -136,9 +136,9 @@ def test_norm(torch, theirs, family, hidden_TD):
 @every_family
 def test_attention(torch, theirs, family, hidden_TD):
     c, expected = config_of(family), theirs(family).model.layers[LAYER].self_attn
-    attention = Attention(c, c.layers[LAYER], "self_attn", jnp.float32, "blocks", NO_LORA)
+    attention = Attention(c, (c.layers[LAYER].window,), "self_attn", jnp.float32, "blocks", NO_LORA)
     y_TD, _ = filled(attention, expected)(
-        jnp.asarray(hidden_TD), 0, tables(family), None, None, [None] * 4
+        jnp.asarray(hidden_TD), 0, 0, tables(family), None, None, [None] * 4
     )
     expected_BTD, _ = expected(
         torch.tensor(hidden_TD)[None],
@@ -159,8 +159,8 @@ def test_mlp(torch, theirs, family, hidden_TD):
 def test_block(torch, theirs, family, hidden_TD):
     expected = theirs(family).model.layers[LAYER]
     c = config_of(family)
-    block = filled(Block(c, c.layers[LAYER], jnp.float32, "blocks", NO_LORA), expected)
-    y_TD, _ = block(jnp.asarray(hidden_TD), 0, tables(family), None, None, None)
+    block = filled(Block(c, (c.layers[LAYER],), jnp.float32, "blocks", NO_LORA), expected)
+    y_TD, _ = block(jnp.asarray(hidden_TD), 0, 0, tables(family), None, None, None)
     expected_BTD = expected(
         torch.tensor(hidden_TD)[None],
         position_embeddings=rotary_of(torch, theirs(family)),

@@ -2,7 +2,6 @@
 
 from g2is_jax.model.config import LayerConfig, LinearScaling, RopeConfig, YarnScaling
 from g2is_jax.model.families import decoder_config
-from g2is_jax.model.stacks import Stack, find_stacks
 from tests.support.tiny_models import LLAMA_3_ROPE, config_of, raw_of
 
 FILE = "config.json"
@@ -22,14 +21,13 @@ def test_rotary_base_of_either_version():
 
 
 def test_ropes_and_windows_of_gemma_3():
-    """Of a file as the first ones on the hub; five windows and a full layer are one stack."""
+    """Of a file as the first ones on the hub; five windows to a full layer."""
     first = config_of(
         "gemma3_text", layer_types=..., num_hidden_layers=13, sliding_window_pattern=6
     )
     sliding = LayerConfig(RopeConfig(78.5, None), window=39)
     full = LayerConfig(RopeConfig(1234.5, LinearScaling(3.0)), window=None)
     assert first.layers == ((sliding,) * 5 + (full,)) * 2 + (sliding,)
-    assert find_stacks(first.layers, scan=True) == (Stack(0, 6, 2), Stack(12, 1, 1))
     default = config_of(
         "gemma3_text", **dict.fromkeys(("rope_theta", "rope_scaling", "rope_local_base_freq"), ...)
     ).layers
