@@ -26,9 +26,10 @@ def tsds_knn(features_NP, validation_MP, limits: Limits) -> Selection:
 
     K is the same for all validation rows and has nothing to do with the budget; it grows from 1
     while (ALPHA / C) sum over v of sum over k <= K of (d_v,K+1 - d_vk) < (1 - ALPHA) M, with d_vk =
-    1 - cosine of the k-th nearest row. So K is all of a pool of a few hundred rows, which then
-    stay in file order; the summary has it as `depth`. A pick's score is the number, its component
-    the validation row that it is nearest to.
+    1 - cosine of the k-th nearest row. The summary has it as `depth`. It is all of a pool where N
+    (largest - mean distance) is below 495 in the mean over validation rows: some hundreds of rows,
+    or some thousands that are nearly orthogonal to these; they then stay in file order. A pick's
+    score is the number, its component the validation row that it is nearest to.
     """
     cosines_MN = similarities(features_NP, unit_validation(features_NP, validation_MP, limits))
     near_MK = _nearest(cosines_MN, np.ones(len(features_NP)))
