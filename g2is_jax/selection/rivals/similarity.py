@@ -72,14 +72,13 @@ def from_the_top(scores_SN, limits: Limits, reason: str) -> Selection:
 
 
 def by_mass(masses_N, components_N, cosines_MN, limits: Limits, reason: str) -> Selection:
-    """Takes the rows of the largest mass, equal ones by lower index. Rows without any come last,
-    those with the largest cosine to any validation row first.
+    """Takes the rows of the largest mass; of equal ones those with the largest cosine to any
+    validation row first, then by lower index.
 
     Masses are rounded to float32, so that sums of the same shares tie.
     """
     masses_N = masses_N.astype(np.float32)
-    nearest_N = np.where(masses_N > 0, 0, cosines_MN.max(axis=0))
-    order_N = np.lexsort((-nearest_N, -masses_N))  # stable: equal rows stay in order
+    order_N = np.lexsort((-cosines_MN.max(axis=0), -masses_N))  # stable: equal rows stay in order
     own_N = cosines_MN[components_N, np.arange(len(masses_N))]
     return take_in_order(order_N, masses_N, limits, reason, components_N, own_N)
 

@@ -21,14 +21,14 @@ GRID = 2.0**24  # steps between 0 and 1 of a kernel: sums of these are exact, in
 
 
 def tsds_knn(features_NP, validation_MP, limits: Limits) -> Selection:
-    """Ranks rows by how many validation rows have them among their K nearest, equal ones by lower
-    index (TSDS's KNN-Uniform). The rows that none has come last, most similar to any first.
+    """Ranks rows by how many validation rows have them among their K nearest (TSDS's KNN-Uniform);
+    equal ones by their largest cosine to any, which the sources leave open, then by lower index.
 
     K is the same for all validation rows and has nothing to do with the budget; it grows from 1
     while (ALPHA / C) sum over v of sum over k <= K of (d_v,K+1 - d_vk) < (1 - ALPHA) M, with d_vk =
     1 - cosine of the k-th nearest row. The summary has it as `depth`. It is all of a pool where N
     (largest - mean distance) is below 495 in the mean over validation rows: some hundreds of rows,
-    or some thousands that are nearly orthogonal to these; they then stay in file order. A pick's
+    or some thousands that are nearly orthogonal to these; the cosine then decides alone. A pick's
     score is the number, its component the validation row that it is nearest to.
     """
     cosines_MN = similarities(features_NP, unit_validation(features_NP, validation_MP, limits))

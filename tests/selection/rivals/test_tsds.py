@@ -45,12 +45,10 @@ def density(features_NP, nearest: int) -> list[float]:
 
 
 def check(selection, found, scores, depth, made) -> None:
-    """Largest score first; without any, the largest cosine to any validation row first."""
+    """Largest score first; of equal ones the largest cosine to any validation row first."""
     most = [max(own[row] for own in found) for row in range(len(scores))]
     rounded = [round(score, 9) for score in scores]
-    ranking = sorted(
-        range(len(scores)), key=lambda r: (-rounded[r], 0 if scores[r] else -most[r], r)
-    )
+    ranking = sorted(range(len(scores)), key=lambda r: (-rounded[r], -most[r], r))
     assert selection.rows == accept(ranking, made)
     assert selection.summary["depth"] == depth
     for pick in selection.picks:

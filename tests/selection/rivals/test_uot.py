@@ -51,10 +51,13 @@ def plain(found) -> list[list[float]]:
 def test_uot_equals_scaling_in_logarithms(seed):
     """Masses, senders and the ranking; and the plan's conditions, from its definition."""
     features_NP, validation_MP, made = varied(seed)
-    plan_MN = np.array(plain(rounded_once(features_NP, validation_MP)))
+    cosines_MN = rounded_once(features_NP, validation_MP)
+    nearest_N, plan_MN = np.max(cosines_MN, axis=0), np.array(plain(cosines_MN))
     masses = plan_MN.sum(axis=0)
     selection = uot(features_NP, validation_MP, made)
-    by_size = sorted(range(len(masses)), key=lambda row: (-np.float32(masses[row]), row))
+    by_size = sorted(
+        range(len(masses)), key=lambda row: (-np.float32(masses[row]), -nearest_N[row], row)
+    )
     assert selection.rows == accept(by_size, made)
     for pick in selection.picks:
         assert pick.score == pytest.approx(masses[pick.row], rel=1e-6)
