@@ -24,8 +24,8 @@ def resolve_checkpoint(
     name: a folder, a URL of one (gs://...), or a hub id (owner/name); a folder wins over a hub id.
     revision: branch, tag or commit of a hub id; empty for its main branch. weights: whether they
     are needed, else config and tokenizer are enough. field: the config's field that names it. As
-    everywhere, HF_TOKEN
-    opens private and gated models and HF_HUB_OFFLINE leaves only what was downloaded before.
+    everywhere, HF_TOKEN opens private and gated models and HF_HUB_OFFLINE leaves only what was
+    downloaded before.
     """
     try:
         place = epath.Path(name)

@@ -2,8 +2,8 @@
 
 Only what takes long is counted: the passes through the model, the projection, the walks of g2is
 and g2is_paper. Not counted: compiling, reading the files, optimiser steps and saves, the other
-selectors, an encoder of embed, and what devices send each other. Padding is counted where the rows'
-lengths are known.
+selectors, an encoder of embed, whitening, and what devices send each other. Padding is counted
+where the rows' lengths are known.
 """
 
 from dataclasses import dataclass

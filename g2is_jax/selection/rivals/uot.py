@@ -16,7 +16,7 @@ ROUNDS = 8
 def uot(features_NP, validation_MP, limits: Limits) -> Selection:
     """Ranks rows by the mass that optimal transport sends them: the plan T that minimises
     sum of T (1 - cosine) / 2 + EPSILON sum of T log T + SOFT KL(column sums, 1/N), where each
-    validation row sends exactly 1/M. Equal masses by lower index.
+    validation row sends exactly 1/M. Equal masses by their largest cosine, then by lower index.
 
     A pick's score is its mass, its component the validation row that sends it most.
     """
