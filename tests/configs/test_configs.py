@@ -31,6 +31,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "order": ("components", "together"),
     "graph.kind": ("exact", "knn"),
     "projection.kind": ("rademacher", "sketch"),
+    "precondition": ("none", "pool"),
     "kind": ("rms", "sign"),
     "selection.unit": ("fraction", "rows"),
     "schedule": ("linear", "cosine"),
