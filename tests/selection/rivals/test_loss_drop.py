@@ -5,7 +5,7 @@ import pytest
 
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.rivals.loss_drop import loss_drop
-from tests.support.rival_instances import CASES, accept, check_limits, random_limits
+from tests.support.rival_instances import accept, check_limits, varied
 
 
 def losses(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -15,12 +15,11 @@ def losses(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return before_N, (before_N * rng.choice(rng.uniform(0.2, 1.3, 5), count)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("seed", "unit", "cap"), CASES)
-def test_rows_are_taken_by_the_share_that_their_loss_falls(seed, unit, cap):
-    rng = np.random.default_rng(seed)
-    count = int(rng.integers(8, 40))
+@pytest.mark.parametrize("seed", range(200))
+def test_rows_are_taken_by_the_share_that_their_loss_falls(seed):
+    made = varied(seed)[2]
+    count = len(made.costs_N)
     before_N, after_N = losses(seed, count)
-    made = random_limits(rng, count, unit, cap)
     drops = [(float(b) - float(a)) / float(b) for b, a in zip(before_N, after_N, strict=True)]
     selection = loss_drop(before_N, after_N, made)
     ranking = sorted(range(count), key=lambda row: (-round(drops[row], 12), row))
