@@ -60,17 +60,22 @@ def run(
         for overrides in settings
         for label in (setting_label(overrides, settings),)
     }
-    drawn = job.variant({"selection.unit": "fraction", "selection.budget": share})
+    reference = next(iter(variants))
+    drawn = {"selection.unit": "fraction", "selection.budget": share, "selection.source_cap": 1.0}
     _make_passes(job, list(variants.values()))
-    members_SN, losses = _train_on_subsets(drawn, subsets)
+    members_SN, losses = _train_on_subsets(job.variant(drawn), subsets)
     scores = {}
     for target in job.data.targets:
+        losses_SM = losses[target.name]
+        finite_M = np.isfinite(losses_SM).all(axis=0)
+        if not finite_M.any():
+            raise InputError(f"{target.name}: no row has a finite loss after every training")
         predictions = {
-            name: members_SN @ score_MN.T.astype(np.float64)
+            name: members_SN @ score_MN[finite_M].T.astype(np.float64)
             for name, score_MN in _predictors(job, variants, target)
         }
-        reference = next(iter(variants))
-        scores[target.name] = datamodelling_scores(losses[target.name], predictions, reference)
+        found = datamodelling_scores(losses_SM[:, finite_M], predictions, reference)
+        scores[target.name] = found
     if is_first():
         summary = {
             "subsets": subsets,
