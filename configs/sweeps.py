@@ -30,6 +30,11 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
             {"grads.precondition": "pool", "grads.damping": 10.0},
         )
     ],
+    # Of these, what foretold most for each kind, and kinds as they are.
+    "curvature": {
+        "grads.kind": ("sgd", "adam", "adam_less", "rms", "sign"),
+        "grads.precondition": ("none", "pool"),
+    },
     # These two train a warm-up for each setting.
     "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
     "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],

@@ -32,12 +32,13 @@ def write_lds(summary: dict, scores: Scores, reference: str, folder: epath.Path)
 
 
 def markdown(scores: Scores, reference: str) -> str:
-    """A row for all that predicts, with two columns for each target; the best on average first."""
+    """A row for all that predicts, with its score and its lead over the reference on each target;
+    the best on average first."""
     names = list(next(iter(scores.values())))
     names.sort(key=lambda name: -sum(of[name].mean for of in scores.values()))
     title = ["score of a pool row"]
     for target in scores:
-        title += [target, f"{target}: lead over {reference}"]
+        title += [target, f"{target}: lead"]
     rows = []
     for name in names:
         cells = [name]
@@ -48,4 +49,5 @@ def markdown(scores: Scores, reference: str) -> str:
                 f"{lds.lead:+.3f} ({lds.lead_low:+.3f}..{lds.lead_high:+.3f})",
             ]
         rows.append(cells)
-    return "\n".join(table_lines(Table(title, rows))) + "\n"
+    lines = table_lines(Table(title, rows))
+    return f"Leads are over {reference}.\n\n" + "\n".join(lines) + "\n"

@@ -77,8 +77,8 @@ def test_all_that_predicts_is_in_the_table(measured):
     assert written["subsets"] == SUBSETS
     assert list(written["targets"][target]) == names
     lines = (workdir / "lds" / "lds.md").read_text().splitlines()
-    assert {line.split(" | ")[0].removeprefix("| ") for line in lines[2:]} == set(names)
-    assert f"lead over {LABELS[0]}" in lines[0]
+    assert {line.split(" | ")[0].removeprefix("| ") for line in lines[4:]} == set(names)
+    assert lines[0] == f"Leads are over {LABELS[0]}."
 
 
 def test_kinds_share_a_pass_and_a_second_run_trains_nothing(measured, asked):
