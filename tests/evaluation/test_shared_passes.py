@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
         lengths_B, keys_B = prompts.mask_BT.sum(axis=1, dtype=np.int32), row_keys(0, np.arange(8))
         inputs = (prompts.tokens_BT, lengths_B, keys_B)
         state = prefill(adapter, base, *inputs, room=9 + NEW_TOKENS)
-        cache = state.caches[0][0][0]
+        cache = state.caches[0][0]
         decoding = (adapter, base, state, np.zeros(8, bool), 1, NEW_TOKENS)
         results[name] = {
             "gathered in likelihoods": gathered(

@@ -55,7 +55,7 @@ def test_a_config_takes_an_argument(values, parsed):
     ("argv", "message"),
     [
         ([TINY, "--config.walk.dleta=0.7"], "--config.walk.dleta: .*did you mean walk.delta?"),
-        ([TINY, "--config.zzz=3"], "there is no such config field; see data, evaluate"),
+        ([TINY, "--config.zzz=3"], "there is no such config field; see data, embed, evaluate"),
         ([TINY, "--config.lora.rank=many"], "config.lora.rank.*see configs/default.py"),
         ([TINY, "--colour=red"], "colour.*see configs/default.py"),
         ([TINY, "walk.delta=0.7"], "'walk.delta=0.7' is not a flag; flags look like"),

@@ -277,7 +277,7 @@ def test_every_sweep_of_the_configs_is_valid(name, ablated):
         config.update_from_flattened_dict(overrides)
         read_settings(config, "cpu")
         assert overrides.keys() <= fields.keys()
-    assert len({sweeps._label(overrides, settings) for overrides in settings}) == len(settings)
+    assert len({sweeps.setting_label(overrides, settings) for overrides in settings}) == len(settings)
 
 
 def test_the_grid_of_the_paper():
