@@ -277,7 +277,8 @@ def test_every_sweep_of_the_configs_is_valid(name, ablated):
         config.update_from_flattened_dict(overrides)
         read_settings(config, "cpu")
         assert overrides.keys() <= fields.keys()
-    assert len({sweeps.setting_label(overrides, settings) for overrides in settings}) == len(settings)
+    labels = {sweeps.setting_label(overrides, settings) for overrides in settings}
+    assert len(labels) == len(settings)
 
 
 def test_the_grid_of_the_paper():
