@@ -41,6 +41,13 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
     # How much a selection owes to the random projection, and to the rows and order of the warm-up.
     "projection_seed": {"projection.seed": (0, 1, 2, 3, 4)},
     "warmup_seed": {"warmup.seed": (0, 1, 2, 3, 4)},
+    # What a walk of all directions together may do, for the search of the default.
+    "walks": {
+        "knowledge.keep": ("variance",),
+        "knowledge.keep_value": (0.7, 0.9, 1.0),
+        "walk.fairness": (0.5, 1.0, 4.0),
+        "walk.conflict_worth": (0.8, 1.0),
+    },
     # 4 widths x 4 deltas x 3 shares of variance: 48 selections after one gradient pass.
     "paper_grid": {
         "grads.folds": (0, 1, 2, 3),

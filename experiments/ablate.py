@@ -5,7 +5,8 @@
 Sweeps are entries of configs/sweeps.py. The methods are those of `run.methods` that read a field of
 the sweep. Whatever is finished in the work folder is reused, so a sweep that was killed goes on;
 the table, the plot and all overlaps are in `sweeps/NAME/`. With --finetune each selection is also
-trained on and evaluated.
+trained on and evaluated, and compared with those of the methods of `run.methods` that read none of
+the sweep's fields, paired by seed.
 """
 
 from absl import flags

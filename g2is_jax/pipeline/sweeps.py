@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.pipeline import scoring, selection_stage
+from g2is_jax.pipeline.cases import cases
 from g2is_jax.pipeline.fields import config_fields
 from g2is_jax.pipeline.job import Job, open_checked_job
 from g2is_jax.pipeline.job_stages import REUSED, RUN
@@ -28,18 +29,22 @@ def run(
 ) -> dict:
     """Select with every setting of the sweep, write `sweeps/NAME/` and print its table.
 
+    finetune: also train and evaluate, and compare with the methods that read no field of the sweep.
     Returns the contents of table.json; without the table in a process that is not the first.
     """
     started = time.monotonic()
     settings = expand(sweeps, sweep)
     check_fields(sweep, settings, config)
-    methods = _methods(read_selection(config).methods, settings, finetune)
+    named = read_selection(config).methods
+    methods = _methods(named, settings, finetune)
     job = open_checked_job(config, workdir, measures=finetune)
     labels = [setting_label(overrides, settings) for overrides in settings]
     variants = [
         variant_of(job, overrides | {"run.methods": ",".join(methods)}, f"sweep {sweep}, {label}")
         for label, overrides in zip(labels, settings, strict=True)
     ]
+    rivals = [method for method in choosers(named) if method not in methods] if finetune else []
+    scores = [scoring.score(job, *case) for case in cases(job, rivals)]
     reported, entries = [], []
     for number, (variant, overrides) in enumerate(zip(variants, settings, strict=True)):
         print(f"{sweep} {number + 1}/{len(settings)}: {labels[number]}", flush=True)
@@ -55,7 +60,7 @@ def run(
     sources = job.data.pool.sources
     folder = workdir / "sweeps" / sweep
     if is_first():
-        summary, table = write_sweep(summary, entries, sources, folder)
+        summary, table = write_sweep(summary, entries, scores, sources, folder)
         print(f"\n{table}\nsweep: {folder}")
     wait_for_all("sweep written")
     return summary

@@ -11,23 +11,31 @@ from etils import epath
 from g2is_jax.report.composition import composition
 from g2is_jax.report.page.blocks import Table
 from g2is_jax.report.page.markdown import escaped, table_lines
+from g2is_jax.report.sweep_rivals import compared, rival_tables
 from g2is_jax.runs.storage import make_folder, write_atomic
 
 MOST_SOURCES = 8  # with a column of their own in the Markdown; the JSON has them all
 
 
 def write_sweep(
-    sweep: dict, entries: Sequence[dict], pool_sources: Sequence[str], folder: epath.Path
+    sweep: dict,
+    entries: Sequence[dict],
+    rivals: Sequence[dict],
+    pool_sources: Sequence[str],
+    folder: epath.Path,
 ) -> tuple[dict, str]:
     """Writes `table.json`, `table.md` and `plot.png`; returns what the first two hold.
 
     sweep: its name as `sweep`, seconds, and settings with the stages of each. entries: method,
     setting, target, seed, rows (positions in the pool), tokens, seconds, folder and, where there
-    are some, metrics of each selection. pool_sources: the source of each row of the pool.
+    are some, metrics of each selection. rivals: method, target, seed and metrics of methods that
+    no setting changes. pool_sources: the source of each row of the pool.
     """
     make_folder(folder)
+    differences, way = compared(entries, rivals)
     table = sweep | {"methods": _by_method(entries, pool_sources)}
-    text = markdown(table)
+    table |= {"against": [vars(d) for d in differences], "ways": way}
+    text = markdown(table, rival_tables(differences, way))
     write_atomic(folder / "table.json", json.dumps(table, indent=2) + "\n")
     write_atomic(folder / "table.md", text)
     plot(table, folder / "plot.png")
@@ -59,13 +67,16 @@ def _mean_metrics(metrics: Sequence[dict]) -> dict[str, float]:
     return {name: float(np.mean([of[name] for of in metrics])) for name in metrics[0]}
 
 
-def markdown(table: dict) -> str:
-    """Writes a table of each method and target, then the stages that were run and reused."""
+def markdown(table: dict, rivals: Mapping[str, Table]) -> str:
+    """Writes a table of each method and target, those of the rivals by their titles, then the
+    stages that were run and reused."""
     parts = [f"## Sweep {table['sweep']}"]
     for method, by_target in table["methods"].items():
         for target, found in by_target.items():
             parts.append(f"### {escaped(method)}, {escaped(target)}")
             parts.append("\n".join(_table(found["settings"])))
+    for title, of in rivals.items():
+        parts += [f"### {escaped(title)}", "\n".join(table_lines(of))]
     parts.append("\n".join(_stages_table(table)))
     made: Counter[str] = Counter()
     for of in table["settings"]:

@@ -188,14 +188,20 @@ def test_selections_are_scored_on_request(swept, ablated, monkeypatch):
     workdir, _ = swept
 
     def score(job, method, target, seed):
-        return {"metrics": {"loss": job.config.walk.pull + seed}}
+        loss = 3.0 if method == "random" else job.config.walk.pull + seed
+        case = {"method": method, "target": target.name, "seed": seed}
+        return case | {"metrics": {"answer_loss": loss}}
 
     monkeypatch.setattr(scoring, "score", score)
     monkeypatch.setitem(SWEEPS, "scored", {"walk.pull": (0.0, 1.0)})
     told = sweeps.run(ablated, epath.Path(workdir), SWEEPS, "scored", finetune=True)
     [found] = told["methods"]["g2is"].values()
-    assert [of["metrics"] for of in found["settings"]] == [{"loss": 0}, {"loss": 1}]
-    assert "| loss |" in (workdir / "sweeps" / "scored" / "table.md").read_text()
+    assert [of["metrics"] for of in found["settings"]] == [{"answer_loss": 0}, {"answer_loss": 1}]
+    assert "| answer_loss |" in (workdir / "sweeps" / "scored" / "table.md").read_text()
+    against = {(d["subject"], d["rival"]): d["mean"] for d in told["against"]}
+    assert against["g2is, walk.pull=1.0", "random"] == 2  # random reads no field of the sweep
+    assert against["g2is, walk.pull=0.0", "less_rr"] == 0.75
+    assert told["ways"]["g2is, walk.pull=1.0"] == pytest.approx((2 / 3, 2 / 3))
 
 
 def test_a_variant_reads_again_what_it_changes_and_no_more(ablated, tmp_path):
