@@ -167,12 +167,21 @@ def test_costs_of_shared_stages():
     _, by_method, _, by_kind = cost_section.section(
         adapters, [s for a in adapters for s in a.stages]
     ).blocks
-    assert by_method.body[1] == ["g2is", "10", "100", "1,800.0", "360.0", "2,160.0", "2.4", "2.00"]
+    assert by_method.body[1][:6] == ["g2is", "10", "100", "1,800.0", "360.0", "2,160.0"]
+    assert by_method.body[1][6:] == ["", "2.4", "2.00"]  # the whole pool was not trained on
     assert by_kind.body == [
         ["features", "1", "1,800.0", "4", "2", "2.00"],
         ["finetune", "2", "720.0", "4", "0.8", "1.00"],
         ["all", "3", "2,520.0", "", "2.8", "2.00"],
     ]
+
+
+def test_costs_as_shares_of_the_whole_pools():
+    tuned = [FinishedStage(f"finetune-{n}", "finetune", s, None, 1) for n, s in ((1, 9.0), (2, 40))]
+    adapters = [AdapterCost("less", 1, 1, tuned[:1]), AdapterCost("full", 9, 9, tuned[1:])]
+    _, by_method, *_ = cost_section.section(adapters, tuned).blocks
+    column = by_method.head.index("share of full")
+    assert [line[column] for line in by_method.body] == ["22.5%", "100.0%"]
 
 
 def test_what_no_manifest_says_is_not_recorded():

@@ -10,6 +10,7 @@ from math import fsum
 from g2is_jax.report.page.blocks import Block, Section, Table, Text
 
 NOT_RECORDED = "not recorded"
+WHOLE = "full"  # the method that trains on the whole pool
 KINDS = (
     *("warmup", "features", "folded", "hidden", "embeddings", "aligned", "losses"),
     *("selection", "finetune", "curve", "evaluate"),
@@ -56,7 +57,7 @@ def section(adapters: Sequence[AdapterCost], stages: Sequence[FinishedStage]) ->
         "By method, mean over targets and seeds, of all that stands behind one adapter: stages "
         "that several methods share count for each of them. Times are wall-clock seconds. Peak "
         "memory is the largest that the process had in the memory of the host, in any of the "
-        "stages."
+        "stages. Shares are of what training on the whole pool took."
     )
     by_kind = (
         "By kind of stage, each one once. Device-hours are hours times the devices that the "
@@ -70,10 +71,12 @@ def section(adapters: Sequence[AdapterCost], stages: Sequence[FinishedStage]) ->
 def _by_method(adapters: Sequence[AdapterCost]) -> Table:
     kinds = _kinds([stage for adapter in adapters for stage in adapter.stages])
     head = ["method", "examples", "supervised tokens", *(f"{kind} (s)" for kind in kinds)]
-    head += ["together (s)", "device-hours", "peak memory (GB)"]
+    head += ["together (s)", f"share of {WHOLE}", "device-hours", "peak memory (GB)"]
+    whole = _mean_seconds([adapter for adapter in adapters if adapter.method == WHOLE])
     lines = []
     for method in dict.fromkeys(adapter.method for adapter in adapters):
         own = [adapter for adapter in adapters if adapter.method == method]
+        together = _mean_seconds(own)
         stages = [stage for adapter in own for stage in adapter.stages]
         sums = [[s.seconds for s in stages if s.kind == kind] for kind in kinds]
         lines.append(
@@ -82,12 +85,18 @@ def _by_method(adapters: Sequence[AdapterCost]) -> Table:
                 f"{sum(adapter.rows for adapter in own) / len(own):,.0f}",
                 f"{sum(adapter.tokens for adapter in own) / len(own):,.0f}",
                 *(f"{fsum(some) / len(own):,.1f}" if some else "" for some in sums),
-                f"{fsum(s.seconds for s in stages) / len(own):,.1f}",
+                f"{together:,.1f}",
+                f"{together / whole:.1%}" if whole else "",
                 _device_hours(stages, len(own)),
                 _peak(stages),
             ]
         )
     return Table(head, lines)
+
+
+def _mean_seconds(adapters: Sequence[AdapterCost]) -> float:
+    seconds = [stage.seconds for adapter in adapters for stage in adapter.stages]
+    return fsum(seconds) / len(adapters) if adapters else 0.0
 
 
 def _by_kind(stages: Sequence[FinishedStage]) -> Table:
