@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from configs import default
 from g2is_jax.pipeline.command_line import parse_config
 from g2is_jax.runs.backend import start_backend
 from g2is_jax.runs.errors import FAILED, InputError, StoreLost
@@ -23,15 +24,18 @@ from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
 from g2is_jax.runs.storage import naming_failures, path_of
 from g2is_jax.runs.terminal import prepare_output, printable
+from g2is_jax.runs.workdir import started_with
 
 
 def launch(
     run: Callable[[ConfigDict, epath.Path], Any],
     instead: Callable[[ConfigDict], bool] = lambda config: False,
+    needs_config: bool = True,
 ) -> None:
     """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line.
 
-    instead: called before the work folder is touched; true if nothing is left to do.
+    instead: called before the work folder is touched; true if nothing is left to do. needs_config:
+    else a command without --config takes that of the work folder.
     """
     config_flag = config_flags.DEFINE_config_file("config", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Folder of stages and results.")
@@ -40,7 +44,7 @@ def launch(
     processes = flags.DEFINE_integer("processes", None, "How many they are.")
     process = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
     profile = flags.DEFINE_string("profile", None, "Folder for a trace of jax's profiler.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config", "workdir"] if needs_config else ["workdir"])
     jax.config.config_with_absl()
 
     def main(_) -> None:
@@ -63,7 +67,7 @@ def launch(
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             if profile.value:
                 stack.enter_context(jax.profiler.trace(str(path_of(profile.value))))
-            run(config_flag.value, place)
+            run(config_flag.value or started_with(place, default.get_config()), place)
 
     run_or_explain(main, parse_config)
 

@@ -37,7 +37,8 @@ def parse_config(argv: Sequence[str]) -> list[str]:
         raise InputError(_explain(argv, config, error)) from error
     if len(left) > 1:
         raise InputError(f"{left[1]!r} is not a flag; flags look like --config.walk.delta=0.7")
-    write_out_files(flags.FLAGS.config)
+    if flags.FLAGS.config is not None:
+        write_out_files(flags.FLAGS.config)
     return left
 
 
