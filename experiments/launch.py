@@ -34,8 +34,7 @@ def launch(
 ) -> None:
     """Parse the flags, then call `run(config, workdir)`; a user's mistake ends in one line.
 
-    instead: called before the work folder is touched; true if nothing is left to do. needs_config:
-    else a command without --config takes that of the work folder.
+    instead: called first; true if nothing is left to do. needs_config: else it may be the folder's.
     """
     config_flag = config_flags.DEFINE_config_file("config", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Folder of stages and results.")
@@ -48,8 +47,7 @@ def launch(
     jax.config.config_with_absl()
 
     def main(_) -> None:
-        # orbax logs every step of every save, and every error that it raises, with its trace
-        logging.set_verbosity(logging.FATAL)
+        logging.set_verbosity(logging.FATAL)  # orbax logs every step of every save
         getLogger("gcsfs").setLevel(CRITICAL)  # an error is reported once, here
         if instead(config_flag.value):
             return

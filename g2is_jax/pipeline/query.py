@@ -42,7 +42,7 @@ PART_OF_PAIRS = 100  # nearest rows of each row that near-duplicates are looked 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, one of: a file of `rows`, a `prompt` with its `reply`, the id of a
+    """Holds what is asked, one of: a file of `rows`, a `prompt` with its `reply`, the id of a
     `pool_row`, or pairs of pool rows whose cosine is at least `duplicates`.
 
     count: rows in each list of the answer.
@@ -100,10 +100,8 @@ def run(config: ConfigDict, workdir: epath.Path, question: Question) -> epath.Pa
 Answered = tuple[Section, list[FoundList]]
 
 
-def _of_rows(
-    job: Job, method: str, pool: Rows, question: Question, seed: int
-) -> list[Answered]:
-    """What pulls towards the replies of rows and against them: of all together, then of each."""
+def _of_rows(job: Job, method: str, pool: Rows, question: Question, seed: int) -> list[Answered]:
+    """Finds what pulls towards the replies of rows and against them, all together, then each."""
     dataset = _asked_rows(job, question)
     asked = method_inputs.load_features(job, dataset, method, seed)
     usable = np.flatnonzero(asked.finite_N)

@@ -72,7 +72,9 @@ def started_with(workdir: epath.PathLike, config: ConfigDict) -> ConfigDict:
         config.update(json.loads(file.read_text()))
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not a config of this edition ({reason}); give --config") from error
+        raise InputError(
+            f"{file}: not a config of this edition ({reason}); give --config"
+        ) from error
     return config
 
 
