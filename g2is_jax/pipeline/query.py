@@ -147,8 +147,8 @@ def _pulls(pool: Dataset, rows: Rows, cosines_N, count: int) -> list[FoundList]:
     order = usable[np.argsort(-cosines_N[usable], kind="stable")]
     back = usable[np.argsort(cosines_N[usable], kind="stable")]
     return [
-        FoundList("Pull towards it", _found(pool, order[:count], cosines_N)),
-        FoundList("Pull against it", _found(pool, back[:count], cosines_N)),
+        FoundList("Pull towards it", _found(pool, order[:count].tolist(), cosines_N)),
+        FoundList("Pull against it", _found(pool, back[:count].tolist(), cosines_N)),
     ]
 
 
