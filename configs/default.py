@@ -92,7 +92,7 @@ def _features(config: ConfigDict) -> None:
     config.grads.hidden_states = False  # extract_features: also the representations of RDS+
     config.grads.batch_tokens = 16384  # tokens a device and forward pass; 0: what memory allows
     config.grads.chunk_rows = 1024  # rows between done-marks
-    config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8
+    config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8, bits
     config.grads.folds = 0  # times that finished rows are folded to half their width
     # none; pool: rows are whitened by the pool's own second moment, on both sides of a cosine
     config.grads.precondition = "none"

@@ -9,6 +9,7 @@ KEEP = {"knowledge.keep": ("variance",)}  # what keep_value means below
 SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
     # Projected width: of the pass, and 1/2, 1/4, 1/8 of it; one gradient pass serves them all.
     "width": {"grads.folds": (0, 1, 2, 3)},
+    "rows": {"grads.dtype": ("float32", "bfloat16", "int8", "bits")},  # a pass for each
     "delta": {"walk.delta": (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)},
     "keep": KEEP | {"knowledge.keep_value": (0.3, 0.5, 0.7, 0.9)},
     "pull": {"walk.pull": (0.0, 0.25, 0.5, 0.75, 1.0)},

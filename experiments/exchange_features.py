@@ -13,7 +13,7 @@ from etils import epath
 
 from experiments.launch import run_or_explain
 from g2is_jax.features.exchange import export_features, import_features
-from g2is_jax.features.rows import DTYPES
+from g2is_jax.features.rows import STORED
 from g2is_jax.features.store import SETTINGS, StoreConfig
 from g2is_jax.pipeline.command_line import parse_flags
 from g2is_jax.runs.errors import InputError
@@ -37,7 +37,7 @@ def main() -> None:
     """Parse the flags and exchange; a user's mistake ends in one line."""
     source = flags.DEFINE_string("source", None, "Store folder, or file, to read.")
     destination = flags.DEFINE_string("destination", None, "File, or store folder, to write.")
-    dtype = flags.DEFINE_enum("dtype", "bfloat16", list(DTYPES), "Of a store written.")
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", list(STORED), "Of a store written.")
     rows = flags.DEFINE_integer("chunk_rows", 1024, "Of a store written.", lower_bound=1)
     flags.mark_flags_as_required([source, destination])
 

@@ -43,11 +43,11 @@ from experiments.bench.written_store import (
     start_writer,
     write_chunks,
 )
+from g2is_jax.features.rows import STORED
 from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 
 PARTS = ("speed", "error", "hidden", "kills")
-DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def speed(config: BenchConfig) -> dict:
                 home / dtype, config.rows, dtype, config.chunk_rows, features_NP.__getitem__
             )
 
-        for dtype in DTYPES:
+        for dtype in STORED:
             calls[dtype, "written"] = lambda dtype=dtype: written(dtype)
             calls[dtype, "read"] = lambda dtype=dtype: open_store(home / dtype).read()
             written(dtype)
@@ -134,7 +134,7 @@ def speed(config: BenchConfig) -> dict:
             call: statistics.median(times)
             for call, times in alternate(calls, config.repeats).items()
         }
-        sizes = {d: sum(f.stat().length for f in (home / d).glob("chunk-*")) for d in DTYPES}
+        sizes = {d: sum(f.stat().length for f in (home / d).glob("chunk-*")) for d in STORED}
     return {
         dtype: {
             "megabytes": sizes[dtype] / 1e6,
@@ -143,7 +143,7 @@ def speed(config: BenchConfig) -> dict:
             **{f"{way}_rows_a_second": config.rows / seconds[dtype, way]
                for way in ("written", "read")},
         }
-        for dtype in DTYPES
+        for dtype in STORED
     }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def error(config: BenchConfig) -> dict:
     truth_NN = cosines(features_NP)
     found = {"mean_cosine": float(np.mean(truth_NN[np.triu_indices(config.rows, 1)]))}
     with tempfile.TemporaryDirectory() as name:
-        for dtype in DTYPES:
+        for dtype in STORED:
             folder = epath.Path(name) / dtype
             write_chunks(folder, config.rows, dtype, config.chunk_rows, features_NP.__getitem__)
             found[dtype] = rms_error(cosines(open_store(folder).read()[:]), truth_NN)
@@ -177,7 +177,7 @@ def hidden(config: BenchConfig) -> dict:
     waits = {"here": here, "elsewhere": lambda: time.sleep(config.seconds)}
     return {
         dtype: {name: one_pass(config, dtype, wait) for name, wait in waits.items()}
-        for dtype in DTYPES
+        for dtype in STORED
     }
 
 
@@ -280,7 +280,7 @@ def table(result: dict) -> str:
     s = result["settings"]
     lines = [f"{heading(result)}; {s['writer_cores']} more core(s) to write; "
              f"rows of {s['width']} values, {s['chunk_rows']} a chunk"]  # fmt: skip
-    for dtype in DTYPES if set(result) & {"speed", "error", "hidden"} else ():
+    for dtype in STORED if set(result) & {"speed", "error", "hidden"} else ():
         parts = [f"{dtype:<9}"]
         if "speed" in result:
             rates = result["speed"][dtype]

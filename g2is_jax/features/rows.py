@@ -1,4 +1,5 @@
-"""Feature rows in memory, in the dtype of the store that they came from: float32, bfloat16 or int8.
+"""Feature rows in memory, in the dtype of the store that they came from: float32, bfloat16 or int8,
+which rows of bits are in memory too.
 
 A row is normalised before it is stored. Its former length is kept beside it, for the selectors that
 give a longer gradient a larger say.
@@ -10,6 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from g2is_jax.features.bits import sign_rows
 from g2is_jax.runs.errors import InputError
 
 DTYPES = {
@@ -17,6 +19,8 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "int8": np.dtype(np.int8),
 }
+BITS = "bits"  # one a value; in memory int8
+STORED = (*DTYPES, BITS)  # kinds of rows on disk
 LARGEST_INT8 = 127  # the levels of an int8 row, on either side of zero
 
 
@@ -118,14 +122,24 @@ def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
 
 
 def quantised(features_NP: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Float rows rounded to one of DTYPES, and the float32 scales_N that multiply int8 rows.
+    """Float rows as one of STORED has them in memory, and the float32 scales_N of int8 rows.
 
-    An int8 row is round(row / scale) with scale = max |row| / 127.
+    An int8 row is round(row / scale) with scale = max |row| / 127; one of bits is the signs of the
+    rotated row, and has length 1, or 0 where the row is zero.
     """
+    if dtype == BITS:
+        signs_NP = sign_rows(features_NP)
+        has_length_N = features_NP.any(axis=1)
+        return signs_NP, (has_length_N * signs_NP.shape[1] ** -0.5).astype(np.float32)
     if dtype != "int8":
         return features_NP.astype(DTYPES[dtype]), None
     scales_N = (np.abs(features_NP).max(axis=1) / LARGEST_INT8).astype(np.float32)
     return np.rint(features_NP / divisors(scales_N)[:, None]).astype(np.int8), scales_N
+
+
+def dtype_in_memory(stored: str) -> np.dtype:
+    """The dtype of one of STORED in memory."""
+    return DTYPES["int8" if stored == BITS else stored]
 
 
 def unit_length(rows_NP: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from g2is_jax.features.rows import DTYPES, Rows
+from g2is_jax.features.rows import STORED, Rows, dtype_in_memory
 from g2is_jax.features.store_chunk import (
     OF_EACH_ROW,
     chunk_file,
@@ -26,6 +26,7 @@ from g2is_jax.features.store_chunk import (
     read_features,
     read_stored,
     whole_chunk,
+    width_of,
     write_chunk,
 )
 from g2is_jax.runs.errors import InputError
@@ -38,15 +39,15 @@ SETTINGS = "store.json"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """The dtype of the rows on disk, and how many rows (at least) stand between two done-marks."""
+    """The kind of the rows on disk, of STORED, and how many rows (at least) stand between two done-marks."""
 
     dtype: str
     chunk_rows: int
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
+        if self.dtype not in STORED:
             raise InputError(
-                f"grads.dtype = {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}"
+                f"grads.dtype = {self.dtype!r} is unknown; choose one of {', '.join(STORED)}"
             )
 
 
@@ -81,8 +82,9 @@ class Store:
 
     def read(self) -> Rows:
         """All rows in memory, in the store's dtype; no copy in float32 is made."""
-        values_NP = aligned_array((len(self.rows_N), self.width), DTYPES[self.dtype])
-        scales_N = np.empty(len(self.rows_N), np.float32) if self.dtype == "int8" else None
+        dtype = dtype_in_memory(self.dtype)
+        values_NP = aligned_array((len(self.rows_N), self.width), dtype)
+        scales_N = np.empty(len(self.rows_N), np.float32) if dtype == np.int8 else None
         for index, positions_B in enumerate(self.positions):
             values_BP, scales_B = read_stored(self.folder, index)
             values_NP[positions_B] = values_BP
@@ -144,7 +146,7 @@ class StoreWriter:
             whole_chunk(self._folder, index, layout(rows_B, self._dtype))
             for index, rows_B in enumerate(self._chunks)
         ]
-        self._width = next((t["features"].shape[1] for t in tables if t is not None), None)
+        self._width = next((width_of(table) for table in tables if table is not None), None)
         self._write_settings()
         return [table is not None for table in tables]
 
@@ -167,7 +169,7 @@ class StoreWriter:
         started = time.perf_counter()
         try:
             tensors = encode(features_BP, gradient_norms_B, tokens_B, self._dtype)
-            self._agree_on_width(tensors["features"].shape[1])
+            self._agree_on_width(width_of(tensors))
             write_chunk(self._folder, index, tensors | {"rows": self._chunks[index]})
         except BaseException as error:
             self._error = error
@@ -224,7 +226,7 @@ def open_store(folder: epath.Path) -> Store:
     settings, chunks = _read_settings(folder), []
     for index, digest in enumerate(settings["chunks"]):
         file, table = chunk_file(folder, index), whole_chunk(folder, index, digest)
-        if table is None or table["features"].shape[1] != settings["width"]:
+        if table is None or width_of(table) != settings["width"]:
             raise InputError(
                 f"{file}: the chunk is missing, damaged or holds other rows; "
                 f"delete {folder} and run the same command"
@@ -262,7 +264,7 @@ def _read_settings(folder: epath.Path) -> dict:
     try:
         settings = json.loads(file.read_text())
         rows, dtype, chunks, _ = (settings[key] for key in ("rows", "dtype", "chunks", "width"))
-        if not (rows and chunks and dtype in DTYPES):
+        if not (rows and chunks and dtype in STORED):
             raise ValueError(f"{rows} rows of {dtype} in {len(chunks)} chunks")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]

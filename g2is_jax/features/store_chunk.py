@@ -3,16 +3,18 @@
 chunk-00000.safetensors features (unit rows), norms, gradient_norms, tokens, rows, finite, scales
 chunk-00000.done        the chunk's sha256, written after it
 
-Rows are rounded by `rows.quantised`: int8 rows have a float32 scale each in `scales`, float32 and
-bfloat16 rows have none.
+Rows are rounded by `rows.quantised`: int8 rows and those of bits, which are bytes here, have a
+float32 scale each in `scales`, float32 and bfloat16 rows have none.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
-from g2is_jax.features.rows import divisors, quantised
+from g2is_jax.features.bits import packed, unpacked
+from g2is_jax.features.rows import BITS, divisors, quantised
 from g2is_jax.runs.storage import in_object_store, write_atomic
 from g2is_jax.runs.tensors import TensorEntry, read_tensor, tensor_table, to_bytes
 
@@ -42,7 +44,7 @@ def encode(features_BP, gradient_norms_B, tokens_B, dtype: str) -> dict[str, np.
     units_BP[~finite_B] = 0
     values_BP, scales_B = quantised(units_BP, dtype)
     tensors = {
-        "features": values_BP,
+        "features": packed(values_BP) if dtype == BITS else values_BP,
         "norms": norms_B,
         "gradient_norms": np.where(finite_B, gradient_norms_B, 0),
         "tokens": np.asarray(tokens_B).astype(np.int32),
@@ -66,8 +68,15 @@ def whole_chunk(folder: epath.Path, index: int, expected: str) -> dict[str, Tens
     table = tensor_table(file)
     if not {"features", *OF_EACH_ROW} <= set(table):  # of an earlier edition of this file
         return None
-    found = layout(read_tensor(file, table["rows"]), table["features"].dtype.name)
+    dtype = table["features"].dtype
+    found = layout(read_tensor(file, table["rows"]), BITS if dtype == np.uint8 else dtype.name)
     return table if found == expected else None
+
+
+def width_of(tensors: Mapping[str, TensorEntry] | Mapping[str, np.ndarray]) -> int:
+    """The values of a row, by the tensors of its chunk or their table."""
+    features = tensors["features"]
+    return features.shape[1] * (8 if features.dtype == np.uint8 else 1)
 
 
 def read_features(folder: epath.Path, index: int) -> np.ndarray:
@@ -80,11 +89,13 @@ def read_features(folder: epath.Path, index: int) -> np.ndarray:
 
 
 def read_stored(folder: epath.Path, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """A chunk's rows as they lie on disk, and the scales_B of int8 rows; read as they are used."""
+    """A chunk's rows as they are in memory, and the scales_B of int8 rows; but for rows of bits
+    they are read as they are used."""
     file = chunk_file(folder, index)
     table = tensor_table(file)
     scales_B = read_tensor(file, table["scales"]) if "scales" in table else None
-    return _mapped(file, table["features"]), scales_B
+    values_BP = _mapped(file, table["features"])
+    return unpacked(values_BP) if values_BP.dtype == np.uint8 else values_BP, scales_B
 
 
 def chunk_file(folder: epath.Path, index: int) -> epath.Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from g2is_jax.features.projection import ProjectionConfig, features_width
-from g2is_jax.features.rows import DTYPES
+from g2is_jax.features.rows import dtype_in_memory
 from g2is_jax.model.build import Model
 from g2is_jax.planning.chips import Work
 from g2is_jax.planning.model_costs import (
@@ -195,7 +195,7 @@ def _walk(plan: Plan) -> StageCost:
     width = width // 2**settings.folds * settings.checkpoints
     dtype = "float32" if settings.checkpoints > 1 else settings.store.dtype
     rows = plan.rows.pool.count
-    itemsize = DTYPES[dtype].itemsize
+    itemsize = dtype_in_memory(dtype).itemsize
     features = float(rows * width * itemsize)
     selections = plan.targets * plan.seeds
     work = Work(0.0)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from g2is_jax.features.projection import features_width
-from g2is_jax.features.rows import DTYPES
+from g2is_jax.features.rows import dtype_in_memory
 from g2is_jax.features.unit_rows import UnitRows
 from g2is_jax.planning.slices.programs import Program, RunOnSlice
 from g2is_jax.planning.slices.shapes import bytes_on_a_chip, scalar
@@ -69,7 +69,10 @@ def _pool(run: RunOnSlice, settings: WalkSettings, size: PoolSize):
         return chips.of_rows((rows, *sides), dtype)
 
     unit = UnitRows(
-        over_rows(DTYPES[stored], width), over_rows(np.float32), over_rows(np.float32), None
+        over_rows(dtype_in_memory(stored), width),
+        over_rows(np.float32),
+        over_rows(np.float32),
+        None,
     )
     near_NE = None
     if settings.graph.kind == "knn":
