@@ -139,6 +139,8 @@ def _selection(config: ConfigDict) -> None:
     config.selection.budget = 0.05  # paper: 0.01, and 0.05
     config.selection.unit = "fraction"  # of the pool's usable rows; or rows, tokens (supervised)
     config.selection.source_cap = 1.0  # largest share of the budget that one source may take
+    # Where features lie meanwhile: memory, disk; auto: disk if they fill more than half of memory.
+    config.selection.memory = "auto"
 
 
 def _evaluation(config: ConfigDict) -> None:

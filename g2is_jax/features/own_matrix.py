@@ -1,5 +1,6 @@
 """A feature matrix of another program, in memory for a selection and checked row by row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ from etils import epath
 
 from g2is_jax.features.exchange import Matrix, open_matrix
 from g2is_jax.features.rows import Rows, divisors
-from g2is_jax.features.store import SETTINGS, open_store
+from g2is_jax.features.store import SETTINGS, Store, open_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import aligned_array
 
@@ -29,16 +30,17 @@ class OwnMatrix:
     tokens_N: np.ndarray | None
 
 
-def read_own(source: epath.Path) -> OwnMatrix:
+def read_own(source: epath.Path, rows_of: Callable[[Store], Rows] = Store.read) -> OwnMatrix:
     """Reads a .npy, .safetensors or .pt file, or a store, for a selection.
 
-    InputError names the shape that is not a matrix, or the first row that is not finite.
+    rows_of: how a store's rows are read. InputError names the shape that is not a matrix, or the
+    first row that is not finite.
     """
     if source.is_dir():
         if not (source / SETTINGS).exists():
             raise InputError(f"{source}: no {SETTINGS} here; give a store, or a file of features")
         store = open_store(source)
-        return OwnMatrix(source, store.read(), store.rows_N, store.tokens_N)
+        return OwnMatrix(source, rows_of(store), store.rows_N, store.tokens_N)
     matrix = open_matrix(source)
     known = matrix.known
     return OwnMatrix(source, _rows(matrix, source), known.get("rows"), known.get("tokens"))

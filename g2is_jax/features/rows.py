@@ -70,6 +70,11 @@ class Rows:
             return values_BP
         return values_BP * np.asarray(self.scales_N, np.float32)[chosen][..., None]
 
+    @property
+    def on_disk(self) -> bool:
+        """True if the values are not in memory."""
+        return isinstance(self.values_NP, np.memmap)
+
     def take(self, chosen_N: np.ndarray) -> "Rows":
         """The rows of indices or of a mask, as rows of their own."""
         return Rows(
@@ -111,14 +116,20 @@ def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
     A row is finite where it is so at every checkpoint.
     """
     parts = [weight**0.5 * rows[:] for weight, rows in zip(weights, checkpoints, strict=True)]
-    norms = [rows.norms_NK for rows in checkpoints if rows.norms_NK is not None]
+    norms_NK, finite_N = of_checkpoints([(rows.norms_NK, rows.finite_N) for rows in checkpoints])
+    return Rows(np.concatenate(parts, axis=1), norms_NK=norms_NK, finite_N=finite_N)
+
+
+def of_checkpoints(
+    parts: Sequence[tuple[np.ndarray | None, np.ndarray]],
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """The norms_NK and finite_N of checkpoints side by side, from those of each: all know their
+    rows' lengths, or none does."""
+    norms = [norms_NK for norms_NK, _ in parts if norms_NK is not None]
     if len(norms) not in (0, len(parts)):
         raise ValueError(f"{len(norms)} of {len(parts)} checkpoints know their rows' lengths")
-    return Rows(
-        np.concatenate(parts, axis=1),
-        norms_NK=np.concatenate(norms, axis=1) if norms else None,
-        finite_N=np.logical_and.reduce([rows.finite_N for rows in checkpoints]),
-    )
+    norms_NK = np.concatenate(norms, axis=1) if norms else None
+    return norms_NK, np.logical_and.reduce([finite_N for _, finite_N in parts])
 
 
 def quantised(features_NP: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -39,7 +39,7 @@ SETTINGS = "store.json"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """The kind of the rows on disk, of STORED, and how many rows (at least) stand between two done-marks."""
+    """The kind of the rows on disk, of STORED, and how many (at least) between two done-marks."""
 
     dtype: str
     chunk_rows: int

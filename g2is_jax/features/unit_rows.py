@@ -13,7 +13,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from g2is_jax.features import rows_on_disk
 from g2is_jax.features.rows import LARGEST_INT8, Rows, check_finite, divisors
+from g2is_jax.features.rows_on_disk import UnitRowsOnDisk
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.mesh import DATA
 
@@ -31,11 +33,17 @@ class UnitRows(NamedTuple):
     bits_NP: jax.Array | None  # of bfloat16 rows on a CPU, see _gathered
 
 
-def unit_rows_of(rows: Rows, mesh: Mesh | None) -> UnitRows:
-    """The rows on the device, or shared out over a mesh with zero rows added until it divides.
+AnyRows = UnitRows | UnitRowsOnDisk
+
+
+def unit_rows_of(rows: Rows, mesh: Mesh | None) -> AnyRows:
+    """The rows on the device, or shared out over a mesh with zero rows added until it divides; or
+    left on disk, where they are there.
 
     InputError names a row that is not finite.
     """
+    if rows.on_disk:
+        return rows_on_disk.on_disk(rows)
     if rows.scales_N is not None and rows.shape[1] > WIDEST_INT8:
         raise InputError(
             f"int8 rows of {rows.shape[1]} values: products of more than {WIDEST_INT8} do not fit "
@@ -89,13 +97,13 @@ def _inverse_and_squared(lengths_N):
     return inverse_N, has_length_N.astype(jnp.float32)
 
 
-def unit_rows(rows: UnitRows, chosen_L) -> jax.Array:
+def unit_rows(rows: AnyRows, chosen_L) -> jax.Array:
     """The rows of these numbers as float32 unit vectors, or zero, [L, P]."""
     inverse_L = jnp.take(rows.inverse_length_N, chosen_L, mode="clip")
     return _gathered(rows, chosen_L).astype(jnp.float32) * inverse_L[:, None]
 
 
-def cosines_to_rows(rows: UnitRows, chosen_L, others: UnitRows | None = None) -> jax.Array:
+def cosines_to_rows(rows: AnyRows, chosen_L, others: AnyRows | None = None) -> jax.Array:
     """Cosines of the rows of these numbers to all rows, or to all others, [L, N]; one read of the
     features."""
     values_LP = _gathered(rows, chosen_L)
@@ -103,21 +111,25 @@ def cosines_to_rows(rows: UnitRows, chosen_L, others: UnitRows | None = None) ->
     return cosines_to_values(rows if others is None else others, values_LP, inverse_L)
 
 
-def taken_rows(rows: UnitRows, chosen_L) -> UnitRows:
-    """The rows of these numbers as rows of their own."""
+def taken_rows(rows: AnyRows, chosen_L) -> UnitRows:
+    """The rows of these numbers as rows of their own, in memory."""
     inverse_L, squared_L = (
         jnp.take(of_N, chosen_L, mode="clip") for of_N in (rows.inverse_length_N, rows.squared_N)
     )
-    bits_LP = None if rows.bits_NP is None else jnp.take(rows.bits_NP, chosen_L, 0, mode="clip")
-    return UnitRows(_gathered(rows, chosen_L), inverse_L, squared_L, bits_LP)
+    values_LP, bits_LP = _gathered(rows, chosen_L), None
+    if isinstance(rows, UnitRows) and rows.bits_NP is not None:
+        bits_LP = jnp.take(rows.bits_NP, chosen_L, 0, mode="clip")
+    return UnitRows(values_LP, inverse_L, squared_L, bits_LP)
 
 
-def _gathered(rows: UnitRows, chosen_L) -> jax.Array:
+def _gathered(rows: AnyRows, chosen_L) -> jax.Array:
     """The rows of these numbers as they are stored, [L, P].
 
     XLA on a CPU would convert all bfloat16 rows to take a few of them. So there they are taken as
     whole numbers, which lie in the same memory.
     """
+    if isinstance(rows, UnitRowsOnDisk):
+        return rows_on_disk.taken(rows, chosen_L)
     # jnp.take, as slicing along the axis that the devices share would gather all rows on each.
     stored_NP = rows.values_NP if rows.bits_NP is None else rows.bits_NP
     stored_LP = jnp.take(stored_NP, chosen_L, axis=0, mode="clip")
@@ -126,8 +138,10 @@ def _gathered(rows: UnitRows, chosen_L) -> jax.Array:
     return lax.bitcast_convert_type(stored_LP, rows.values_NP.dtype)
 
 
-def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
+def cosines_to_values(rows: AnyRows, values_LP, inverse_L) -> jax.Array:
     """Cosines of rows, by their stored values and inverse lengths, to all rows, [L, N]."""
+    if isinstance(rows, UnitRowsOnDisk):
+        return rows_on_disk.cosines(rows, values_LP.astype(jnp.float32) * inverse_L[:, None])
     if values_LP.dtype == jnp.float32:
         values_LP, inverse_L = values_LP * inverse_L[:, None], jnp.ones_like(inverse_L)
     elif values_LP.dtype == jnp.bfloat16:
@@ -138,11 +152,13 @@ def cosines_to_values(rows: UnitRows, values_LP, inverse_L) -> jax.Array:
     return _products(rows.values_NP, values_LP) * inverse_L[:, None] * rows.inverse_length_N[None]
 
 
-def cosines_to_directions(rows: UnitRows, directions_LP) -> jax.Array:
+def cosines_to_directions(rows: AnyRows, directions_LP) -> jax.Array:
     """Cosines of float32 unit directions to all rows, [L, N]; one read of the features.
 
     For low-precision rows a direction is cut into D pieces that their type holds exactly.
     """
+    if isinstance(rows, UnitRowsOnDisk):
+        return rows_on_disk.cosines(rows, directions_LP)
     if rows.values_NP.dtype == jnp.float32:
         return _products(rows.values_NP, directions_LP) * rows.inverse_length_N[None]
     cut = _bfloat16_pieces if rows.values_NP.dtype == jnp.bfloat16 else _int8_digits

@@ -38,6 +38,7 @@ FREE_FIELDS = (
     "model.remat",
     "model.shard_base",
     "grads.hidden_states",
+    "selection.memory",
 )
 # A run without them does no more than the stages before any measurement.
 MAY_COME_LATER = ("data.test",)

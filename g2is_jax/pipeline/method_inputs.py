@@ -7,13 +7,14 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.records import prompt, whole
-from g2is_jax.features.rows import Rows, side_by_side
+from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import (
     embed_stage,
     features_stage,
     hidden_stage,
     losses_stage,
+    ordered_stage,
     warmup_stage,
     whitened_stage,
 )
@@ -175,16 +176,12 @@ def load_features(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
 def _load(
     job: Job, dataset: Dataset, folders: tuple[epath.Path, ...], weights: tuple[float, ...]
 ) -> Rows:
-    read = _pool_rows if dataset is job.data.pool else _validation_rows
-    return read(folders, weights)
+    if dataset is job.data.pool:
+        memory = job.settings.selection.memory
+        return ordered_stage.pool_rows(job.stages, memory, folders, weights)
+    return _validation_rows(folders, weights)
 
 
-def _read(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
-    found = [open_store(folder).read() for folder in folders]
-    rows = found[0] if len(found) == 1 else side_by_side(found, weights)
-    rows.freeze()  # the next method gets the same rows
-    return rows
-
-
-_pool_rows = functools.lru_cache(maxsize=1)(_read)  # the largest thing in memory
-_validation_rows = functools.lru_cache(maxsize=8)(_read)
+@functools.lru_cache(maxsize=8)
+def _validation_rows(folders: tuple[epath.Path, ...], weights: tuple[float, ...]) -> Rows:
+    return ordered_stage.read([open_store(folder) for folder in folders], weights)

@@ -7,7 +7,7 @@ that lie in a file of instructions are written out as well where that file is na
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,12 @@ from ml_collections import ConfigDict
 from g2is_jax.data.files import FileRows, read_rows
 from g2is_jax.data.records import Records
 from g2is_jax.data.row_fields import read_columns
+from g2is_jax.features.ordered import open_ordered
 from g2is_jax.features.own_matrix import OwnMatrix, read_own
-from g2is_jax.features.store import store_digest
-from g2is_jax.pipeline.job_stages import has_stages
+from g2is_jax.features.rows import Rows
+from g2is_jax.features.store import Store, store_digest
+from g2is_jax.pipeline.job_stages import Stages, has_stages
+from g2is_jax.pipeline.ordered_stage import ordered_folder
 from g2is_jax.pipeline.selection_files import LINES, WHY, show, write_lines, write_why
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
@@ -75,7 +78,9 @@ def run(
     choosing = read_selection(config)
     _check_methods(choosing.methods)
     rows = _pool_rows(config, pool) if pool else None
-    own = _read(train_features, validation_features, rows)
+    replace = config.run.replace or not has_stages(workdir)
+    rows_of = functools.partial(_rows_of, workdir, choosing.memory)
+    own = _read(train_features, validation_features, rows, rows_of)
     allowed = _limits(choosing, own, pool)
     matrices = {"train_features": train_features, "validation_features": validation_features}
     digests = {
@@ -83,8 +88,8 @@ def run(
         for name, source in matrices.items()
     }
     digests |= {"pool": rows.digest} if rows else {}
-    replace = config.run.replace or not has_stages(workdir)
-    claim_workdir(workdir, {**config.to_dict(), "own": digests}, ("run.replace",), replace)
+    free = ("run.replace", "selection.memory")
+    claim_workdir(workdir, {**config.to_dict(), "own": digests}, free, replace)
     several = len(choosing.methods) > 1
     _clear(workdir, set(METHODS) - set(choosing.methods) if several else set(METHODS))
     if several:
@@ -154,11 +159,22 @@ def _pool_rows(config: ConfigDict, pool: epath.Path) -> FileRows:
     return rows
 
 
+def _rows_of(workdir: epath.Path, memory: str, store: Store) -> Rows:
+    """The pool rows of a store, in memory or left on disk."""
+    digests = {"features": store_digest(store.folder)}
+    stages = Stages(workdir, shows=False)
+    folder = ordered_folder(stages, memory, [store], (1.0,), digests)
+    return store.read() if folder is None else open_ordered(folder, [store])
+
+
 def _read(
-    train_features: epath.Path, validation_features: epath.Path, pool: FileRows | None
+    train_features: epath.Path,
+    validation_features: epath.Path,
+    pool: FileRows | None,
+    rows_of: Callable[[Store], Rows],
 ) -> OwnFeatures:
     """The matrices and records, once their shapes and counts are known to agree."""
-    train, validation = read_own(train_features), read_own(validation_features)
+    train, validation = read_own(train_features, rows_of), read_own(validation_features)
     if train.rows.shape[1] != validation.rows.shape[1]:
         raise InputError(
             f"{train_features} is of shape {train.rows.shape}, {validation_features} of "

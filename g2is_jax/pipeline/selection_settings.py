@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from g2is_jax.pipeline.fields import listed, owned
+from g2is_jax.features.ordered import MEMORY
+from g2is_jax.pipeline.fields import listed, owned, part_of
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import BudgetConfig
 from g2is_jax.selection.core import KnowledgeConfig
@@ -21,16 +22,20 @@ def read_selection(config: ConfigDict) -> SelectionSettings:
     """The methods and their settings; InputError names a field that is wrong."""
     if config.gist.rank < 1:
         raise InputError(f"gist.rank = {config.gist.rank}; it must be at least 1")
+    memory = config.selection.memory
+    if memory not in MEMORY:
+        raise InputError(f"selection.memory: {memory!r} is none of {', '.join(MEMORY)}")
     return SelectionSettings(
         methods=_methods(config.run.methods),
         kinds=FeatureKinds(config.grads.kind, config.grads.less_kind, config.paper.kind),
-        budget=owned(BudgetConfig, config.selection, "selection"),
+        budget=part_of(BudgetConfig, config.selection, "selection"),
         walks={
             "g2is": _walk_settings(config, SECTIONS["g2is"]),
             "g2is_paper": _walk_settings(config.paper, SECTIONS["g2is_paper"]),
         },
         gist_rank=config.gist.rank,
         encoder=config.embed.encoder,
+        memory=memory,
     )
 
 

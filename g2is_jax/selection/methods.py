@@ -71,7 +71,11 @@ class FeatureKinds:
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """The methods that choose, the budget, and what else each of them reads."""
+    """The methods that choose, the budget, and what else each of them reads.
+
+    memory: where the pool's features lie meanwhile, of `features.ordered.MEMORY`; it changes
+    nothing that is chosen.
+    """
 
     methods: tuple[str, ...]
     kinds: FeatureKinds
@@ -79,6 +83,7 @@ class SelectionSettings:
     walks: dict[str, WalkSettings]
     gist_rank: int
     encoder: str  # of embed; empty: the base itself
+    memory: str = "memory"
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from g2is_jax.features.unit_rows import UnitRows
+from g2is_jax.features.unit_rows import AnyRows
 
 SLACK = 1e-6
 SHORTEST_SUM = 1e-3
@@ -30,7 +30,7 @@ SHORTEST_SUM = 1e-3
 class WalkPool(NamedTuple):
     """The inputs that all walks share. Without neighbours_NE every row is a neighbour."""
 
-    rows: UnitRows
+    rows: AnyRows
     costs_N: jax.Array
     sources_N: jax.Array
     cap: jax.Array

@@ -39,8 +39,9 @@ from g2is_jax.selection.walk.side_by_side import SideBySide, slots_that_fit
 from g2is_jax.selection.walk.together import COLUMNS, walk_together
 
 # Of a walk together: rows that it looks at between two reads of the features, and the most that one
-# read enters, each of which takes 4 bytes a row of the pool.
+# read enters, each of which takes 4 bytes a row of the pool. More where a read is from a disk.
 FRONT, WAITING = 2_048, 32
+FRONT_ON_DISK, WAITING_ON_DISK = 8_192, 64
 
 
 def gradient_walk(
@@ -69,9 +70,11 @@ def gradient_walk(
     """
     rows, core_CP = as_rows(features_NP), jnp.asarray(core.core_CP, jnp.float32)
     _check(rows, core_CP, limits, neighbours_NE)
+    mesh = None if rows.on_disk else mesh
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), rules_of(config)
     if config.order == "together":
-        return _together(pool, rules, core, core_CP, limits, config, mesh)
+        sizes = _front_sizes(rows)
+        return _together(pool, rules, core, core_CP, limits, config, mesh, sizes)
     if slots is None:
         slots = slots_that_fit(rows.shape, rows.values_NP.itemsize, len(core_CP))
     if slots > 1 and _independent(limits, config):
@@ -148,7 +151,16 @@ def goes_on_a_front(config: WalkConfig, has_lists: bool, rows: int) -> bool:
     return config.order == "together" and config.pull == 1 and not has_lists and rows > 2 * FRONT
 
 
-def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
+def _front_sizes(rows: Rows) -> tuple[int, int]:
+    """The rows of a front, and those that may wait."""
+    if rows.on_disk and len(rows) > 2 * FRONT_ON_DISK:
+        return FRONT_ON_DISK, WAITING_ON_DISK
+    return FRONT, WAITING
+
+
+def _together(
+    pool, rules, core, core_CP, limits, config, mesh, sizes: tuple[int, int]
+) -> Selection:
     """Walks towards all directions together; the `budget` of each is what was spent for it."""
     ledger = Ledger(limits)
     used_N, spent_S = over_rows(~ledger.open_N, mesh, fill=True), jnp.asarray(ledger.spent_S)
@@ -163,7 +175,7 @@ def _together(pool, rules, core, core_CP, limits, config, mesh) -> Selection:
         jnp.int32(limits.budget),
     )
     if goes_on_a_front(config, pool.neighbours_NE is not None, len(used_N)):
-        walked, reads = walk_on_front(*arguments, FRONT, WAITING)
+        walked, reads = walk_on_front(*arguments, *sizes)
     else:
         walked = walk_together(*arguments)
         reads = (walked.trace.order_N >= 0).sum()
