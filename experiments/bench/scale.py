@@ -1,6 +1,8 @@
 """A selection from more rows than anyone has at hand: seconds and memory of the command itself.
 
     python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005
+    python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005 --memory=disk \\
+        --limit=1.5
 
 Random rows are written into a store, chunk by chunk; then `select_subset` chooses from it, in a
 process of its own whose time and peak memory count, from its start to its end: reading and
@@ -38,6 +40,8 @@ class BenchConfig:
     rows, width: N and P
     budget: share of the rows to choose
     methods: names by commas
+    memory: `selection.memory`
+    limit: GB of memory that the command may take beside files that it maps (RLIMIT_DATA); 0: all
     threads: cores to use
     folder: where the store lies, a temporary folder if empty
     """
@@ -48,6 +52,8 @@ class BenchConfig:
     width: int = 1_024
     budget: float = 0.005
     methods: str = "g2is"
+    memory: str = "auto"
+    limit: float = 0.0
     threads: int = 2
     folder: str = ""
 
@@ -93,12 +99,17 @@ def select(config: BenchConfig) -> dict:
         "config.run.methods": config.methods,
         "config.selection.budget": config.budget,
         "config.selection.unit": "fraction",
+        "config.selection.memory": config.memory,
     }
     command = [sys.executable, "-m", "experiments.select_subset"]
     command += [f"--{name}={value}" for name, value in flags.items()]
+    if config.limit:  # the command's own, and that of no other process
+        limit = int(config.limit * GB)
+        command = ["prlimit", f"--data={limit}:{limit}", *command]
     seconds, _ = timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[2]))
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    manifests = [json.loads(f.read_text()) for f in (folder / "out/stages").glob("*/manifest.json")]
+    selections = (folder / "out/stages").glob("selection-*/manifest.json")
+    manifests = [json.loads(file.read_text()) for file in selections]
     return {"seconds": seconds, "peak": peak, "methods": dict(map(summary_of, manifests))}
 
 
