@@ -92,6 +92,9 @@ def _features(config: ConfigDict) -> None:
     config.grads.hidden_states = False  # extract_features: also the representations of RDS+
     config.grads.batch_tokens = 16384  # tokens a device and forward pass; 0: what memory allows
     config.grads.chunk_rows = 1024  # rows between done-marks
+    # Keep no features of pool rows, only their cosines to validation rows: for less, less_rr, bids,
+    # knn_even, tsds_knn, uot and coverage. Another target is another pass.
+    config.grads.scores_only = False
     config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8, bits
     config.grads.folds = 0  # times that finished rows are folded to half their width
     # none; pool: rows are whitened by the pool's own second moment, on both sides of a cosine

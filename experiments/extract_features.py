@@ -4,7 +4,7 @@ python -m experiments.extract_features --config=configs/tiny.py --workdir=runs/d
 """
 
 from experiments.launch import launch
-from g2is_jax.pipeline.features_stage import run
+from g2is_jax.pipeline.extraction import run
 
 if __name__ == "__main__":
     launch(run)

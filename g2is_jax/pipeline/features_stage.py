@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from g2is_jax.data.batches import Batch, row_lengths
 from g2is_jax.data.widths import compile_cost
@@ -19,10 +18,10 @@ from g2is_jax.features.gradients import (
     feature_function,
     shared_inputs,
 )
-from g2is_jax.features.store import StoreWriter
-from g2is_jax.pipeline import folded_stage, hidden_stage, warmup_stage
+from g2is_jax.features.store import StoreConfig, StoreWriter
+from g2is_jax.pipeline import folded_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Dataset
-from g2is_jax.pipeline.job import Job, open_checked_job
+from g2is_jax.pipeline.job import Job
 from g2is_jax.pipeline.store_diagnostics import write_diagnostics
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory, shared_mesh
@@ -31,19 +30,7 @@ from g2is_jax.runs.stages import Stage
 from g2is_jax.selection.methods import FEATURES, needing, pool_kind, pool_kinds
 from g2is_jax.training.optimizer import Moments
 
-
-def run(config: ConfigDict, workdir: epath.Path) -> list[epath.Path]:
-    """The features that the methods need, of each seed; returns the stages' folders."""
-    job = open_checked_job(config, workdir, measures=False)
-    datasets = [job.data.pool, *(target.validation for target in job.data.targets)]
-    folders = []
-    for seed in job.settings.seeds:
-        for dataset in datasets:
-            for kind in kinds_of(job, dataset):
-                folders += stages(job, dataset, kind, seed)
-    if job.settings.features.hidden_states:
-        folders += [hidden_stage.stage(job, dataset) for dataset in datasets]
-    return folders
+Compute = Callable[[Batch], FeatureBatch]
 
 
 def kind_of(job: Job, dataset: Dataset, method: str) -> str:
@@ -98,7 +85,11 @@ def _pass_stages(
     def build(folders: dict[str, epath.Path]) -> dict[str, dict]:
         stores = {kind: folders[label] for kind, label in labels.items() if label in folders}
         checkpoint = warmup_stage.load(job, seed)[number]  # by all: they agree on each stage
-        work = _pass(job, dataset, seed, checkpoint, kinds, stores)
+        store, wanted = job.settings.features.store, [kinds.index(kind) for kind in stores]
+        work = run_pass(
+            *(job, dataset, seed, checkpoint, kinds, stores, store),
+            lambda compute: _only(compute, wanted, len(kinds)),
+        )
         wait_for_all(f"{', '.join(stores)} features of {dataset.name}")
         if not is_first():
             return {labels[kind]: {} for kind in stores}
@@ -110,7 +101,7 @@ def _pass_stages(
     warm_up = warmup_stage.stage(job, seed)
     inputs = {"rows": dataset.digest, "warmup": stage_hash(warm_up), **job.checkpoint.digest}
     identities = {
-        label: Stage("features", _identity(job, kind, seed, number), inputs)
+        label: Stage("features", identity(job, kind, seed, number), inputs)
         for kind, label in labels.items()
     }
     found = job.stages.run_together(identities, build, shared=True)
@@ -122,7 +113,8 @@ def _label(job: Job, dataset: Dataset, kind: str, seed: int, number: int) -> str
     return f"{dataset.name} {kind} seed {seed}{which}"
 
 
-def _identity(job: Job, kind: str, seed: int, number: int) -> dict:
+def identity(job: Job, kind: str, seed: int, number: int) -> dict:
+    """The settings of a pass that its features depend on; number: of the checkpoint."""
     settings = job.settings.features
     projection = dataclasses.asdict(settings.projection)
     return {
@@ -140,18 +132,20 @@ def _direction(job: Job, kind: str) -> DirectionConfig:
     return DirectionConfig(kind, adam.b1, adam.b2, adam.eps)
 
 
-def _pass(
+def run_pass(
     job: Job,
     dataset: Dataset,
     seed: int,
     checkpoint: warmup_stage.WarmupCheckpoint,
     kinds: Sequence[str],
     folders: dict[str, epath.Path],
+    store: StoreConfig,
+    rows_of: Callable[[Compute], Compute],
 ) -> dict:
-    """One pass over the rows, which fills the stores of these kinds.
+    """One pass over the rows, which fills a store in each of these folders.
 
     The program makes all `kinds`, also those whose stores are finished: without them it would be
-    another program, which rounds differently.
+    another program, which rounds differently. rows_of: makes of it what gives each store its rows.
     """
     mesh = shared_mesh()
     settings = job.settings.features
@@ -161,22 +155,14 @@ def _pass(
     )
     directions = tuple(_direction(job, kind) for kind in kinds)
     function = feature_function(job.model, directions, projection, mesh)
-    wanted = np.array([kinds.index(kind) for kind in folders])
-
-    def compute(batch: Batch) -> FeatureBatch:
-        found = function(inputs, batch.tokens_BT, batch.supervised_BT)
-        if len(wanted) == len(kinds):
-            return found
-        return found._replace(features_KBP=found.features_KBP[wanted])
-
+    compute = rows_of(lambda batch: function(inputs, batch.tokens_BT, batch.supervised_BT))
     devices = mesh.size if mesh else 1
     batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)
     rows = dataset.records.numbers_N.tolist()
     parameters = sum(leaf.size for leaf in job.weights.values())
     with contextlib.ExitStack() as stack:
         writers = [
-            stack.enter_context(StoreWriter(folder, rows, settings.store))
-            for folder in folders.values()
+            stack.enter_context(StoreWriter(folder, rows, store)) for folder in folders.values()
         ]
         label = f"gradients ({', '.join(folders)})"
         return extract(
@@ -189,6 +175,18 @@ def _pass(
             process_share(),
             compile_cost(parameters, jax.default_backend()),
         )
+
+
+def _only(compute: Compute, wanted: Sequence[int], kinds: int) -> Compute:
+    """The function of a pass with the features of some of its kinds."""
+    if len(wanted) == kinds:
+        return compute
+
+    def some(batch: Batch) -> FeatureBatch:
+        found = compute(batch)
+        return found._replace(features_KBP=found.features_KBP[np.array(wanted)])
+
+    return some
 
 
 def _measured(dataset: Dataset, function, inputs, devices: int) -> int:

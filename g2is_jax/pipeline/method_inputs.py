@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
 from g2is_jax.data.records import prompt, whole
+from g2is_jax.features.cosines import axes
 from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import (
@@ -15,6 +17,7 @@ from g2is_jax.pipeline import (
     hidden_stage,
     losses_stage,
     ordered_stage,
+    scores_stage,
     warmup_stage,
     whitened_stage,
 )
@@ -55,7 +58,10 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
         for name, dataset in datasets.items():
-            folders = feature_stages(job, dataset, method, seed)
+            if name == "features" and job.settings.features.scores_only:
+                folders = scores_stage.stages(job, _kind_of_pool(job, method), target, seed)
+            else:
+                folders = feature_stages(job, dataset, method, seed)
             found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
     return found
 
@@ -73,10 +79,14 @@ def feature_stages(job: Job, dataset: Dataset, method: str, seed: int) -> list[e
     ]
 
 
+def _kind_of_pool(job: Job, method: str) -> str:
+    return features_stage.kind_of(job, job.data.pool, method)
+
+
 def _of_pool(job: Job, method: str, seed: int) -> list[epath.Path]:
     """The stages of the pool's features that a method takes, before any whitening."""
     pool = job.data.pool
-    return features_stage.stages(job, pool, features_stage.kind_of(job, pool, method), seed)
+    return features_stage.stages(job, pool, _kind_of_pool(job, method), seed)
 
 
 def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path]:
@@ -131,9 +141,19 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
             losses_before_N=losses_stage.losses(losses_stage.before(job)),
             losses_after_N=losses_stage.losses(losses_stage.after(job, target, seed)),
         )
-    pool = rows_of(job, job.data.pool, method, seed)
     validation = rows_of(job, target.validation, method, seed)
     subtasks_M = np.array([record.subtask for record in target.validation.records])
+    if needs == FEATURES and job.settings.features.scores_only:
+        folders = scores_stage.stages(job, _kind_of_pool(job, method), target, seed)
+        cosines = scores_stage.read(folders, _weights(job, folders, seed), validation.finite_N)
+        return dataclasses.replace(
+            bare,
+            limits=without(job.limits, ~cosines.finite_N),
+            pool=cosines,
+            validation=axes(int(validation.finite_N.sum())),
+            subtasks_M=subtasks_M[validation.finite_N],
+        )
+    pool = rows_of(job, job.data.pool, method, seed)
     return dataclasses.replace(
         bare,
         limits=without(job.limits, ~pool.finite_N),
@@ -167,10 +187,14 @@ def load_features(job: Job, dataset: Dataset, method: str, seed: int) -> Rows:
     Those of several checkpoints stand side by side, under the checkpoints' weights.
     """
     folders = tuple(feature_stages(job, dataset, method, seed))
-    weights: tuple[float, ...] = (1.0,)
-    if len(folders) > 1:
-        weights = tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))
-    return _load(job, dataset, folders, weights)
+    return _load(job, dataset, folders, _weights(job, folders, seed))
+
+
+def _weights(job: Job, folders: Sequence[epath.Path], seed: int) -> tuple[float, ...]:
+    """The weights of the checkpoints that these folders are of."""
+    if len(folders) == 1:
+        return (1.0,)
+    return tuple(checkpoint.weight for checkpoint in warmup_stage.load(job, seed))
 
 
 def _load(

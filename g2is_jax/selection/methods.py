@@ -124,7 +124,7 @@ class Method:
 
     kind: of the pool's features. seeded: another seed gives another selection.
     reads: the settings of its own that decide what it chooses; sections: where they stand in the
-    config, which no other method reads.
+    config, which no other method reads. by_cosines: it looks at cosines to validation rows alone.
     """
 
     needs: str
@@ -133,6 +133,13 @@ class Method:
     seeded: bool = False
     reads: Callable[[SelectionSettings], dict] = lambda settings: {}
     sections: tuple[str, ...] = ()
+    by_cosines: bool = False
+
+
+def _by_cosines(
+    choose: Callable[[MethodInputs], Selection], kind: Callable[[FeatureKinds], str]
+) -> Method:
+    return Method(FEATURES, choose, kind, by_cosines=True)
 
 
 def _walk(name: str, kind: Callable[[FeatureKinds], str], sections: tuple[str, ...]) -> Method:
@@ -185,9 +192,9 @@ METHODS: dict[str, Method] = {
         TEXTS, lambda m: dsir(m.pool_texts, m.validation_texts, m.limits, m.seed), seeded=True
     ),
     "rds_plus": Method(HIDDEN, lambda m: rds_plus(*m.rows(), m.limits)),
-    "less": Method(FEATURES, lambda m: less(*m.rows(), m.subtasks_M, m.limits), _less_kind),
-    "less_rr": Method(FEATURES, lambda m: less_rr(*m.rows(), m.limits), _less_kind),
-    "bids": Method(FEATURES, lambda m: bids(*m.rows(), m.limits), _less_kind),
+    "less": _by_cosines(lambda m: less(*m.rows(), m.subtasks_M, m.limits), _less_kind),
+    "less_rr": _by_cosines(lambda m: less_rr(*m.rows(), m.limits), _less_kind),
+    "bids": _by_cosines(lambda m: bids(*m.rows(), m.limits), _less_kind),
     "gist": Method(
         FEATURES,
         _gist,
@@ -195,11 +202,11 @@ METHODS: dict[str, Method] = {
         reads=lambda settings: {"rank": settings.gist_rank},
         sections=("gist",),
     ),
-    "knn_even": Method(FEATURES, lambda m: knn_even(*m.rows(), m.limits), _own_kind),
-    "tsds_knn": Method(FEATURES, lambda m: tsds_knn(*m.rows(), m.limits), _own_kind),
+    "knn_even": _by_cosines(lambda m: knn_even(*m.rows(), m.limits), _own_kind),
+    "tsds_knn": _by_cosines(lambda m: tsds_knn(*m.rows(), m.limits), _own_kind),
     "tsds_kde": Method(FEATURES, lambda m: tsds_kde(*m.rows(), m.limits), _own_kind),
-    "uot": Method(FEATURES, lambda m: uot(*m.rows(), m.limits), _own_kind),
-    "coverage": Method(FEATURES, lambda m: coverage(*m.rows(), m.limits), _own_kind),
+    "uot": _by_cosines(lambda m: uot(*m.rows(), m.limits), _own_kind),
+    "coverage": _by_cosines(lambda m: coverage(*m.rows(), m.limits), _own_kind),
     "pursuit": Method(FEATURES, lambda m: pursuit(*m.rows(), m.limits), _own_kind),
     "gip": Method(FEATURES, lambda m: gip(*m.rows(), m.limits), _own_kind),
     "loss_drop": Method(LOSSES, lambda m: loss_drop(m.losses_before_N, m.losses_after_N, m.limits)),

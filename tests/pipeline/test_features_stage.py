@@ -15,7 +15,13 @@ from etils import epath
 
 from g2is_jax.features.rows import Rows
 from g2is_jax.features.store import open_store
-from g2is_jax.pipeline import features_stage, method_inputs, selection_stage, warmup_stage
+from g2is_jax.pipeline import (
+    extraction,
+    features_stage,
+    method_inputs,
+    selection_stage,
+    warmup_stage,
+)
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.selection.methods import METHODS
@@ -176,7 +182,7 @@ def test_rows_that_are_not_finite_are_never_chosen(job, monkeypatch, method):
 
 def test_hidden_states_on_request(config, tmp_path):
     asked = changed(config, run__methods="none", grads__hidden_states=True)
-    folders = features_stage.run(asked, epath.Path(tmp_path))
+    folders = extraction.run(asked, epath.Path(tmp_path))
     hidden = [folder for folder in folders if folder.name.startswith("hidden-")]
     job = open_job(asked, epath.Path(tmp_path))
     stores = [open_store(folder) for folder in hidden]
@@ -209,8 +215,8 @@ def test_eight_devices_that_share_the_base_choose_the_same_rows(config, tmp_path
 def test_a_kind_that_is_made_again_by_itself_has_the_same_bytes(config, tmp_path):
     """As after its folder was deleted, where that of the other kind stays."""
     asked = changed(config, run__methods="less,g2is")
-    folders = features_stage.run(asked, epath.Path(tmp_path))
+    folders = extraction.run(asked, epath.Path(tmp_path))
     before = {file: file.read_bytes() for folder in folders for file in folder.glob("chunk-*")}
     folders[0].rmtree()
-    assert features_stage.run(asked, epath.Path(tmp_path)) == folders
+    assert extraction.run(asked, epath.Path(tmp_path)) == folders
     assert {file: file.read_bytes() for file in before} == before

@@ -8,7 +8,7 @@ from etils import epath
 
 from configs import default
 from g2is_jax.features.rows import unit_length
-from g2is_jax.pipeline import features_stage, method_inputs
+from g2is_jax.pipeline import extraction, method_inputs
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.pipeline.query import Question, run
 from g2is_jax.runs.errors import InputError
@@ -33,7 +33,7 @@ def config(base, files):
 def workdir(config, tmp_path_factory) -> epath.Path:
     """A work folder with the features of a pool."""
     folder = epath.Path(tmp_path_factory.mktemp("query") / "work")
-    features_stage.run(config, folder)
+    extraction.run(config, folder)
     return folder
 
 

@@ -12,8 +12,8 @@ from g2is_jax.report.page.blocks import Block, Section, Table, Text
 NOT_RECORDED = "not recorded"
 WHOLE = "full"  # the method that trains on the whole pool
 KINDS = (
-    *("warmup", "features", "folded", "hidden", "embeddings", "aligned", "losses"),
-    *("selection", "finetune", "curve", "evaluate"),
+    *("warmup", "features", "scores", "folded", "hidden", "embeddings", "aligned", "losses"),
+    *("ordered", "selection", "finetune", "curve", "evaluate"),
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from g2is_jax.features.cosines import Cosines
 from g2is_jax.features.rows import check_finite, check_width, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Limits, Pick, Selection, take_in_order
@@ -29,14 +30,14 @@ def similarities(features_NP, directions_LP) -> np.ndarray:
 def unit_blocks(features_NP, start: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields the pool rows block by block: the block's slice, and its rows in float64 at length 1.
 
-    start: the first row. A zero row stays zero. InputError names the first row that holds a NaN or
-    an infinity.
+    start: the first row. A zero row stays zero, and cosines stay what they are. InputError names
+    the first row that holds a NaN or an infinity.
     """
     for first in range(start, len(features_NP), BLOCK):
         block = slice(first, min(first + BLOCK, len(features_NP)))
         rows_BP = np.asarray(features_NP[block], np.float64)
         check_finite(np.isfinite(rows_BP).all(axis=1), "pool row", first)
-        yield block, unit_length(rows_BP)
+        yield block, rows_BP if isinstance(features_NP, Cosines) else unit_length(rows_BP)
 
 
 def unit_row(features_NP, row: int) -> np.ndarray:
