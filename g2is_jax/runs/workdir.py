@@ -64,7 +64,10 @@ def claim_workdir(
 
 
 def started_with(workdir: epath.PathLike, config: ConfigDict) -> ConfigDict:
-    """Returns the config with the values of the one that the work folder was started with."""
+    """Returns the config with the values of the one that the work folder was started with.
+
+    It takes that one's place (`run.replace`): it has the fields that came with later editions too.
+    """
     file = epath.Path(workdir) / "config.json"
     if not file.exists():
         raise InputError(f"{file}: no such file; give --config, or the --workdir of a run")
@@ -75,6 +78,7 @@ def started_with(workdir: epath.PathLike, config: ConfigDict) -> ConfigDict:
         raise InputError(
             f"{file}: not a config of this edition ({reason}); give --config"
         ) from error
+    config.run.replace = True
     return config
 
 

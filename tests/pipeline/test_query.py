@@ -129,10 +129,14 @@ def test_a_pool_without_features_is_not_passed_over(config, tmp_path):
 
 def test_the_config_of_a_work_folder(config, workdir, tmp_path):
     found = started_with(workdir, default.get_config())
+    assert found.run.replace
+    found.run.replace = False
     assert found.to_dict() == json.loads((workdir / "config.json").read_text())
     assert (found.lora.rank, found.data.pool) == (config.lora.rank, config.data.pool)
     with pytest.raises(InputError, match=r"config\.json: no such file; give --config"):
         started_with(tmp_path, default.get_config())
+    (tmp_path / "config.json").write_text('{"walk": {"delta": 0.5}}')  # of an earlier edition
+    assert started_with(tmp_path, default.get_config()).walk.delta == 0.5
     (tmp_path / "config.json").write_text('{"walk": {"dleta": 1}}')
     with pytest.raises(InputError, match="not a config of this edition"):
         started_with(tmp_path, default.get_config())
