@@ -111,11 +111,11 @@ def _of_rows(job: Job, method: str, pool: Rows, question: Question, seed: int) -
     answers = []
     if len(usable) > 1:
         about = f"The {len(usable):,} rows of {dataset.path}, by the mean of the cosines to each."
-        lists = _pulls(job.data.pool, pool, cosines_MN.mean(axis=0), question.count)
+        lists = _pulls(job.data.pool, pool.finite_N, cosines_MN.mean(axis=0), question.count)
         answers.append((section("All rows together", about, lists), lists))
     for index, cosines_N in zip(usable, cosines_MN, strict=True):
         record = dataset.records[int(index)]
-        lists = _pulls(job.data.pool, pool, cosines_N, question.count)
+        lists = _pulls(job.data.pool, pool.finite_N, cosines_N, question.count)
         about = f"{shortened(prompt(record))} -> {shortened(_reply(record))}"
         answers.append((section(f"Row {record.id}", about, lists), lists))
     return answers
@@ -141,9 +141,10 @@ def _asked_rows(job: Job, question: Question) -> Dataset:
     return read_dataset(reader, "stop", job.data.chat, data.max_length)
 
 
-def _pulls(pool: Dataset, rows: Rows, cosines_N, count: int) -> list[FoundList]:
-    """The rows of the largest and of the smallest cosines; equal ones by lower index."""
-    usable = np.flatnonzero(rows.finite_N)
+def _pulls(pool: Dataset, shown_N, cosines_N, count: int) -> list[FoundList]:
+    """The rows, of those of a mask, with the largest and the smallest cosines; equal ones by lower
+    index."""
+    usable = np.flatnonzero(shown_N)
     order = usable[np.argsort(-cosines_N[usable], kind="stable")]
     back = usable[np.argsort(cosines_N[usable], kind="stable")]
     return [
@@ -160,9 +161,8 @@ def _of_pool_row(pool: Dataset, rows: Rows, question: Question) -> Answered:
                          f"{question.pool_row!r}")  # fmt: skip
     own = int(places[0])
     [cosines_N] = similarities(rows, unit_length(np.asarray(rows[own : own + 1], np.float64)))
-    finite_N = rows.finite_N & (np.arange(len(rows)) != own)
-    others = Rows(rows.values_NP, rows.scales_N, None, finite_N)
-    lists = _pulls(pool, others, cosines_N, question.count)
+    others_N = rows.finite_N & (np.arange(len(rows)) != own)
+    lists = _pulls(pool, others_N, cosines_N, question.count)
     record = pool.records[own]
     about = f"{shortened(prompt(record))} -> {shortened(_reply(record))}"
     return section(f"Pool row {record.id}", about, lists), lists

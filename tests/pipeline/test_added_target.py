@@ -9,16 +9,15 @@ from g2is_jax.pipeline import added_target, whole_run
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.workdir import started_with
 from tests.support.small import stages
-from tests.support.small_job import changed, small_config
+from tests.support.small_job import changed, job_of_files, small_config
 
 
 @pytest.fixture(scope="module")
 def config(base, files):
-    return changed(
-        small_config(base),
-        data__pool=str(files / "pool.jsonl"),
-        data__validation=str(files / "val_plus.jsonl"),
-        data__test=str(files / "test_plus.jsonl"),
+    return job_of_files(
+        base,
+        files,
+        measured=True,
         run__methods="less_rr,g2is",
         evaluate__new_tokens=0,
     )

@@ -13,18 +13,16 @@ from g2is_jax.features.store import StoreConfig
 from g2is_jax.pipeline import own_features, selection_stage
 from g2is_jax.runs.errors import InputError
 from tests.support.small import stages
-from tests.support.small_job import changed, small_config
+from tests.support.small_job import changed, job_of_files
 
 METHODS = "less,less_rr,knn_even,coverage,pursuit,g2is_paper,g2is"
 
 
 @pytest.fixture(scope="module")
 def config(base, files):
-    return changed(
-        small_config(base),
-        data__pool=str(files / "pool.jsonl"),
-        data__validation=str(files / "val_plus.jsonl"),
-        data__test="",
+    return job_of_files(
+        base,
+        files,
         run__methods=METHODS,
         warmup__keep_checkpoints=2,
     )

@@ -14,16 +14,14 @@ from g2is_jax.pipeline.query import Question, run
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.workdir import started_with
 from tests.support.small import stages
-from tests.support.small_job import changed, small_config
+from tests.support.small_job import job_of_files
 
 
 @pytest.fixture(scope="module")
 def config(base, files):
-    return changed(
-        small_config(base),
-        data__pool=str(files / "pool.jsonl"),
-        data__validation=str(files / "val_plus.jsonl"),
-        data__test="",
+    return job_of_files(
+        base,
+        files,
         run__methods="less_rr,g2is",
         grads__kind="sgd",  # as of the rows that are asked about
     )

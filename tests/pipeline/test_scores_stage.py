@@ -10,18 +10,16 @@ from g2is_jax.pipeline import added_target, extraction, features_stage, selectio
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.runs.errors import InputError
 from tests.support.small import stages
-from tests.support.small_job import changed, small_config
+from tests.support.small_job import changed, job_of_files
 
 METHODS = "less,less_rr,bids,knn_even,tsds_knn,uot,coverage"
 
 
 @pytest.fixture(scope="module")
 def config(base, files):
-    return changed(
-        small_config(base),
-        data__pool=str(files / "pool.jsonl"),
-        data__validation=str(files / "val_plus.jsonl"),
-        data__test="",
+    return job_of_files(
+        base,
+        files,
         run__methods=METHODS,
         grads__dtype="float32",
         warmup__keep_checkpoints=2,

@@ -92,6 +92,17 @@ def changed(config: ConfigDict, **fields) -> ConfigDict:
     return copy
 
 
+def job_of_files(base: epath.Path, files: Path, measured: bool = False, **fields) -> ConfigDict:
+    """`small_config` with the pool and the target of the fixture `files`, changed further."""
+    return changed(
+        small_config(base),
+        data__pool=str(files / "pool.jsonl"),
+        data__validation=str(files / "val_plus.jsonl"),
+        data__test=str(files / "test_plus.jsonl") if measured else "",
+        **fields,
+    )
+
+
 def write_config(file: Path, config: ConfigDict) -> Path:
     """The config as a file for `--config`."""
     file.write_text(
