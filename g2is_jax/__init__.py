@@ -19,17 +19,20 @@ Some letters mean something else in some files:
     G  query heads that share a key/value head (attention's kernels)
     K  directions of Adam or checkpoints (features), rows chosen (selection/walk, report), the best
        of a share (selection/neighbours), bootstrap draws (evaluation/compare)
-    L  rows or directions asked for (features/unit_rows, selection/rivals), slots (selection/walk),
-       letters (evaluation)
+    L  rows or directions asked for (features/unit_rows and rows_on_disk, selection/rivals), the
+       most validation rows of a target (features/cosines), slots (selection/walk), letters
+       (evaluation)
     Q  twice the projected width (features/projection)
     R  part of the G values (features/projection), rows that a slot enters (selection/walk)
     S  places of keys (attention's kernels), tokens of all devices (model/sharing), part of the T
        tokens (training/loss) or of the G values (features/projection), sampled rows
-       (features/diagnostics, graph, report), sources (selection, graph), subtasks
+       (features/diagnostics, graph, report), stores (features/cosines), sources (selection, graph), subtasks
        (selection/rivals), shares (selection/neighbours), seeds (evaluation,
        report/results_table), sequences (planning)
-    W  widths of batches (data/widths), words of sign bits (features/projection), rows that wait
+    W  widths of batches (data/widths), words of sign bits (features/projection), width of a rotated
+       row (features/bits) or of checkpoints side by side (features/ordered), rows that wait
        (selection/walk/front)
-    X  two axes flattened into one, width of what goes into a product (model/product)
+    X  two axes flattened into one, bytes of a row of bits (features/bits), width of what goes into
+       a product (model/product)
     Y  width of what a product comes to (model/product)
 """
