@@ -26,8 +26,8 @@ Some letters mean something else in some files:
     R  part of the G values (features/projection), rows that a slot enters (selection/walk)
     S  places of keys (attention's kernels), tokens of all devices (model/sharing), part of the T
        tokens (training/loss) or of the G values (features/projection), sampled rows
-       (features/diagnostics, graph, report), stores (features/cosines), sources (selection, graph), subtasks
-       (selection/rivals), shares (selection/neighbours), seeds (evaluation,
+       (features/diagnostics, graph, report), stores (features/cosines), sources (selection,
+       graph), subtasks (selection/rivals), shares (selection/neighbours), seeds (evaluation,
        report/results_table), sequences (planning)
     W  widths of batches (data/widths), words of sign bits (features/projection), width of a rotated
        row (features/bits) or of checkpoints side by side (features/ordered), rows that wait
