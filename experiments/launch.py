@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from g2is_jax.pipeline.command_line import parse_config
+from g2is_jax.pipeline.command_line import parse_config, started_with
 from g2is_jax.runs.backend import start_backend
 from g2is_jax.runs.errors import FAILED, InputError, StoreLost
 from g2is_jax.runs.lock import locked
@@ -24,7 +24,6 @@ from g2is_jax.runs.processes import end, is_first, start
 from g2is_jax.runs.stopping import STOPPED, sigterm_heeded
 from g2is_jax.runs.storage import naming_failures, path_of
 from g2is_jax.runs.terminal import prepare_output, printable
-from g2is_jax.runs.workdir import started_with
 
 
 def launch(

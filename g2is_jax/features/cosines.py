@@ -11,19 +11,7 @@ import numpy as np
 from jax import lax
 
 from g2is_jax.features.gradients import FeatureBatch
-from g2is_jax.features.rows import Rows, divisors
-
-
-class Cosines(Rows):
-    """The cosines of N pool rows to M validation rows, [N, M], as rows that are not normalised.
-
-    With `axes` as the validation rows, products are the cosines themselves.
-    """
-
-
-def axes(count: int) -> Rows:
-    """The validation rows that cosines are to: unit vectors."""
-    return Rows(np.eye(count, dtype=np.float32))
+from g2is_jax.features.rows import divisors
 
 
 def scoring(

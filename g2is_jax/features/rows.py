@@ -98,6 +98,18 @@ class Rows:
         return (parts_NKP * self.norms_NK[:, :, None]).reshape(self.shape)
 
 
+class Cosines(Rows):
+    """The cosines of N pool rows to M validation rows, [N, M], as rows that are not normalised.
+
+    With `axes` as the validation rows, products are the cosines themselves.
+    """
+
+
+def axes(count: int) -> Rows:
+    """The validation rows that cosines are to: unit vectors."""
+    return Rows(np.eye(count, dtype=np.float32))
+
+
 def as_rows(features_NP) -> Rows:
     """The matrix as `Rows`; an array of any type but bfloat16 is converted to float32."""
     if isinstance(features_NP, Rows):

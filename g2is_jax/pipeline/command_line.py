@@ -1,6 +1,7 @@
 """Flags of a command, parsed so that a mistake is explained by what there is."""
 
 import difflib
+import json
 import os
 import re
 import runpy
@@ -8,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict
 
 from g2is_jax.pipeline.fields import config_fields, file_names, written
@@ -40,6 +42,25 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     if flags.FLAGS.config is not None:
         write_out_files(flags.FLAGS.config)
     return left
+
+
+def started_with(workdir: epath.Path, config: ConfigDict) -> ConfigDict:
+    """Returns the config with the values of the one that the work folder was started with.
+
+    It takes that one's place (`run.replace`): it has the fields that came with later editions too.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise InputError(f"{file}: no such file; give --config, or the --workdir of a run")
+    try:
+        config.update(json.loads(file.read_text()))
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file}: not a config of this edition ({reason}); give --config"
+        ) from error
+    config.run.replace = True
+    return config
 
 
 def write_out_files(config: ConfigDict) -> None:

@@ -9,7 +9,7 @@ from g2is_jax.model.build import Model
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.methods import SECTIONS, WalkSettings
+from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, WalkSettings, needing
 
 
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
@@ -24,16 +24,36 @@ def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path
 
 
 def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequence[Target]) -> None:
-    """Check that features can be folded as often as asked, and that each walk finds enough rows."""
+    """Check that features can be folded as often as asked, that cosines are enough where they are
+    all that is kept, and that each walk finds enough rows."""
     width = features_width(settings.features.projection, model.adapter_shapes)
     if width % 2**settings.features.folds:
         raise InputError(
             f"grads.folds = {settings.features.folds}: rows of {width} values cannot be halved so "
             "often; lower it, or change projection.width"
         )
+    if settings.features.scores_only:
+        _check_scores(settings)
     for method, walk in settings.selection.walks.items():
         if method in settings.selection.methods:
             _check_walk(SECTIONS[method], walk, len(pool.records), targets)
+
+
+def _check_scores(settings: Settings) -> None:
+    """Check that cosines are enough for what is asked."""
+    asked = needing(settings.selection.methods, FEATURES)
+    others = [name for name in asked if not METHODS[name].by_cosines]
+    if others:
+        able = ", ".join(name for name, method in METHODS.items() if method.by_cosines)
+        raise InputError(
+            f"grads.scores_only: {', '.join(others)} of run.methods cannot choose by cosines to "
+            f"validation rows alone; leave them out ({able} can), or keep the features"
+        )
+    if settings.features.folds or settings.features.precondition != "none":
+        raise InputError(
+            "grads.scores_only leaves no features to fold or to whiten; set grads.folds to 0 and "
+            "grads.precondition to none"
+        )
 
 
 def _check_walk(

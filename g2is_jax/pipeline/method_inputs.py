@@ -8,8 +8,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.records import prompt, whole
-from g2is_jax.features.cosines import axes
-from g2is_jax.features.rows import Rows
+from g2is_jax.features.rows import Rows, axes
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import (
     embed_stage,

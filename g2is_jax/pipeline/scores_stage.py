@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from g2is_jax.features.cosines import Cosines, scoring
-from g2is_jax.features.rows import unit_length
+from g2is_jax.features.cosines import scoring
+from g2is_jax.features.rows import Cosines, unit_length
 from g2is_jax.features.store import Store, StoreConfig, open_store
 from g2is_jax.pipeline import features_stage, warmup_stage
 from g2is_jax.pipeline.datasets import Target

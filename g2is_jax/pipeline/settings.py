@@ -22,7 +22,7 @@ from g2is_jax.pipeline.fields import file_names, listed, owned, part_of
 from g2is_jax.pipeline.first_date import read_date
 from g2is_jax.pipeline.selection_settings import read_selection
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.methods import FEATURES, METHODS, SelectionSettings, needing
+from g2is_jax.selection.methods import SelectionSettings
 from g2is_jax.skills.world import WorldConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
@@ -182,38 +182,19 @@ def check_settings(config: ConfigDict, backend: str) -> Settings:
     checkpoint = CheckpointSettings(config.model.checkpoint, config.model.revision)
     lora = {**config.lora, "targets": listed(config.lora.targets, "lora.targets")}
     data = _data(config, checkpoint)
-    selection = read_selection(config)
-    if config.grads.scores_only:
-        _check_scores(config, selection.methods)
     return Settings(
         data=data,
         base=BaseSettings(checkpoint, read_model(config.model, backend)),
         lora=owned(LoraConfig, lora, "lora"),
         warmup=_warmup(config),
         features=_features(config),
-        selection=selection,
+        selection=read_selection(config),
         finetune=FinetuneSettings(
             _fit(config.finetune, "finetune"), config.finetune.keep_epochs, config.finetune.merge
         ),
         evaluation=_evaluation(config, data.targets),
         seeds=_seeds(config.run.seeds),
     )
-
-
-def _check_scores(config: ConfigDict, methods: Sequence[str]) -> None:
-    """Check that cosines are enough for what is asked."""
-    others = [name for name in needing(methods, FEATURES) if not METHODS[name].by_cosines]
-    if others:
-        able = ", ".join(name for name, method in METHODS.items() if method.by_cosines)
-        raise InputError(
-            f"grads.scores_only: {', '.join(others)} of run.methods cannot choose by cosines to "
-            f"validation rows alone; leave them out ({able} can), or keep the features"
-        )
-    if config.grads.folds or config.grads.precondition != "none":
-        raise InputError(
-            "grads.scores_only leaves no features to fold or to whiten; set grads.folds to 0 and "
-            "grads.precondition to none"
-        )
 
 
 def _data(config: ConfigDict, checkpoint: CheckpointSettings) -> DataSettings:

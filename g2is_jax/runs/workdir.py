@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import make_folder, naming_failures, write_atomic
@@ -61,25 +60,6 @@ def claim_workdir(
         )
     if any(new.get(field) and not old.get(field) for field in later_fields):
         write_atomic(file, text)
-
-
-def started_with(workdir: epath.PathLike, config: ConfigDict) -> ConfigDict:
-    """Returns the config with the values of the one that the work folder was started with.
-
-    It takes that one's place (`run.replace`): it has the fields that came with later editions too.
-    """
-    file = epath.Path(workdir) / "config.json"
-    if not file.exists():
-        raise InputError(f"{file}: no such file; give --config, or the --workdir of a run")
-    try:
-        config.update(json.loads(file.read_text()))
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{file}: not a config of this edition ({reason}); give --config"
-        ) from error
-    config.run.replace = True
-    return config
 
 
 def flat_fields(config: dict, above: str = "") -> dict[str, Any]:

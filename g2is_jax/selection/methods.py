@@ -232,6 +232,8 @@ def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
 
 def reads(method: str, field: str) -> bool:
     """True if the field of the config can change what the method chooses."""
+    if field == "selection.memory":
+        return False
     section = field.partition(".")[0]
     owners = [name for name in METHODS if section in METHODS[name].sections]
     if owners:

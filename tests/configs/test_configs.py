@@ -34,6 +34,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "precondition": ("none", "pool"),
     "kind": ("rms", "sign"),
     "selection.unit": ("fraction", "rows"),
+    "selection.memory": ("memory", "disk"),
     "schedule": ("linear", "cosine"),
     "dtype": ("bfloat16", "float32"),
     "activations": ("bfloat16", "float32"),

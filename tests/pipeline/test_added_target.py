@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 
 from g2is_jax.pipeline import added_target, whole_run
+from g2is_jax.pipeline.command_line import started_with
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.workdir import started_with
 from tests.support.small import stages
 from tests.support.small_job import changed, job_of_files, small_config
 

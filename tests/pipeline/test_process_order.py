@@ -50,14 +50,14 @@ def _no_model(monkeypatch):
         wait_for_all("trained")
         return None, {"devices": 1}
 
-    def one_pass(job, dataset, seed, checkpoint, kinds, stores):
+    def one_pass(*_):
         wait_for_all("passed")
         return {"devices": 1}
 
     monkeypatch.setattr(warmup_stage, "train", train)
     monkeypatch.setattr(warmup_stage, "load_trained", lambda *_: [(None, MOMENTS)])
     monkeypatch.setattr(warmup_stage, "mean_rates", lambda *_: [1.0])
-    monkeypatch.setattr(features_stage, "_pass", one_pass)
+    monkeypatch.setattr(features_stage, "run_pass", one_pass)
     monkeypatch.setattr(features_stage, "write_diagnostics", lambda *_: None)
     monkeypatch.setattr(features_stage, "_momentum", lambda *_: None)
 

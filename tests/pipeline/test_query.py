@@ -9,10 +9,10 @@ from etils import epath
 from configs import default
 from g2is_jax.features.rows import unit_length
 from g2is_jax.pipeline import extraction, method_inputs
+from g2is_jax.pipeline.command_line import started_with
 from g2is_jax.pipeline.job import open_job
 from g2is_jax.pipeline.query import Question, run
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.workdir import started_with
 from tests.support.small import stages
 from tests.support.small_job import job_of_files
 

@@ -252,7 +252,7 @@ def test_what_changes_the_pool_or_only_the_tuning(ablated, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("sweep", "fields", "told"),
     [
-        ("gone", {}, r"--sweep=gone: there is no such sweep; choose one of width, delta, keep"),
+        ("gone", {}, r"--sweep=gone: there is no such sweep; choose one of width, rows, delta"),
         ("slip", {}, r"sweep slip .*no config field walk\.dleta; did you mean walk\.delta\?"),
         ("twice", {}, "sweep twice .*has a setting twice"),
         ("empty", {}, "sweep empty .*has no setting"),

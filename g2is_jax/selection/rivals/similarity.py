@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from g2is_jax.features.cosines import Cosines
-from g2is_jax.features.rows import check_finite, check_width, unit_length
+from g2is_jax.features.rows import Cosines, check_finite, check_width, unit_length
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.budget import Limits, Pick, Selection, take_in_order
 
