@@ -68,7 +68,10 @@ def test_the_memory_of_this_process(tmp_path, monkeypatch):
     monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "meminfo")
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    5000000 kB\n")
     monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
-    unlimited = lambda kind: (host_memory.resource.RLIM_INFINITY, 0)  # noqa: E731  # one line
+
+    def unlimited(kind):
+        return host_memory.resource.RLIM_INFINITY, 0
+
     monkeypatch.setattr(host_memory.resource, "getrlimit", unlimited)
     assert host_memory.available_bytes() == 5_120_000_000
     (tmp_path / "memory.max").write_text("max\n")
