@@ -37,7 +37,7 @@ from g2is_jax.selection.neighbours import neighbours
 from g2is_jax.selection.rivals.similarity import similarities
 
 QUERIES = "queries"  # folder of a work folder
-PART_OF_PAIRS = 100  # nearest rows of each row that near-duplicates are looked for among
+MOST_ALIKE = 100  # nearest rows of each row, among which near-duplicates are looked for
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _of_pool_row(pool: Dataset, rows: Rows, question: Question) -> Answered:
 
 def _duplicates(pool: Dataset, rows: Rows, least: float, count: int) -> Answered:
     """The pairs of pool rows whose cosine is at least this, the most alike first."""
-    near = min(PART_OF_PAIRS, len(rows) - 1)
+    near = min(MOST_ALIKE, len(rows) - 1)
     indices_NE, cosines_NE = neighbours(rows, near, shared_mesh())
     alike_NE = (cosines_NE >= least) & (indices_NE > np.arange(len(rows))[:, None])
     firsts, places = np.nonzero(alike_NE)

@@ -232,7 +232,7 @@ def identity(method: str, settings: SelectionSettings, seed: int) -> dict:
 
 def reads(method: str, field: str) -> bool:
     """True if the field of the config can change what the method chooses."""
-    if field == "selection.memory":
+    if field == "selection.memory":  # where features lie changes nothing that is chosen
         return False
     section = field.partition(".")[0]
     owners = [name for name in METHODS if section in METHODS[name].sections]

@@ -174,8 +174,7 @@ def _log_work(file: Path) -> None:
         os.write(log, f"chunk {_stage(self._folder)} {index}\n".encode())
         write_chunk(self, index, *rows)
 
-    # Methods are replaced, of a process that does nothing else, which mypy cannot know.
-    MetricsLog.write, StoreWriter.write = step, chunk  # type: ignore[assignment, method-assign]
+    MetricsLog.write, StoreWriter.write = step, chunk  # type: ignore[assignment, method-assign]  # in a process that does nothing else
 
 
 def _stage(folder: os.PathLike) -> str:
