@@ -1,17 +1,19 @@
 """A selection from more rows than anyone has at hand: seconds and memory of the command itself.
 
     python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005
-    python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005 --memory=disk \\
-        --limit=1.5
+    python -m experiments.bench.scale --rows=1000000 --width=1024 --budget=0.005 \\
+        --memory=memory,disk --limit=1.5
 
 Random rows are written into a store, chunk by chunk; then `select_subset` chooses from it, in a
 process of its own whose time and peak memory count, from its start to its end: reading and
-checking the store, compiling, the walk, and writing the selection.
+checking the store, compiling, the walk, and writing the selection. Left on disk, the rows are put
+in order first.
 """
 
 import dataclasses
+import functools
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from etils import epath
 from experiments.bench.timing import check_settings, heading, launch, measured, timed
 from experiments.bench.walk import CASES, VALIDATION, drawn
 from experiments.bench.written_store import write_chunks
+from g2is_jax.features.ordered import MEMORY
 from g2is_jax.runs.errors import InputError
 
 GB = 1e9
@@ -40,8 +43,9 @@ class BenchConfig:
     rows, width: N and P
     budget: share of the rows to choose
     methods: names by commas
-    memory: `selection.memory`
-    limit: GB of memory that the command may take beside files that it maps (RLIMIT_DATA); 0: all
+    memory: values of `selection.memory` to choose with, by commas
+    limit: GB that a command with rows on disk may take beside files that it maps (RLIMIT_DATA); 0:
+        all
     threads: cores to use
     folder: where the store lies, a temporary folder if empty
     """
@@ -58,20 +62,23 @@ class BenchConfig:
     folder: str = ""
 
     def __post_init__(self):
-        check_settings(self, ("write", "select"), ("rows", "width", "threads"))
+        check_settings(self, ("write", *MEMORY), ("rows", "width", "threads"))
         if self.case not in CASES:
             raise InputError(f"--case: {self.case!r} is none of {', '.join(CASES)}")
 
     @property
     def parts(self) -> str:
-        return "write,select"
+        return f"write,{self.memory}"
 
 
 def run(config: BenchConfig) -> dict:
     """Measures each part; with the machine and the versions that it was done on."""
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         placed = dataclasses.replace(config, folder=folder)
-        return measured(placed, {"write": write, "select": select}, ("jax", "numpy"))
+        selects = {memory: functools.partial(select, memory) for memory in MEMORY}
+        result = measured(placed, {"write": write, **selects}, ("jax", "numpy"))
+    chosen = [result[memory].pop("chosen") for memory in MEMORY if memory in result]
+    return result | {"wrong": [] if chosen == chosen[:1] * len(chosen) else ["rows differ"]}
 
 
 def write(config: BenchConfig) -> dict:
@@ -88,29 +95,51 @@ def write(config: BenchConfig) -> dict:
     return {"seconds": seconds, "bytes": size}
 
 
-def select(config: BenchConfig) -> dict:
-    """Returns the command's own seconds and peak memory, and its report of each method."""
+def select(memory: str, config: BenchConfig) -> dict:
+    """Returns the command's own seconds and peak memory, its report of each method, and the hash of
+    what each chose."""
     folder = Path(config.folder)
+    workdir = folder / f"out-{memory}"
     flags = {
         "config": "configs/default.py",
-        "workdir": folder / "out",
+        "workdir": workdir,
         "train_features": folder / "store",
         "validation_features": folder / "validation.npy",
         "config.run.methods": config.methods,
         "config.selection.budget": config.budget,
         "config.selection.unit": "fraction",
-        "config.selection.memory": config.memory,
+        "config.selection.memory": memory,
     }
     command = [sys.executable, "-m", "experiments.select_subset"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    if config.limit:  # the command's own, and that of no other process
+    if config.limit and memory == "disk":  # the command's own, and that of no other process
         limit = int(config.limit * GB)
         command = ["prlimit", f"--data={limit}:{limit}", *command]
-    seconds, _ = timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[2]))
-    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    selections = (folder / "out/stages").glob("selection-*/manifest.json")
-    manifests = [json.loads(file.read_text()) for file in selections]
-    return {"seconds": seconds, "peak": peak, "methods": dict(map(summary_of, manifests))}
+    seconds, peak = timed(lambda: peak_of(command))
+    stages = sorted(workdir.glob("stages/selection-*"))
+    manifests = [json.loads((stage / "manifest.json").read_text()) for stage in stages]
+    return {
+        "seconds": seconds,
+        "peak": peak,
+        "methods": dict(map(summary_of, manifests)),
+        "chosen": {stage.name: chosen_in(stage) for stage in stages},
+    }
+
+
+def peak_of(command: list[str]) -> int:
+    """Runs a command; returns its peak memory in bytes, pages of files that it maps among them."""
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return 1024 * used.ru_maxrss
+
+
+def chosen_in(stage: Path) -> list[int]:
+    """Returns the rows of a selection, in order."""
+    lines = (stage / "selection.jsonl").read_text().splitlines()
+    return [json.loads(line)["row"] for line in lines]
 
 
 def summary_of(manifest: dict) -> tuple[str, dict]:
@@ -121,22 +150,28 @@ def summary_of(manifest: dict) -> tuple[str, dict]:
 
 
 def table(result: dict) -> str:
-    """Returns a line for the store, one for the command, and one for each method."""
-    s, written, selected = result["settings"], result["write"], result["select"]
+    """Returns a line for the store, one for each command, and one for each of its methods."""
+    s, written = result["settings"], result["write"]
     features = s["rows"] * s["width"] * ITEMSIZE[s["dtype"]]
     lines = [
         heading(result),
         f"{s['case']}: {s['rows']:,} {s['dtype']} rows of {s['width']:,}, {features / GB:.2f} GB",
         f"written in {written['seconds']:.0f} s ({written['bytes'] / GB:.2f} GB on disk)",
-        f"select_subset: {selected['seconds']:.0f} s, peak memory {selected['peak'] / GB:.2f} GB, "
-        f"{selected['peak'] / features:.2f} of the features'",
     ]
-    for method, found in selected["methods"].items():
-        reads = f" in {found['passes']} reads of the features" if found["passes"] else ""
+    commands = {memory: result[memory] for memory in MEMORY if memory in result}
+    for memory, selected in commands.items():
         lines.append(
-            f"  {method}: {found['rows']:,} rows{reads}, {found['seconds']:.0f} s, of which "
-            f"{found['compile_seconds']:.0f} s compiling"
+            f"select_subset, memory = {memory}: {selected['seconds']:.0f} s, peak memory "
+            f"{selected['peak'] / GB:.2f} GB, {selected['peak'] / features:.2f} of the features'"
         )
+        for method, found in selected["methods"].items():
+            reads = f" in {found['passes']} reads of the features" if found["passes"] else ""
+            lines.append(
+                f"  {method}: {found['rows']:,} rows{reads}, {found['seconds']:.0f} s, of which "
+                f"{found['compile_seconds']:.0f} s compiling"
+            )
+    if len(commands) > 1:
+        lines.append("the rows differ" if result["wrong"] else "the same rows")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from g2is_jax.features import rows_on_disk
 from g2is_jax.features.rows import LARGEST_INT8, Rows, check_finite, divisors
 from g2is_jax.features.rows_on_disk import UnitRowsOnDisk
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import DATA
+from g2is_jax.runs.mesh import DATA, on_host, spans_processes
 
 FEWEST_COLUMNS = 4  # of a product: for fewer, XLA on a CPU makes a float32 copy of the rows
 DIGITS, DIGIT_BASE = 3, 254  # an int8 digit is a whole number from -127 to 127
@@ -38,11 +38,11 @@ AnyRows = UnitRows | UnitRowsOnDisk
 
 def unit_rows_of(rows: Rows, mesh: Mesh | None) -> AnyRows:
     """The rows on the device, or shared out over a mesh with zero rows added until it divides; or
-    left on disk, where they are there.
+    left on disk, where they are there and one process is to use them.
 
     InputError names a row that is not finite.
     """
-    if rows.on_disk:
+    if rows.on_disk and not spans_processes(mesh):
         return rows_on_disk.on_disk(rows)
     if rows.scales_N is not None and rows.shape[1] > WIDEST_INT8:
         raise InputError(
@@ -53,7 +53,7 @@ def unit_rows_of(rows: Rows, mesh: Mesh | None) -> AnyRows:
     on_cpu = jax.default_backend() == "cpu"
     in_turn = on_cpu and mesh is None and values_NP.dtype == jnp.int8
     lengths_N = _lengths_in_turn(values_NP) if in_turn else row_lengths(values_NP)
-    finite_N = np.isfinite(np.asarray(lengths_N)[: len(rows)])
+    finite_N = np.isfinite(on_host(lengths_N)[: len(rows)])
     if rows.scales_N is not None:
         scales_N = np.asarray(rows.scales_N)
         finite_N &= np.isfinite(scales_N) & (scales_N >= 0)
@@ -70,12 +70,16 @@ def over_rows(array, mesh: Mesh | None, fill=0) -> jax.Array:
     """An array over N on the device, or padded with `fill` and cut over the mesh along N."""
     if mesh is None:
         return jax.device_put(array)  # jnp.asarray would copy what a CPU can take over
-    missing = -len(array) % mesh.size
-    if missing:
-        array = np.asarray(array)
-        padding = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
-        array = np.pad(array, padding, constant_values=fill)
-    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(DATA)))
+    count = len(array)
+    shape = (count + -count % mesh.size, *array.shape[1:])
+
+    def share(place: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = place[0].indices(shape[0])
+        own = np.asarray(array[start:stop])
+        padding = [(0, stop - start - len(own))] + [(0, 0)] * (own.ndim - 1)
+        return np.pad(own, padding, constant_values=fill) if stop > count else own
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(DATA)), share)
 
 
 @jax.jit

@@ -23,7 +23,7 @@ from g2is_jax.pipeline import (
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
-from g2is_jax.runs.mesh import shared_mesh
+from g2is_jax.runs.mesh import selection_mesh
 from g2is_jax.selection.budget import without
 from g2is_jax.selection.methods import (
     EMBEDDINGS,
@@ -121,7 +121,7 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
     """The inputs of a method, read; pool rows that are not finite may not be chosen."""
     needs = METHODS[method].needs
     tokens_N = job.data.pool.tokens_N
-    bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, shared_mesh())
+    bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, selection_mesh())
     if needs == NOTHING:
         return bare
     if needs == TEXTS:

@@ -12,6 +12,7 @@ from g2is_jax.features.store import Store, open_store
 from g2is_jax.pipeline.job_stages import Stages
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.manifest import stage_hash
+from g2is_jax.runs.processes import process_share
 from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import in_object_store
 
@@ -36,7 +37,8 @@ def ordered_folder(
 ) -> epath.Path | None:
     """The stage of the rows in the order of the pool; None where they are to be in memory.
 
-    inputs: content hashes of the stores.
+    Processes that share a selection each take their own part of that file. inputs: content hashes
+    of the stores.
     """
     remote = in_object_store(stages.workdir)
     if memory == "disk" and remote:
@@ -44,7 +46,8 @@ def ordered_folder(
             f"selection.memory = disk: {stages.workdir} is not on a disk of this machine; choose "
             "memory, or a work folder that is"
         )
-    if remote or not stays_on_disk(memory, stores):
+    shared = memory == "auto" and process_share()[1] > 1
+    if remote or not (shared or stays_on_disk(memory, stores)):
         return None
     stage = Stage("ordered", {"weights": list(weights)}, inputs)
     name = ", ".join(store.folder.name for store in stores)

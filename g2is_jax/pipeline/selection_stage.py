@@ -14,7 +14,7 @@ from g2is_jax.report.composition import write_composition
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.stages import Stage
-from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity
+from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity, shares
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
 
     def build(folder: epath.Path) -> dict:
         selection = choose(method_inputs.gather(job, method, target, seed))
-        write_why(folder, selection, lambda row: _known(job, row))
-        write_lines(folder, selection, job.data.pool.records.lines)
+        if is_first():
+            write_why(folder, selection, lambda row: _known(job, row))
+            write_lines(folder, selection, job.data.pool.records.lines)
         return {
             "rows": len(selection.picks),
             **selection.summary,
@@ -79,7 +80,8 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     inputs = method_inputs.inputs(job, method, target, folders)
     of_all = METHODS[method].needs == NOTHING  # it looks at no target
     name = f"{method} seed {seed}" if of_all else label(method, target, seed)
-    folder = job.stages.run(Stage("selection", settings, inputs), name, build)
+    stage = Stage("selection", settings, inputs)
+    folder = job.stages.run(stage, name, build, shared=shares(method))
     if job.stages.builds and job.stages.shows and is_first():
         show(folder, shown_at(job, SHOWN, method, target, seed))
     rows = [pick["position"] for pick in read_why(folder)]

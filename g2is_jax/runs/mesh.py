@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from g2is_jax.runs.processes import process_share
@@ -39,6 +40,27 @@ def shared_mesh() -> Mesh | None:
     """Returns `data_mesh`; None where there is but one device, which shares with no other."""
     mesh = data_mesh()
     return mesh if mesh.size > 1 else None
+
+
+def selection_mesh() -> Mesh | None:
+    """Returns the devices, in a row, of all processes that share the work at hand; None where there
+    is but one device."""
+    if process_share()[1] == 1:
+        return shared_mesh()
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def spans_processes(mesh: Mesh | None) -> bool:
+    """Tells whether devices of other processes are in the mesh too."""
+    return mesh is not None and mesh.is_multi_process
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+    """Returns the whole array, whichever devices of whichever processes hold it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def shared_training_mesh() -> Mesh | None:

@@ -14,10 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from g2is_jax.runs.errors import FAILED
 from g2is_jax.runs.stopping import STOPPED
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HEARTBEAT_SECONDS = 10  # after which a process that is silent is taken for dead
 START_SECONDS = 600  # for the slowest process to come up
@@ -117,6 +120,20 @@ def gathered(mine: Any) -> list[Any]:
     sizes = process_allgather(np.array(len(data_B))).tolist()
     padded = process_allgather(np.pad(data_B, (0, max(sizes) - len(data_B))))
     return [json.loads(bytes(data[:size])) for data, size in zip(padded, sizes, strict=True)]
+
+
+def joined_columns(mine_LB: "np.ndarray") -> "np.ndarray":
+    """Returns the columns of all processes side by side, in their order; each has its own number of
+    them, and the same number of rows."""
+    if process_share()[1] == 1:
+        return mine_LB
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    sizes = process_allgather(np.array(mine_LB.shape[1])).tolist()
+    padded_LB = np.pad(mine_LB, ((0, 0), (0, max(sizes) - mine_LB.shape[1])))
+    parts = process_allgather(padded_LB)
+    return np.concatenate([part[:, :n] for part, n in zip(parts, sizes, strict=True)], axis=1)
 
 
 def _answers(answer: bool) -> list[bool]:

@@ -90,7 +90,7 @@ class SelectionSettings:
 class MethodInputs:
     """The inputs of a method; those that it does not need are not there.
 
-    tokens_N: supervised tokens of each row. mesh: devices that share a walk. pool and validation:
+    tokens_N: supervised tokens of each row. mesh: devices, of whichever processes, that share a walk. pool and validation:
     features, hidden states or embeddings; subtasks_M: labels of the validation rows. A row's texts
     are its prompt and all of it. Losses are of the pool's rows, under the base and under the
     adapter that was trained on the target; NaN where one is not finite.
@@ -272,6 +272,12 @@ def choosers(methods: Sequence[str]) -> list[str]:
 def walking(methods: Sequence[str]) -> list[str]:
     """The methods that walk a graph."""
     return [method for method in methods if method in SECTIONS]
+
+
+def shares(method: str) -> bool:
+    """True if the processes of a run share the method's work: each has a part of the pool's rows,
+    and all must choose together."""
+    return METHODS[method].by_cosines or method in SECTIONS
 
 
 def needing(methods: Sequence[str], needs: str) -> list[str]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from g2is_jax.features.rows import as_rows
 from g2is_jax.features.unit_rows import UnitRows, cosines_to_values, unit_rows_of
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.mesh import on_host
 
 KINDS = ("exact", "knn")
 BLOCK = 1024  # rows whose similarities to the whole pool are held at a time
@@ -53,7 +54,8 @@ def neighbours(features_NP, E: int, mesh: Mesh | None = None) -> tuple[np.ndarra
         stored_BP = jnp.asarray(np.asarray(rows.values_NP[start : start + block]))
         shares = 1 if mesh is None else mesh.size
         found = _most_similar(units, stored_BP, start, count, E, shares)
-        indices_NE[start : start + block], similarities_NE[start : start + block] = found
+        own = slice(start, start + block)
+        indices_NE[own], similarities_NE[own] = map(on_host, found)
     return indices_NE, similarities_NE
 
 

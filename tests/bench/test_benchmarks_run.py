@@ -58,7 +58,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "rivals": ({"rows": 60, "width": 16, "validation": 3, "budget": 9, "repeats": 2}, set(),
                {"case": "x", "budget": 0}),
     "scale": ({"rows": 300, "width": 32, "budget": 0.05, "dtype": "bfloat16",
-               "methods": "g2is,less"}, set(), {"case": "x"}),
+               "methods": "g2is,less", "memory": "memory,disk"}, {"wrong"}, {"case": "x"}),
     "scaling": ({"batch": 1, "tokens": 16, "rows": 16, "width": 32, "chosen": 3, "devices": 2,
                  "repeats": 1}, set(), {"chosen": 0}),
     "store": ({"parts": "speed,error,hidden", "width": 16, "rows": 10, "chunk_rows": 4, "chunks": 2,

@@ -10,6 +10,7 @@ import numpy as np
 
 from g2is_jax.features.rows import Cosines, check_finite, check_width, unit_length
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.processes import joined_columns, process_share
 from g2is_jax.selection.budget import Limits, Pick, Selection, take_in_order
 
 BLOCK = 1024  # pool rows that are held in float64 at a time
@@ -19,21 +20,34 @@ def similarities(features_NP, directions_LP) -> np.ndarray:
     """The products of the unit pool rows with L directions, [L, N] float32.
 
     They are computed in float64 in blocks of rows and rounded once, so that exact duplicates tie.
+    Processes that share the work compute some of the blocks each.
     """
-    similarities_LN = np.empty((len(directions_LP), len(features_NP)), np.float32)
-    for block, units_BP in unit_blocks(features_NP):
-        similarities_LN[:, block] = directions_LP @ units_BP.T
-    return similarities_LN
+    first, end = _own_rows(len(features_NP))
+    similarities_LO = np.empty((len(directions_LP), end - first), np.float32)
+    for block, units_BP in unit_blocks(features_NP, first, end):
+        similarities_LO[:, block.start - first : block.stop - first] = directions_LP @ units_BP.T
+    return joined_columns(similarities_LO)
 
 
-def unit_blocks(features_NP, start: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+def _own_rows(count: int) -> tuple[int, int]:
+    """The first of the rows that are this process's share of whole blocks, and the one behind."""
+    index, processes = process_share()
+    blocks = -(-count // BLOCK)
+    first, end = (BLOCK * (blocks * n // processes) for n in (index, index + 1))
+    return min(first, count), min(end, count)
+
+
+def unit_blocks(
+    features_NP, start: int = 0, end: int | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields the pool rows block by block: the block's slice, and its rows in float64 at length 1.
 
-    start: the first row. A zero row stays zero, and cosines stay what they are. InputError names
-    the first row that holds a NaN or an infinity.
+    start, end: the first row, and the one behind the last. A zero row stays zero, and cosines stay
+    what they are. InputError names the first row that holds a NaN or an infinity.
     """
-    for first in range(start, len(features_NP), BLOCK):
-        block = slice(first, min(first + BLOCK, len(features_NP)))
+    end = len(features_NP) if end is None else end
+    for first in range(start, end, BLOCK):
+        block = slice(first, min(first + BLOCK, end))
         rows_BP = np.asarray(features_NP[block], np.float64)
         check_finite(np.isfinite(rows_BP).all(axis=1), "pool row", first)
         yield block, rows_BP if isinstance(features_NP, Cosines) else unit_length(rows_BP)

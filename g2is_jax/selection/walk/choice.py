@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g2is_jax.runs.mesh import on_host
 from g2is_jax.selection.walk.equations import (
     SLACK,
     State,
@@ -171,7 +172,7 @@ def record(trace: WalkTrace, order, choice: Choice) -> WalkTrace:
 
 def in_order(trace: WalkTrace) -> list[Choice]:
     """The choices of a trace, on the host; their `top` and `closest` are not in it."""
-    trace = WalkTrace._make(map(np.asarray, trace))
+    trace = WalkTrace._make(map(on_host, trace))
     rows_K = np.flatnonzero(trace.order_N >= 0)
     rows_K = rows_K[np.argsort(trace.order_N[rows_K])]
     seen = (of_N[rows_K] for of_N in trace[1:])

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from g2is_jax.features.rows import Rows, as_rows, check_width
 from g2is_jax.features.unit_rows import over_rows, unit_rows_of
+from g2is_jax.runs.mesh import on_host, spans_processes
 from g2is_jax.selection.budget import Ledger, Limits, Pick, Selection, largest_remainder, spending
 from g2is_jax.selection.core import Core
 from g2is_jax.selection.walk.by_component import (
@@ -61,7 +62,8 @@ def gradient_walk(
     What is left by a walk that ended for want of a valid row (`stop`), and whatever is left after
     the last component, is reported as unspent. Rows need not have unit length.
 
-    mesh    shares the rows out over its devices
+    mesh    shares the rows out over its devices, whichever processes they belong to; all of these
+            must call with the same arguments
     slots   components that walk side by side, where that is possible; 1 for one after another,
             None for as many as take little memory beside the features
     Neither changes what is chosen. The summary's `closest_decision` (None where nothing was to
@@ -70,7 +72,8 @@ def gradient_walk(
     """
     rows, core_CP = as_rows(features_NP), jnp.asarray(core.core_CP, jnp.float32)
     _check(rows, core_CP, limits, neighbours_NE)
-    mesh = None if rows.on_disk else mesh
+    if rows.on_disk and not spans_processes(mesh):
+        mesh = None
     pool, rules = _pool(rows, limits, neighbours_NE, mesh), rules_of(config)
     if config.order == "together":
         sizes = _front_sizes(rows)
@@ -179,7 +182,7 @@ def _together(
     else:
         walked = walk_together(*arguments)
         reads = (walked.trace.order_N >= 0).sum()
-    directions_N = np.asarray(walked.direction_N)
+    directions_N = on_host(walked.direction_N)
     choices = in_order(walked.trace)
     picks = [
         _pick(choice, int(directions_N[choice.row]), order) for order, choice in enumerate(choices)

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from g2is_jax.features.unit_rows import cosines_to_directions, cosines_to_rows
+from g2is_jax.runs.mesh import on_host
 from g2is_jax.selection.walk.choice import Choice, choose
 from g2is_jax.selection.walk.equations import (
     State,
@@ -48,7 +49,7 @@ def _look(pool, rules, core_LN, states: State) -> tuple[jax.Array, jax.Array]:
 def fetched(seen) -> list[tuple[Choice, Sum]]:
     """The choice and the sum that `_look` saw of each slot, on the host."""
     pairs = []
-    for whole, of_L in zip(*jax.device_get(seen), strict=True):
+    for whole, of_L in zip(*map(on_host, seen), strict=True):
         row, reason, top, size = whole
         *chosen, closest, squared, core = of_L[:7]
         choice = Choice._make((row, reason, *chosen, top, closest))
