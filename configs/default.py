@@ -144,6 +144,8 @@ def _selection(config: ConfigDict) -> None:
     config.selection.source_cap = 1.0  # largest share of the budget that one source may take
     # Where features lie meanwhile: memory, disk; auto: disk if they fill more than half of memory.
     config.selection.memory = "auto"
+    # Of several: each (a selection for each), joint (one for all), merged (each one's rows in turn).
+    config.selection.targets = "each"
 
 
 def _evaluation(config: ConfigDict) -> None:

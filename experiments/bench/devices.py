@@ -147,8 +147,11 @@ def differences(folder: Path, expected: Path) -> dict:
 
 
 def _stages(folder: Path, expected: Path) -> Iterator[tuple[Path, Path]]:
-    names = sorted(stage.name for stage in (expected / "stages").iterdir())
-    ours = sorted(stage.name for stage in (folder / "stages").iterdir())
+    """Yields the stages of both, without the features put in order, which are copies."""
+    ours, names = (
+        sorted(stage.name for stage in (of / "stages").iterdir() if "ordered-" not in stage.name)
+        for of in (folder, expected)
+    )
     if ours != names:
         raise KeyError(f"{folder} has the stages {ours}, {expected} {names}")
     return ((folder / "stages" / name, expected / "stages" / name) for name in names)

@@ -121,6 +121,19 @@ def as_rows(features_NP) -> Rows:
     return Rows(features_NP)
 
 
+def one_below_the_other(parts: Sequence[Rows]) -> Rows:
+    """Joins rows of one width and dtype, as those of several files, [M1 + M2 + ..., P]."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        known = [array for array in arrays if array is not None]
+        return np.concatenate(known) if len(known) == len(arrays) else None
+
+    return Rows(*(joined(name) for name in ("values_NP", "scales_N", "norms_NK", "finite_N")))
+
+
 def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:
     """Joins checkpoints into rows whose cosines are the weighted means of theirs (LESS): the unit
     rows of K checkpoints side by side, [N, K P], each times the root of its checkpoint's weight.

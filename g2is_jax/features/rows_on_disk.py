@@ -43,6 +43,19 @@ class RowFile:
             np.matmul(directions_LP, values_BP.T, out=products_LN[:, block])
         return products_LN
 
+    def extremes(self, directions_LP, inverse_N, first, end) -> tuple[np.ndarray, ...]:
+        """The cosines of the last of some directions to all rows, and of all of these the smallest,
+        the largest and the sum, each [N]; the directions are those from `first` until `end`."""
+        directions_LP = np.asarray(directions_LP, np.float32)[int(first) : int(end)]
+        inverse_N = np.asarray(inverse_N)
+        found = tuple(np.empty(len(self.rows), np.float32) for _ in range(4))
+        for block, values_BP in self._blocks():
+            cosines_LB = directions_LP @ values_BP.T * inverse_N[block]
+            of_block = cosines_LB[-1], cosines_LB.min(0), cosines_LB.max(0), cosines_LB.sum(0)
+            for of_N, of_B in zip(found, of_block, strict=True):
+                of_N[block] = of_B
+        return found
+
     def lengths(self) -> np.ndarray:
         """The lengths of the rows' values, in float32, [N]."""
         lengths_N = np.empty(len(self.rows), np.float32)
@@ -106,3 +119,12 @@ def cosines(rows: UnitRowsOnDisk, directions_LP) -> jax.Array:
     shape = jax.ShapeDtypeStruct((len(directions_LP), rows.file.shape[0]), np.float32)
     products_LN = jax.pure_callback(rows.file.products, shape, directions_LP)
     return products_LN * rows.inverse_length_N[None]
+
+
+def extremes(rows: UnitRowsOnDisk, directions_LP, first, end) -> tuple[jax.Array, ...]:
+    """Cosines of float32 unit directions to all rows, put together as `RowFile.extremes` does; one
+    read of the file, and no [L, N] in memory."""
+    shape = jax.ShapeDtypeStruct((rows.file.shape[0],), np.float32)
+    return jax.pure_callback(
+        rows.file.extremes, (shape,) * 4, directions_LP, rows.inverse_length_N, first, end
+    )

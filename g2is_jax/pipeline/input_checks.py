@@ -9,7 +9,16 @@ from g2is_jax.model.build import Model
 from g2is_jax.pipeline.datasets import Dataset, Target
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.runs.errors import InputError
-from g2is_jax.selection.methods import FEATURES, METHODS, SECTIONS, WalkSettings, needing
+from g2is_jax.selection.methods import (
+    FEATURES,
+    JOINT,
+    LOSSES,
+    MERGED,
+    METHODS,
+    SECTIONS,
+    WalkSettings,
+    needing,
+)
 
 
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
@@ -34,6 +43,8 @@ def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequen
         )
     if settings.features.scores_only:
         _check_scores(settings)
+    if settings.selection.targets == JOINT:
+        _check_joint(settings.selection.methods)
     for method, walk in settings.selection.walks.items():
         if method in settings.selection.methods:
             _check_walk(SECTIONS[method], walk, len(pool.records), targets)
@@ -53,6 +64,15 @@ def _check_scores(settings: Settings) -> None:
         raise InputError(
             "grads.scores_only leaves no features to fold or to whiten; set grads.folds to 0 and "
             "grads.precondition to none"
+        )
+
+
+def _check_joint(methods: Sequence[str]) -> None:
+    """Check that the methods can choose for several targets at once."""
+    if others := needing(methods, LOSSES):
+        raise InputError(
+            f"selection.targets = {JOINT}: {', '.join(others)} of run.methods looks at an adapter "
+            f"that is trained on one target; leave it out, or set selection.targets to {MERGED}"
         )
 
 

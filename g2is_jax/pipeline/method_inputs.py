@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from g2is_jax.data.records import prompt, whole
-from g2is_jax.features.rows import Rows, axes
+from g2is_jax.features.rows import Cosines, Rows, axes, one_below_the_other
 from g2is_jax.features.store import open_store
 from g2is_jax.pipeline import (
     embed_stage,
@@ -29,6 +29,7 @@ from g2is_jax.selection.methods import (
     EMBEDDINGS,
     FEATURES,
     HIDDEN,
+    JOINT,
     LOSSES,
     METHODS,
     NOTHING,
@@ -41,10 +42,23 @@ Folders = dict[str, epath.Path]
 REPRESENTATIONS = {HIDDEN: hidden_stage.stage, EMBEDDINGS: embed_stage.stage}
 
 
+def targets_of(job: Job, target: Target) -> Sequence[Target]:
+    """The targets that a selection for this one is for: all of them where it is joint."""
+    return job.data.targets if job.settings.selection.targets == JOINT else [target]
+
+
+def validation_names(targets: Sequence[Target]) -> dict[str, Target]:
+    """The name of each target's validation rows among the inputs of a selection."""
+    if len(targets) == 1:
+        return {"validation": targets[0]}
+    return {f"validation {target.name}": target for target in targets}
+
+
 def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
     """The finished stages that a method reads, made now unless they were made before."""
     found: Folders = {}
-    datasets = {"features": job.data.pool, "validation": target.validation}
+    named = validation_names(targets_of(job, target))
+    datasets = {"features": job.data.pool, **{name: own.validation for name, own in named.items()}}
     needs = METHODS[method].needs
     if needs in REPRESENTATIONS:
         return {name: REPRESENTATIONS[needs](job, dataset) for name, dataset in datasets.items()}
@@ -56,13 +70,18 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
         }
     if needs == FEATURES:
         found["warmup"] = warmup_stage.stage(job, seed)
+        if job.settings.features.scores_only:
+            del datasets["features"]
+            for name, own in named.items():
+                folders = scores_stage.stages(job, _kind_of_pool(job, method), own, seed)
+                found |= _numbered(name.replace("validation", "features"), folders)
         for name, dataset in datasets.items():
-            if name == "features" and job.settings.features.scores_only:
-                folders = scores_stage.stages(job, _kind_of_pool(job, method), target, seed)
-            else:
-                folders = feature_stages(job, dataset, method, seed)
-            found |= {f"{name}-{number}": folder for number, folder in enumerate(folders)}
+            found |= _numbered(name, feature_stages(job, dataset, method, seed))
     return found
+
+
+def _numbered(name: str, folders: Sequence[epath.Path]) -> Folders:
+    return {f"{name}-{number}": folder for number, folder in enumerate(folders)}
 
 
 def feature_stages(job: Job, dataset: Dataset, method: str, seed: int) -> list[epath.Path]:
@@ -94,7 +113,8 @@ def sources(job: Job, method: str, target: Target, seed: int) -> list[epath.Path
     settings = job.settings.features
     if METHODS[method].needs != FEATURES:
         return found
-    for dataset in (job.data.pool, target.validation):
+    files = (job.data.pool, *(own.validation for own in targets_of(job, target)))
+    for dataset in files:
         kind = features_stage.kind_of(job, dataset, method)
         if settings.folds:
             found += features_stage.pass_stages(job, dataset, kind, seed)
@@ -113,7 +133,8 @@ def inputs(job: Job, method: str, target: Target, folders: Folders) -> dict[str,
     if not folders:
         found |= job.text_inputs
     if METHODS[method].needs == TEXTS:
-        found["validation"] = target.validation.digest
+        named = validation_names(targets_of(job, target))
+        found |= {name: own.validation.digest for name, own in named.items()}
     return found
 
 
@@ -122,11 +143,12 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
     needs = METHODS[method].needs
     tokens_N = job.data.pool.tokens_N
     bare = MethodInputs(job.settings.selection, job.limits, seed, tokens_N, selection_mesh())
+    targets = targets_of(job, target)
     if needs == NOTHING:
         return bare
     if needs == TEXTS:
-        pool_prompts, pool_texts = _texts(job.data.pool)
-        validation_prompts, validation_texts = _texts(target.validation)
+        pool_prompts, pool_texts = _texts([job.data.pool])
+        validation_prompts, validation_texts = _texts([own.validation for own in targets])
         return dataclasses.replace(
             bare,
             pool_prompts=pool_prompts,
@@ -140,34 +162,54 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
             losses_before_N=losses_stage.losses(losses_stage.before(job)),
             losses_after_N=losses_stage.losses(losses_stage.after(job, target, seed)),
         )
-    validation = rows_of(job, target.validation, method, seed)
-    subtasks_M = np.array([record.subtask for record in target.validation.records])
+    parts = [rows_of(job, own.validation, method, seed) for own in targets]
+    validation = one_below_the_other(parts)
+    usable_M = validation.finite_N
     if needs == FEATURES and job.settings.features.scores_only:
-        folders = scores_stage.stages(job, _kind_of_pool(job, method), target, seed)
-        cosines = scores_stage.read(folders, _weights(job, folders, seed), validation.finite_N)
-        return dataclasses.replace(
-            bare,
-            limits=without(job.limits, ~cosines.finite_N),
-            pool=cosines,
-            validation=axes(int(validation.finite_N.sum())),
-            subtasks_M=subtasks_M[validation.finite_N],
-        )
-    pool = rows_of(job, job.data.pool, method, seed)
+        pool: Rows = _cosines(job, method, targets, parts, seed)
+        validation = axes(int(usable_M.sum()))
+    else:
+        pool = rows_of(job, job.data.pool, method, seed)
+        validation = validation.take(usable_M)
     return dataclasses.replace(
         bare,
         limits=without(job.limits, ~pool.finite_N),
         pool=pool,
-        validation=validation.take(validation.finite_N),
-        subtasks_M=subtasks_M[validation.finite_N],
+        validation=validation,
+        **_labels(targets, usable_M),
     )
 
 
-def _texts(dataset: Dataset) -> tuple[list[str], list[str]]:
+def _cosines(
+    job: Job, method: str, targets: Sequence[Target], parts: Sequence[Rows], seed: int
+) -> Cosines:
+    """The cosines of the pool's rows to the validation rows of each target, side by side."""
+    found = []
+    for own, rows in zip(targets, parts, strict=True):
+        folders = scores_stage.stages(job, _kind_of_pool(job, method), own, seed)
+        found.append(scores_stage.read(folders, _weights(job, folders, seed), rows.finite_N))
+    finite_N = np.logical_and.reduce([cosines.finite_N for cosines in found])
+    return Cosines(np.concatenate([cosines[:] for cosines in found], axis=1), finite_N=finite_N)
+
+
+def _labels(targets: Sequence[Target], usable_M: np.ndarray) -> dict[str, np.ndarray]:
+    """The labels of the validation rows that are usable: of their subtasks, and of their targets
+    where there are several, whose subtasks are then different ones."""
+    records = [(number, r) for number, own in enumerate(targets) for r in own.validation.records]
+    if len(targets) == 1:
+        return {"subtasks_M": np.array([record.subtask for _, record in records])[usable_M]}
+    subtasks_M = np.array([f"{targets[number].name}: {record.subtask}" for number, record in records])
+    targets_M = np.array([number for number, _ in records])
+    return {"subtasks_M": subtasks_M[usable_M], "targets_M": targets_M[usable_M]}
+
+
+def _texts(datasets: Sequence[Dataset]) -> tuple[list[str], list[str]]:
     """The prompt of each row, and all of its messages."""
     prompts, texts = [], []
-    for record in dataset.records:
-        prompts.append(prompt(record))
-        texts.append(whole(record))
+    for dataset in datasets:
+        for record in dataset.records:
+            prompts.append(prompt(record))
+            texts.append(whole(record))
     return prompts, texts
 
 

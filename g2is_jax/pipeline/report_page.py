@@ -45,7 +45,7 @@ from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.storage import make_folder, write_atomic
 from g2is_jax.selection.core import Core
-from g2is_jax.selection.methods import choosers, core_of, walking
+from g2is_jax.selection.methods import JOINT, MERGED, choosers, core_of, walking
 
 REPORT, HTML = "report", "report.html"  # folder of a work folder, and a file there
 SAMPLE_ROWS, SAMPLE_SEED = 1_000, 0  # of the pool, for similarities and map
@@ -151,11 +151,7 @@ def _tunes(job: Job) -> Iterator[tuple[cost_section.AdapterCost, learning_curves
     for method, target, seed in cases(job, choosers(job.settings.selection.methods)):
         chosen = selection_stage.stage(job, method, target, seed)
         tuned = finetune_stage.stage(job, chosen, label(method, target, seed), seed)
-        behind = [
-            *method_inputs.stages(job, method, target, seed).values(),
-            *method_inputs.sources(job, method, target, seed),
-            *(chosen.folder, tuned),
-        ]
+        behind = [*chosen.behind, chosen.folder, tuned]
         stages = [cost_section.read_stage(folder.name, read_manifest(folder)) for folder in behind]
         steps = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
         losses, tokens = ([step[name] for step in steps] for name in ("loss", "tokens"))
@@ -185,7 +181,8 @@ def _walks(job: Job) -> Iterator[Walk]:
     if not walks:
         return
     method = SUBJECT if SUBJECT in walks else walks[0]
-    for target in job.data.targets:
+    joint = job.settings.selection.targets == JOINT
+    for target in job.data.targets[:1] if joint else job.data.targets:
         yield _walk(job, method, target, job.settings.seeds[0])
 
 
@@ -195,16 +192,19 @@ def _walk(job: Job, method: str, target: Target, seed: int) -> Walk:
     found = method_inputs.gather(job, method, target, seed)
     pool, validation = found.rows()
     core = core_of(settings.knowledge, found)
-    picks = read_why(selection_stage.stage(job, method, target, seed).folder)
+    chosen = selection_stage.by_method(job, method, target, seed).folder
+    picks = read_why(chosen)
+    named = " and ".join(own.name for own in method_inputs.targets_of(job, target))
     rows = [pick["position"] for pick in picks]
     draws = np.random.default_rng(SAMPLE_SEED)
     count = len(job.data.pool.records)
     sample_S = np.sort(draws.choice(count, min(count, SAMPLE_ROWS), replace=False))
     sample_SP = unit_length(pool[sample_S])
-    place = shown_at(job, selection_stage.SHOWN, method, target, seed)
+    merged = job.settings.selection.targets == MERGED  # then what is shown is not this walk
+    place = chosen if merged else shown_at(job, selection_stage.SHOWN, method, target, seed)
     return Walk(
         method,
-        target.name,
+        named,
         seed,
         settings.walk,
         core=core,
@@ -222,9 +222,9 @@ def _directions(job: Job, method: str, target: Target, seed: int, core: Core) ->
     """A name for each core direction: a component's weight, or a validation row."""
     if job.settings.selection.walks[method].knowledge.anchors == "components":
         return [f"{weight:.1%} of the weight" for weight in core.weights_C]
-    dataset = target.validation
-    features = method_inputs.rows_of(job, dataset, method, seed)
-    usable = np.flatnonzero(features.finite_N)
-    records = dataset.records.take(usable)
-    prompts = [shortened(prompt(record)) for record in records]
-    return [f"validation row {record.id}: {prompts[i]}" for i, record in enumerate(records)]
+    names = []
+    for own in method_inputs.targets_of(job, target):
+        features = method_inputs.rows_of(job, own.validation, method, seed)
+        for record in own.validation.records.take(np.flatnonzero(features.finite_N)):
+            names.append(f"validation row {record.id}: {shortened(prompt(record))}")
+    return names

@@ -1,12 +1,13 @@
 """The two files of a selection: why each row was chosen, and the rows as they stand in the pool."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from g2is_jax.runs.storage import make_folder, write_atomic
-from g2is_jax.selection.budget import Selection
+from g2is_jax.selection.budget import Pick, Selection
 
 WHY, LINES = "selection.jsonl", "selected.jsonl"
 SHOWN = "selections"  # folder of the copies for people, in a work folder
@@ -33,6 +34,13 @@ def write_lines(folder: epath.Path, selection: Selection, lines: Sequence[bytes]
 def read_why(folder: epath.Path) -> list[dict]:
     """The objects that `write_why` wrote."""
     return [json.loads(line) for line in (folder / WHY).read_text().splitlines()]
+
+
+def read_picks(folder: epath.Path) -> list[Pick]:
+    """The picks that `write_why` wrote."""
+    names = [field.name for field in dataclasses.fields(Pick) if field.name != "row"]
+    lines = read_why(folder)
+    return [Pick(row=line["position"], **{name: line[name] for name in names}) for line in lines]
 
 
 def show(folder: epath.Path, place: epath.Path) -> None:

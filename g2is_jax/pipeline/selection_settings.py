@@ -10,6 +10,7 @@ from g2is_jax.selection.core import KnowledgeConfig
 from g2is_jax.selection.methods import (
     METHODS,
     SECTIONS,
+    TARGETS,
     FeatureKinds,
     SelectionSettings,
     WalkSettings,
@@ -25,6 +26,9 @@ def read_selection(config: ConfigDict) -> SelectionSettings:
     memory = config.selection.memory
     if memory not in MEMORY:
         raise InputError(f"selection.memory: {memory!r} is none of {', '.join(MEMORY)}")
+    targets = config.selection.targets
+    if targets not in TARGETS:
+        raise InputError(f"selection.targets: {targets!r} is none of {', '.join(TARGETS)}")
     return SelectionSettings(
         methods=_methods(config.run.methods),
         kinds=FeatureKinds(config.grads.kind, config.grads.less_kind, config.paper.kind),
@@ -36,6 +40,7 @@ def read_selection(config: ConfigDict) -> SelectionSettings:
         gist_rank=config.gist.rank,
         encoder=config.embed.encoder,
         memory=memory,
+        targets=targets,
     )
 
 

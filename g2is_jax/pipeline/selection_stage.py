@@ -1,5 +1,6 @@
 """Selection: the rows of the pool that a method chooses for a target within the budget."""
 
+import itertools
 from dataclasses import dataclass
 
 from etils import epath
@@ -9,19 +10,29 @@ from g2is_jax.pipeline import method_inputs
 from g2is_jax.pipeline.cases import cases, label, shown_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_checked_job
-from g2is_jax.pipeline.selection_files import SHOWN, read_why, show, write_lines, write_why
+from g2is_jax.pipeline.selection_files import (
+    SHOWN,
+    read_picks,
+    read_why,
+    show,
+    write_lines,
+    write_why,
+)
 from g2is_jax.report.composition import write_composition
-from g2is_jax.runs.manifest import read_manifest
+from g2is_jax.runs.manifest import read_manifest, stage_hash
 from g2is_jax.runs.processes import alone, is_first, wait_for_all
 from g2is_jax.runs.stages import Stage
-from g2is_jax.selection.methods import METHODS, NOTHING, choosers, identity, shares
+from g2is_jax.selection.merged import merged
+from g2is_jax.selection.methods import MERGED, METHODS, NOTHING, choosers, identity, shares
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A finished selection; `seconds` counts every stage behind it, as if it were run alone."""
+    """A finished selection, and the stages behind it; `seconds` counts these and its own, as if it
+    were run alone."""
 
     folder: epath.Path
+    behind: list[epath.Path]
     rows: list[int]
     tokens: int
     seconds: float
@@ -58,8 +69,25 @@ def entries(job: Job) -> list[dict]:
 
 
 def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
-    """Choose rows, write `selection.jsonl` and `selected.jsonl`, and copy them to `selections/`."""
+    """Choose the rows that a target is trained on, and copy the files of it to `selections/`.
+
+    `selection.targets` says whether other targets have a part in them.
+    """
+    several = len(job.data.targets) > 1 and METHODS[method].needs != NOTHING
+    if several and job.settings.selection.targets == MERGED:
+        chosen = _merged(job, method, seed)
+    else:
+        chosen = by_method(job, method, target, seed)
+    if job.stages.builds and job.stages.shows and is_first():
+        show(chosen.folder, shown_at(job, SHOWN, method, target, seed))
+    return chosen
+
+
+def by_method(job: Job, method: str, target: Target, seed: int) -> Chosen:
+    """Choose rows for a target, or for all of them at once, and write `selection.jsonl` and
+    `selected.jsonl`."""
     folders = method_inputs.stages(job, method, target, seed)
+    targets = method_inputs.targets_of(job, target)
     choose = METHODS[method].choose
     assert choose is not None, f"{method} chooses no row"
 
@@ -77,17 +105,44 @@ def stage(job: Job, method: str, target: Target, seed: int) -> Chosen:
     settings = identity(method, job.settings.selection, seed)
     if "warmup" in folders:
         settings["checkpoints"] = job.settings.features.checkpoints
-    inputs = method_inputs.inputs(job, method, target, folders)
     of_all = METHODS[method].needs == NOTHING  # it looks at no target
-    name = f"{method} seed {seed}" if of_all else label(method, target, seed)
+    if len(targets) > 1 and not of_all:
+        settings["targets"] = [own.name for own in targets]
+    inputs = method_inputs.inputs(job, method, target, folders)
+    name = f"{method} seed {seed}" if of_all or len(targets) > 1 else label(method, target, seed)
     stage = Stage("selection", settings, inputs)
     folder = job.stages.run(stage, name, build, shared=shares(method))
-    if job.stages.builds and job.stages.shows and is_first():
-        show(folder, shown_at(job, SHOWN, method, target, seed))
+    behind = [*folders.values(), *method_inputs.sources(job, method, target, seed)]
+    return _chosen(job, folder, behind)
+
+
+def _merged(job: Job, method: str, seed: int) -> Chosen:
+    """Take rows of each target's own selection in turn."""
+    targets = job.data.targets
+    own = {target.name: by_method(job, method, target, seed) for target in targets}
+
+    def build(folder: epath.Path) -> dict:
+        selections = [read_picks(chosen.folder) for chosen in own.values()]
+        selection, numbers = merged(selections, job.limits)
+        names = {
+            pick.row: targets[number].name
+            for pick, number in zip(selection.picks, numbers, strict=True)
+        }
+        write_why(folder, selection, lambda row: _known(job, row) | {"target": names[row]})
+        write_lines(folder, selection, job.data.pool.records.lines)
+        return {**selection.summary, "pool": job.data.pool.counts}
+
+    inputs = {name: stage_hash(chosen.folder) for name, chosen in own.items()}
+    settings = {"method": method, "merged": list(own)}
+    folder = job.stages.run(Stage("selection", settings, inputs), f"{method} seed {seed}", build)
+    stages = itertools.chain(*([*chosen.behind, chosen.folder] for chosen in own.values()))
+    return _chosen(job, folder, list(dict.fromkeys(stages)))
+
+
+def _chosen(job: Job, folder: epath.Path, behind: list[epath.Path]) -> Chosen:
     rows = [pick["position"] for pick in read_why(folder)]
-    needed = [*folders.values(), *method_inputs.sources(job, method, target, seed), folder]
-    seconds = sum(read_manifest(stage_folder)["seconds"] for stage_folder in needed)
-    return Chosen(folder, rows, int(job.data.pool.tokens_N[rows].sum()), seconds)
+    seconds = sum(read_manifest(stage_folder)["seconds"] for stage_folder in [*behind, folder])
+    return Chosen(folder, behind, rows, int(job.data.pool.tokens_N[rows].sum()), seconds)
 
 
 def _known(job: Job, row: int) -> dict:

@@ -1,7 +1,7 @@
 """Core knowledge: the principal directions of the validation features, with their weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -156,6 +156,21 @@ def core_knowledge(features_MP, config: KnowledgeConfig) -> Core:
     signs_C1 = _signs(core_CP, mean_P, config.sign)[:, None]
     weights_C = explained_C[:kept] / explained_C[:kept].sum()
     return Core((core_CP * signs_C1).astype(np.float32), weights_C, explained_C, kept)
+
+
+def joined(cores: Sequence[Core]) -> Core:
+    """The directions of several targets, one target after another, each with the same share of the
+    weight."""
+    if len(cores) == 1:
+        return cores[0]
+    kept = [core.explained_C[: core.components] for core in cores]
+    others = [core.explained_C[core.components :] for core in cores]
+    return Core(
+        np.concatenate([core.core_CP for core in cores]),
+        np.concatenate([core.weights_C for core in cores]) / len(cores),
+        np.concatenate([*kept, *others]) / len(cores),
+        sum(core.components for core in cores),
+    )
 
 
 def _projections(rows: _Blocks, core_CP) -> tuple[np.ndarray, np.ndarray]:

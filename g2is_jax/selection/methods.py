@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from g2is_jax.features.rows import Rows
 from g2is_jax.selection.budget import BudgetConfig, Limits, Selection
-from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge
+from g2is_jax.selection.core import Core, KnowledgeConfig, core_knowledge, joined
 from g2is_jax.selection.neighbours import GraphConfig, neighbours
 from g2is_jax.selection.rivals.baselines import everything, longest, random_rows
 from g2is_jax.selection.rivals.bids import bids
@@ -33,6 +33,8 @@ from g2is_jax.selection.walk.select import gradient_walk
 
 NOTHING, TEXTS, HIDDEN, FEATURES = "nothing", "texts", "hidden states", "features"
 LOSSES, EMBEDDINGS = "losses", "embeddings"
+# A selection for each target; one for all of them; the rows of each target's selection in turn.
+EACH, JOINT, MERGED = TARGETS = ("each", "joint", "merged")
 SECTIONS = {"g2is": "", "g2is_paper": "paper."}  # walk -> where its sections stand in the config
 # Sections of the config that make features, and those that come after the selection.
 OF_FEATURES = ("lora", "warmup", "grads", "projection")
@@ -74,7 +76,7 @@ class SelectionSettings:
     """The methods that choose, the budget, and what else each of them reads.
 
     memory: where the pool's features lie meanwhile, of `features.ordered.MEMORY`; it changes
-    nothing that is chosen.
+    nothing that is chosen. targets: of TARGETS.
     """
 
     methods: tuple[str, ...]
@@ -84,6 +86,7 @@ class SelectionSettings:
     gist_rank: int
     encoder: str  # of embed; empty: the base itself
     memory: str = "memory"
+    targets: str = EACH
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +94,9 @@ class MethodInputs:
     """The inputs of a method; those that it does not need are not there.
 
     tokens_N: supervised tokens of each row. mesh: devices, of whichever processes, that share a walk. pool and validation:
-    features, hidden states or embeddings; subtasks_M: labels of the validation rows. A row's texts
-    are its prompt and all of it. Losses are of the pool's rows, under the base and under the
+    features, hidden states or embeddings; subtasks_M: labels of the validation rows, those of
+    several targets being different; targets_M: the number of each one's target, None of one alone. A row's
+    texts are its prompt and all of it. Losses are of the pool's rows, under the base and under the
     adapter that was trained on the target; NaN where one is not finite.
     """
 
@@ -104,6 +108,7 @@ class MethodInputs:
     pool: Rows | None = None
     validation: Rows | None = None
     subtasks_M: np.ndarray | None = None
+    targets_M: np.ndarray | None = None
     pool_prompts: Sequence[str] = ()
     pool_texts: Sequence[str] = ()
     validation_prompts: Sequence[str] = ()
@@ -154,10 +159,15 @@ def _walk(name: str, kind: Callable[[FeatureKinds], str], sections: tuple[str, .
 
 def core_of(knowledge: KnowledgeConfig, inputs: MethodInputs) -> Core:
     """The core directions of the validation rows: of unit rows, in which several checkpoints count
-    by their weights whatever the lengths of their gradients, or of rows at their former length."""
+    by their weights whatever the lengths of their gradients, or of rows at their former length.
+
+    Those of several targets are made for each of them, and joined."""
     _, validation = inputs.rows()
-    rows_MP = validation if knowledge.unit_rows else validation.at_former_length()
-    return core_knowledge(rows_MP, knowledge)
+    targets_M, parts = inputs.targets_M, [validation]
+    if targets_M is not None:
+        parts = [validation.take(targets_M == number) for number in np.unique(targets_M)]
+    whole = knowledge.unit_rows
+    return joined([core_knowledge(p if whole else p.at_former_length(), knowledge) for p in parts])
 
 
 def _walked(name: str, inputs: MethodInputs) -> Selection:
@@ -234,6 +244,8 @@ def reads(method: str, field: str) -> bool:
     """True if the field of the config can change what the method chooses."""
     if field == "selection.memory":  # where features lie changes nothing that is chosen
         return False
+    if field == "selection.targets":
+        return METHODS[method].needs != NOTHING
     section = field.partition(".")[0]
     owners = [name for name in METHODS if section in METHODS[name].sections]
     if owners:

@@ -35,6 +35,7 @@ CHOICES = {  # the end of a field's name -> values that it may have
     "kind": ("rms", "sign"),
     "selection.unit": ("fraction", "rows"),
     "selection.memory": ("memory", "disk"),
+    "selection.targets": ("joint", "merged"),
     "schedule": ("linear", "cosine"),
     "dtype": ("bfloat16", "float32"),
     "activations": ("bfloat16", "float32"),

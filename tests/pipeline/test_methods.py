@@ -222,6 +222,7 @@ VALUES = {  # two legal values of each field that is no number, and of some that
     "selection.budget": (1.0, 0.0),
     "selection.source_cap": (0.5, 0.4),
     "selection.memory": ("disk", "memory"),
+    "selection.targets": ("joint", "each"),
 }
 
 

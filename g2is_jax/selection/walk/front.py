@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from g2is_jax.features.unit_rows import cosines_to_rows, taken_rows
+from g2is_jax.features.rows_on_disk import UnitRowsOnDisk, extremes
+from g2is_jax.features.unit_rows import cosines_to_rows, taken_rows, unit_rows
 from g2is_jax.selection.walk.choice import (
     YIELDED,
     Choice,
@@ -27,6 +28,7 @@ from g2is_jax.selection.walk.choice import (
 )
 from g2is_jax.selection.walk.equations import (
     SLACK,
+    Cosines,
     State,
     WalkPool,
     WalkRules,
@@ -34,6 +36,8 @@ from g2is_jax.selection.walk.equations import (
     cosines_after,
     empty,
     fitting,
+    joined,
+    no_cosines,
     state_after,
 )
 from g2is_jax.selection.walk.together import (
@@ -242,10 +246,25 @@ def _is_certain(rules: WalkRules, choice: Choice, free, kept) -> tuple[jax.Array
 
 def _entered(pool: WalkPool, state: State, of_front: State, waiting: _Waiting) -> State:
     """The state over N with the waiting rows entered in their order; one read of the features."""
+    enter = _from_disk if isinstance(pool.rows, UnitRowsOnDisk) else _from_memory
+    cosines = enter(pool, state.cosines, waiting)
+    return of_front._replace(used_N=state.used_N, cosines=cosines)
+
+
+def _from_memory(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines:
     cosines_WN = cosines_to_rows(pool.rows, waiting.rows_W)
 
     def enter(place, cosines):
         return cosines_after(cosines, cosines_WN[place], waiting.starts_W[place])
 
-    cosines = lax.fori_loop(0, waiting.number, enter, state.cosines)
-    return of_front._replace(used_N=state.used_N, cosines=cosines)
+    return lax.fori_loop(0, waiting.number, enter, cosines)
+
+
+def _from_disk(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines:
+    starts_W = waiting.starts_W & (jnp.arange(len(waiting.rows_W)) < waiting.number)
+    first = jnp.max(jnp.where(starts_W, jnp.arange(len(starts_W)), 0))  # of the S' at the end
+    directions_WP = unit_rows(pool.rows, waiting.rows_W)
+    later = Cosines._make(extremes(pool.rows, directions_WP, first, waiting.number))
+    none = no_cosines(later.previous_N)
+    earlier = jax.tree.map(lambda a, b: jnp.where(starts_W.any(), a, b), none, cosines)
+    return joined(earlier, later)

@@ -40,9 +40,10 @@ from g2is_jax.selection.walk.side_by_side import SideBySide, slots_that_fit
 from g2is_jax.selection.walk.together import COLUMNS, walk_together
 
 # Of a walk together: rows that it looks at between two reads of the features, and the most that one
-# read enters, each of which takes 4 bytes a row of the pool. More where a read is from a disk.
+# read enters. Each of these takes 4 bytes a row of the pool in memory; from a disk, where a read
+# takes longer, it does not.
 FRONT, WAITING = 2_048, 32
-FRONT_ON_DISK, WAITING_ON_DISK = 8_192, 64
+FRONT_ON_DISK, WAITING_ON_DISK = 8_192, 256
 
 
 def gradient_walk(
