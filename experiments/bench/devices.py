@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.bench.timing import heading, launch, machine, timed, versions
+from experiments.bench.timing import free_port, heading, launch, machine, timed, versions
 from g2is_jax.features.store import open_store
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.tensors import read_tensors
@@ -92,10 +91,8 @@ def run_all(flags: list[str], processes: int, devices: int) -> None:
     """Runs all processes of one run; RuntimeError with what one printed where it fails."""
     command = [sys.executable, "-m", "experiments.run_all", *flags]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        command += ["--distributed", f"--coordinator=localhost:{port}", f"--processes={processes}"]
+        coordinator = f"--coordinator=localhost:{free_port()}"
+        command += ["--distributed", coordinator, f"--processes={processes}"]
     variables = os.environ | {"XLA_FLAGS": f"{SPLIT}{devices}"}
     started = [
         subprocess.Popen(

@@ -1,15 +1,18 @@
-"""Weak scaling over virtual devices: as many rows more as devices, on the same cores.
+"""Weak scaling over virtual devices and processes: as many rows more, on the same cores.
 
-    python -m experiments.bench.scaling --parts=pass,walk
+    python -m experiments.bench.scaling --parts=pass,walk,processes
 
 Virtual devices share the cores, so n of them with n times the rows take n times as long at best.
 The efficiency is that over what it takes: 1 where the devices cost nothing, less for what they lose
 to each other, more where several of them use a core better than one. Rounds go in turns over the
-numbers of devices; compilation is in no time.
+numbers of devices; compilation is in no time. Processes of one device each map a file of the rows,
+of which each reads its share.
 """
 
-import functools
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,20 +25,26 @@ from experiments.bench.models import FLOAT32, features_of, full_batch, read_subj
 from experiments.bench.timing import (
     alternate,
     check_settings,
+    free_port,
     heading,
     launch,
     measured,
     paired_ratio,
     ranged,
+    timed,
 )
 from g2is_jax.features.projection import ProjectionConfig
+from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline.selection_settings import read_selection
-from g2is_jax.runs.mesh import DATA
+
+from g2is_jax.runs.mesh import DATA, selection_mesh
+from g2is_jax.runs.processes import start
 from g2is_jax.selection.budget import BudgetConfig, limits
 from g2is_jax.selection.core import core_knowledge
 from g2is_jax.selection.walk.select import gradient_walk
 
-PARTS = ("pass", "walk")
+PARTS = ("pass", "walk", "processes")
+WALK = "import sys; from experiments.bench.scaling import timed_walk; timed_walk(*sys.argv[1:])"
 SPLIT = "--xla_force_host_platform_device_count="
 DIRECTIONS = 16
 
@@ -44,13 +53,13 @@ DIRECTIONS = 16
 class BenchConfig:
     """The settings.
 
-    parts: of pass and walk, by commas
+    parts: of pass, walk and processes, by commas
     model: `skills`, `random` or a folder
     rank: rank of its adapter
     batch, tokens: rows of the pass on each device, and their length
     rows, width: rows of the walk on each device, and P of both parts
     chosen: rows that the walk takes
-    devices: the most of them, from 1 on by doubling
+    devices, processes: the most of them, from 1 on by doubling
     threads: cores to use
     repeats: rounds
     """
@@ -64,24 +73,29 @@ class BenchConfig:
     width: int = 2_048
     chosen: int = 50
     devices: int = 8
+    processes: int = 4
     threads: int = 1
     repeats: int = 5
 
     def __post_init__(self):
         positive = ("rank", "batch", "tokens", "rows", "width", "chosen", "devices", "threads")
-        check_settings(self, PARTS, (*positive, "repeats"))
+        check_settings(self, PARTS, (*positive, "processes", "repeats"))
 
-    @property
-    def counts(self) -> list[int]:
-        """The numbers of devices to compare."""
-        return [2**power for power in range(self.devices.bit_length())]
+
+def doubling(most: int) -> list[int]:
+    """Returns the numbers to compare."""
+    return [2**power for power in range(most.bit_length())]
 
 
 def run(config: BenchConfig) -> dict:
     """Measures each part; with the machine and the versions that it was done on."""
-    wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{config.counts[-1]}"
+    wanted = f"{os.environ.get('XLA_FLAGS', '')} {SPLIT}{doubling(config.devices)[-1]}"
     os.environ["XLA_FLAGS"] = wanted.strip()  # read when jax first computes
-    parts: dict[str, Callable] = {"pass": measure_pass, "walk": measure_walk}
+    parts: dict[str, Callable] = {
+        "pass": measure_pass,
+        "walk": measure_walk,
+        "processes": measure_processes,
+    }
     return measured(config, parts, ("jax", "numpy"))
 
 
@@ -100,18 +114,66 @@ def measure_pass(config: BenchConfig) -> dict:
 
 def measure_walk(config: BenchConfig) -> dict:
     """Times the default walk, towards all directions at once."""
-    settings = read_selection(default.get_config()).walks["g2is"]
     draws = np.random.default_rng(0)
-    core = core_knowledge(units(draws, DIRECTIONS, config.width), settings.knowledge)
 
     def on(count: int) -> Callable[[], object]:
-        rows_NP = units(draws, config.rows * count, config.width)
-        ones_N = np.ones(len(rows_NP), int)
-        budget = limits(BudgetConfig(config.chosen, "rows", 1.0), ones_N, 0 * ones_N)
-        walk = functools.partial(gradient_walk, mesh=first_devices(count))
-        return lambda: walk(rows_NP, core, budget, settings.walk)
+        rows = Rows(units(draws, config.rows * count, config.width))
+        return walk_of(rows, config.chosen, first_devices(count))
 
     return efficiency(on, config)
+
+
+def walk_of(rows: Rows, chosen: int, mesh: Mesh | None) -> Callable[[], object]:
+    """Returns a call of the default walk, towards as many random directions as ever."""
+    settings = read_selection(default.get_config()).walks["g2is"]
+    own_CP = units(np.random.default_rng(1), DIRECTIONS, rows.shape[1])
+    core = core_knowledge(own_CP, settings.knowledge)
+    ones_N = np.ones(len(rows), int)
+    budget = limits(BudgetConfig(chosen, "rows", 1.0), ones_N, 0 * ones_N)
+    return lambda: gradient_walk(rows, core, budget, settings.walk, mesh=mesh)
+
+
+def measure_processes(config: BenchConfig) -> dict:
+    """Times the same walk by processes, which are started anew for each round."""
+    counts = doubling(config.processes)
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    with tempfile.TemporaryDirectory() as folder:
+        draws = np.random.default_rng(0)
+        for count in counts:
+            rows_NP = units(draws, config.rows * count, config.width)
+            rows_NP.tofile(f"{folder}/{count}")
+        for _ in range(config.repeats):
+            for count in counts:
+                seconds[count].append(walked_by(count, f"{folder}/{count}", config))
+    return of_one(seconds)
+
+
+def walked_by(processes: int, file: str, config: BenchConfig) -> float:
+    """Returns the seconds that processes take for a walk together, as the first of them says."""
+    numbers = (config.width, config.chosen, free_port(), processes)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WALK, file, *map(str, numbers), str(process)],
+            env=os.environ | {"XLA_FLAGS": f"{SPLIT}1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    return float(printed[0].splitlines()[-1])
+
+
+def timed_walk(file: str, width: str, chosen: str, port: str, count: str, index: str) -> None:
+    """Prints the seconds of a second walk, as one of several processes."""
+    if int(count) > 1:
+        start(f"localhost:{port}", int(count), int(index))
+    rows = Rows(np.memmap(file, np.float32, "r").reshape(-1, int(width)))
+    if int(count) == 1:
+        rows = Rows(np.array(rows.values_NP))
+    walk = walk_of(rows, int(chosen), selection_mesh())
+    walk()
+    print(timed(walk)[0])
 
 
 def units(draws: np.random.Generator, count: int, width: int) -> np.ndarray:
@@ -128,31 +190,37 @@ def first_devices(count: int) -> Mesh:
 
 def efficiency(on: Callable[[int], Callable[[], object]], config: BenchConfig) -> dict:
     """Returns n times the seconds of one device over those of n, by n."""
-    calls = {count: on(count) for count in config.counts}
+    calls = {count: on(count) for count in doubling(config.devices)}
     for call in calls.values():
         call()
-    seconds = alternate(calls, config.repeats)
+    return of_one(alternate(calls, config.repeats))
+
+
+def of_one(seconds: dict[int, list[float]]) -> dict:
+    """Returns the seconds of each number, and n times those of one over them."""
     return {
         "seconds": seconds,
         "efficiency": {
-            count: paired_ratio([count * one for one in seconds[1]], seconds[count])
-            for count in config.counts[1:]
+            count: paired_ratio([count * one for one in seconds[1]], own)
+            for count, own in seconds.items()
+            if count > 1
         },
     }
 
 
 def table(result: dict) -> str:
-    """Returns a line for each part and number of devices."""
+    """Returns a line for each part and number of devices or processes."""
     s = result["settings"]
     titles = {
         "pass": f"gradient pass, {s['batch']} rows of {s['tokens']} tokens a device",
         "walk": f"walk, {s['rows']:,} rows of {s['width']:,} a device, {s['chosen']} chosen",
+        "processes": f"the same walk by processes, {s['rows']:,} rows each",
     }
     lines = [heading(result)]
     for part in s["parts"].split(","):
         lines += ["", titles[part]]
         lines += [
-            f"  {count} devices: {ranged(ratio, 2)}"
+            f"  {count}: {ranged(ratio, 2)}"
             for count, ratio in result[part]["efficiency"].items()
         ]
     return "\n".join(lines)

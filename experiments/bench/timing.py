@@ -13,6 +13,7 @@ import operator
 import os
 import platform
 import re
+import socket
 import statistics
 import sys
 import time
@@ -102,6 +103,13 @@ def restart_on(threads: int) -> None:
 def write_json(output: epath.PathLike, result: dict) -> None:
     epath.Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, json.dumps(result, indent=2) + "\n")
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def usable_cores() -> list[int]:

@@ -60,7 +60,7 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "scale": ({"rows": 300, "width": 32, "budget": 0.05, "dtype": "bfloat16",
                "methods": "g2is,less", "memory": "memory,disk"}, {"wrong"}, {"case": "x"}),
     "scaling": ({"batch": 1, "tokens": 16, "rows": 16, "width": 32, "chosen": 3, "devices": 2,
-                 "repeats": 1}, set(), {"chosen": 0}),
+                 "processes": 2, "repeats": 1}, set(), {"chosen": 0}),
     "store": ({"parts": "speed,error,hidden", "width": 16, "rows": 10, "chunk_rows": 4, "chunks": 2,
                "seconds": 0.01, "writer_cores": 0, "repeats": 1}, set(), {"chunks": 1}),
     "walk": ({"parts": "graph,memory", "rows": 120, "width": 16, "components": 3,

@@ -29,6 +29,8 @@ KILLS = [
     ("features", "open", r"features-.*\.chunk-00002\.done", 2, KILL),  # of both kinds of one pass
     ("features", "open", r"features-.*\.chunk-00003\.safetensors", 1, TERM),
     ("features", "os.rename", r"features-.*\.part$", 2, KILL),  # one of two kinds is finished
+    ("ordered", "open", r"ordered-.*/rows\.bin", 1, KILL),
+    ("ordered", "open", r"ordered-.*/\.rows\.json", 1, KILL),  # its rows are there
     ("selection", "open", r"selection-.*\.selected\.jsonl", 1, KILL),
     ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 9, KILL),
     ("finetune", "open", r"finetune-.*/metrics\.jsonl$", 1, TERM),
@@ -45,8 +47,9 @@ def runs(base, compiled_once, tmp_path_factory) -> tuple[Path, Path, list[dict]]
     folder = tmp_path_factory.mktemp("resume")
     settings = changed(
         small_config(base),
-        run__methods="loss_drop,less,g2is",
+        run__methods="loss_drop,less,g2is_paper,g2is",
         grads__chunk_rows=8,
+        selection__memory="disk",
         evaluate__curves=True,
         warmup__batch_size=4,  # six steps an epoch, so that some are read within it,
         finetune__batch_size=2,  # and seven
