@@ -14,9 +14,13 @@ def get_config() -> ConfigDict:
     config.warmup = _training(epochs=4, learning_rate=2e-5, schedule="linear")  # LESS
     config.warmup.fraction = 0.05  # of the pool, drawn at random (LESS; free in the paper)
     config.warmup.seed = 0  # added to the run's: another warm-up, all else the same
+    # Instead of a warm-up: an adapter in PEFT's files, with optimizer.pt of a Hugging Face Trainer
+    # where a kind needs moments; or a stage warmup-* or finetune-* of another work folder.
+    config.warmup.adapter = ""
     config.finetune = _training(epochs=3, learning_rate=2e-5, schedule="cosine")  # paper; rate free
     config.finetune.keep_epochs = True  # the adapter after each epoch stays, not only the last
     config.finetune.merge = False  # also write base and adapter as one checkpoint
+    config.finetune.full = False  # train all weights, without an adapter: for small models (TIS)
     _features(config)
     _selection(config)
     _evaluation(config)
@@ -81,6 +85,11 @@ def _inputs(config: ConfigDict) -> None:
 def _features(config: ConfigDict) -> None:
     """Gradients of the rows, and their projection."""
     config.grads = ConfigDict()
+    # adapter; or layers: of the base's own linear layers, by two-sided projection, which need no
+    # warm-up and are of kind sgd alone (LoGra)
+    config.grads.of = "adapter"
+    config.grads.layers = "all-linear"  # for grads.of = layers: by name, path or pattern
+    config.grads.layer_width = 16  # K: rows of the projections of a layer's inputs and outputs
     # Of pool rows, for g2is, knn_even, tsds_knn, tsds_kde, uot, coverage, pursuit and gip: sgd,
     # adam, adam_less, rms, sign (ours)
     config.grads.kind = "sgd"
@@ -144,7 +153,7 @@ def _selection(config: ConfigDict) -> None:
     config.selection.source_cap = 1.0  # largest share of the budget that one source may take
     # Where features lie meanwhile: memory, disk; auto: disk if they fill more than half of memory.
     config.selection.memory = "auto"
-    # Of several: each (a selection for each), joint (one for all), merged (each one's rows in turn).
+    # Of several: each (a selection for each), joint (one for all), merged (their rows in turn).
     config.selection.targets = "each"
 
 

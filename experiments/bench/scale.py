@@ -12,6 +12,7 @@ in order first.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -56,7 +57,7 @@ class BenchConfig:
     width: int = 1_024
     budget: float = 0.005
     methods: str = "g2is"
-    memory: str = "auto"
+    memory: str = "memory"
     limit: float = 0.0
     threads: int = 2
     folder: str = ""
@@ -78,7 +79,18 @@ def run(config: BenchConfig) -> dict:
         selects = {memory: functools.partial(select, memory) for memory in MEMORY}
         result = measured(placed, {"write": write, **selects}, ("jax", "numpy"))
     chosen = [result[memory].pop("chosen") for memory in MEMORY if memory in result]
-    return result | {"wrong": [] if chosen == chosen[:1] * len(chosen) else ["rows differ"]}
+    return result | {"common": common(chosen)}
+
+
+def common(chosen: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """Returns, for each selection, how many rows all commands chose, and how many of these are the
+    same in order from the first on."""
+    found = {}
+    for name in chosen[0]:
+        rows = [of_command[name] for of_command in chosen]
+        in_order = itertools.takewhile(lambda row: len({*row}) == 1, zip(*rows, strict=False))
+        found[name] = [len(set(rows[0]).intersection(*rows)), len(list(in_order))]
+    return found
 
 
 def write(config: BenchConfig) -> dict:
@@ -122,7 +134,10 @@ def select(memory: str, config: BenchConfig) -> dict:
         "seconds": seconds,
         "peak": peak,
         "methods": dict(map(summary_of, manifests)),
-        "chosen": {stage.name: chosen_in(stage) for stage in stages},
+        "chosen": {
+            manifest["settings"]["method"]: chosen_in(stage)
+            for stage, manifest in zip(stages, manifests, strict=True)
+        },
     }
 
 
@@ -145,7 +160,8 @@ def chosen_in(stage: Path) -> list[int]:
 def summary_of(manifest: dict) -> tuple[str, dict]:
     """Returns a selection's method and its seconds, those of compiling among them."""
     summary = {name: manifest[name] for name in ("seconds", "compile_seconds")}
-    summary |= {name: manifest["counts"].get(name) for name in ("rows", "passes")}
+    counts = ("rows", "passes", "closest_decision")
+    summary |= {name: manifest["counts"].get(name) for name in counts}
     return manifest["settings"]["method"], summary
 
 
@@ -166,12 +182,15 @@ def table(result: dict) -> str:
         )
         for method, found in selected["methods"].items():
             reads = f" in {found['passes']} reads of the features" if found["passes"] else ""
+            closest = found["closest_decision"]
+            margin = "" if closest is None else f"; closest decision {closest:.0e}"
             lines.append(
                 f"  {method}: {found['rows']:,} rows{reads}, {found['seconds']:.0f} s, of which "
-                f"{found['compile_seconds']:.0f} s compiling"
+                f"{found['compile_seconds']:.0f} s compiling{margin}"
             )
     if len(commands) > 1:
-        lines.append("the rows differ" if result["wrong"] else "the same rows")
+        for name, (count, in_order) in result["common"].items():
+            lines.append(f"{name}: {count:,} rows in common, the first {in_order:,} in order")
     return "\n".join(lines)
 
 

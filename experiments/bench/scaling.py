@@ -36,7 +36,6 @@ from experiments.bench.timing import (
 from g2is_jax.features.projection import ProjectionConfig
 from g2is_jax.features.rows import Rows
 from g2is_jax.pipeline.selection_settings import read_selection
-
 from g2is_jax.runs.mesh import DATA, selection_mesh
 from g2is_jax.runs.processes import start
 from g2is_jax.selection.budget import BudgetConfig, limits
@@ -220,8 +219,7 @@ def table(result: dict) -> str:
     for part in s["parts"].split(","):
         lines += ["", titles[part]]
         lines += [
-            f"  {count}: {ranged(ratio, 2)}"
-            for count, ratio in result[part]["efficiency"].items()
+            f"  {count}: {ranged(ratio, 2)}" for count, ratio in result[part]["efficiency"].items()
         ]
     return "\n".join(lines)
 

@@ -8,14 +8,11 @@ Nothing is unpickled: neither object arrays nor a .pt file that holds more than 
 """
 
 import contextlib
-import io
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from etils import epath
@@ -26,8 +23,9 @@ from g2is_jax.features.store_chunk import OF_EACH_ROW
 from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures
 from g2is_jax.runs.tensors import NAMES, read_tensor, tensor_table, write_tensors
+from g2is_jax.runs.torch_files import load_tensors, torch_for
 
-SAFE_TORCH = (2, 6)  # before it weights_only could be got around: CVE-2025-32434
+A_NPY_FILE = "exchange a .npy file"  # the way out
 
 
 @dataclass(frozen=True)
@@ -148,23 +146,14 @@ def _read_safetensors(source: epath.Path) -> Matrix:
 
 
 def _read_pt(source: epath.Path) -> Matrix:
-    torch = _torch(source)
-    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
-        raise InputError(
-            f"{source}: PyTorch {torch.__version__} may run code that a .pt file holds; "
-            "pip install 'torch>=2.6', or exchange a .npy file"
-        )
-    remote = in_object_store(source)
+    torch = torch_for(source, A_NPY_FILE)
     try:
-        tensor = torch.load(
-            io.BytesIO(source.read_bytes()) if remote else os.fspath(source),
-            map_location="cpu",
-            weights_only=True,
-            mmap=not remote and zipfile.is_zipfile(source),
-        )
+        tensor = load_tensors(source, A_NPY_FILE)
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             raise TypeError(f"a {type(tensor).__name__}")
         dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    except InputError:
+        raise
     except Exception as error:  # of a damaged file it can be any
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
@@ -212,7 +201,7 @@ def _writer(destination: epath.Path) -> Callable[[Store, Path], Path]:
     writers = {".npy": _write_npy, ".safetensors": _write_safetensors, ".pt": _write_pt}
     writer = _by_suffix(destination, writers)
     if writer is _write_pt:
-        _torch(destination)  # before the long work
+        torch_for(destination, A_NPY_FILE)  # before the long work
     return writer
 
 
@@ -242,7 +231,7 @@ def _write_safetensors(store: Store, features_file: Path) -> Path:
 
 
 def _write_pt(_: Store, features_file: Path) -> Path:
-    torch = _torch(features_file)
+    torch = torch_for(features_file, A_NPY_FILE)
     file = features_file.with_suffix(".pt")
     # "c": changes would stay in memory; PyTorch warns of arrays that cannot be written to.
     features_NP = np.load(features_file, mmap_mode="c", allow_pickle=False)
@@ -254,13 +243,3 @@ def _by_suffix(file: epath.Path, known: dict[str, Callable]) -> Callable:
     if file.suffix not in known:
         raise InputError(f"{file}: its suffix is unknown; known are {', '.join(known)}")
     return known[file.suffix]
-
-
-def _torch(file: epath.PathLike) -> ModuleType:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{file}: .pt files need PyTorch; pip install torch, or exchange a .npy file"
-        ) from error
-    return torch

@@ -33,6 +33,7 @@ from g2is_jax.training.optimizer import Moments
 
 KINDS = ("sgd", "adam", "adam_less", "rms", "sign")
 WITH_MOMENTUM = ("adam", "adam_less")
+WITH_MOMENTS = (*WITH_MOMENTUM, "rms")
 
 Array = jax.Array | np.ndarray
 
@@ -160,7 +161,7 @@ def _of_example(
         )
         return total / jnp.maximum(count, 1), count
 
-    nothing = [empty_sum(projection, model.adapter_shapes) for _ in directions]
+    nothing = [empty_sum(projection, model.gradient_shapes) for _ in directions]
     (totals, square), tokens = jax.grad(mean_loss, has_aux=True)((nothing, jnp.zeros(())))
     features_KP = jnp.stack([finished(projection, total) for total in totals])
     return FeatureBatch(features_KP, jnp.sqrt(square), tokens)
@@ -168,9 +169,11 @@ def _of_example(
 
 def stacked_bits(model: Model, projection: ProjectionConfig, seed: int) -> Bits:
     """The projection's random bits of each leaf; those of a stack have its axis of layers."""
-    bits, layout = random_bits(projection, seed, model.adapter_shapes), model.adapter_layout
+    bits, layout = random_bits(projection, seed, model.gradient_shapes), model.adapter_layout
     stacked: Bits = {}
     for path, parts in layout.parts.items():
+        if not model.attached.has_gradient(path):
+            continue
         if not layout.is_stacked(path):
             stacked[path] = bits[path]
             continue

@@ -160,6 +160,11 @@ def words(key: jax.Array, first: jax.Array | int, rows: int, width: int) -> jax.
     return _hashed(key, counters).reshape(rows, per_row)
 
 
+def sign_words(seed: int, name: str, rows: int, width: int) -> jax.Array:
+    """The random words (rows, W) of a matrix of signs with this name."""
+    return words(jnp.asarray(_key(seed, name)), 0, rows, width)
+
+
 def _key(seed: int, name: str) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)

@@ -127,11 +127,11 @@ def one_below_the_other(parts: Sequence[Rows]) -> Rows:
         return parts[0]
 
     def joined(name: str) -> np.ndarray | None:
-        arrays = [getattr(part, name) for part in parts]
-        known = [array for array in arrays if array is not None]
-        return np.concatenate(known) if len(known) == len(arrays) else None
+        known = [array for part in parts if (array := getattr(part, name)) is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
 
-    return Rows(*(joined(name) for name in ("values_NP", "scales_N", "norms_NK", "finite_N")))
+    values_MP = np.concatenate([part.values_NP for part in parts])
+    return Rows(values_MP, joined("scales_N"), joined("norms_NK"), joined("finite_N"))
 
 
 def side_by_side(checkpoints: Sequence[Rows], weights: Sequence[float]) -> Rows:

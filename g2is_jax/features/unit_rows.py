@@ -73,7 +73,8 @@ def over_rows(array, mesh: Mesh | None, fill=0) -> jax.Array:
     count = len(array)
     shape = (count + -count % mesh.size, *array.shape[1:])
 
-    def share(place: tuple[slice, ...]) -> np.ndarray:
+    def share(place: tuple[slice, ...] | None) -> np.ndarray:
+        assert place is not None, "the array is not a scalar"
         start, stop, _ = place[0].indices(shape[0])
         own = np.asarray(array[start:stop])
         padding = [(0, stop - start - len(own))] + [(0, 0)] * (own.ndim - 1)

@@ -57,7 +57,7 @@ SUPPORTED: dict[str, tuple] = {
 def write_adapter(folder: epath.Path, adapter: Leaves, model: Model, base_name: str) -> None:
     """Writes the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
     leaves = model.adapter_layout.by_layer(adapter)
-    tensors = {_tensor_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
+    tensors = {tensor_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
     lora = model.lora
     settings = {
         "peft_type": "LORA",
@@ -112,7 +112,7 @@ def read_adapter(folder: epath.Path, model: Model) -> Leaves:
             )
     file = folder / WEIGHTS
     found = {name: entry.shape for name, entry in _table(folder).items()}
-    wanted = {_tensor_name(path): tuple(shape) for path, shape in model.adapter_shapes.items()}
+    wanted = {tensor_name(path): tuple(shape) for path, shape in model.adapter_shapes.items()}
     if found != wanted:
         name, shape = min(set(found.items()) ^ set(wanted.items()))
         raise InputError(
@@ -124,13 +124,14 @@ def read_adapter(folder: epath.Path, model: Model) -> Leaves:
         if tensor.dtype not in FLOATS:
             raise InputError(f"{file}: tensor {name} is {tensor.dtype}; {_way_out(folder)}")
     leaves = {
-        path: jnp.asarray(tensors[_tensor_name(path)], jnp.float32)
+        path: jnp.asarray(tensors[tensor_name(path)], jnp.float32)
         for path in sorted(model.adapter_shapes)
     }
     return model.adapter_layout.stacked(leaves)
 
 
-def _tensor_name(path: str) -> str:
+def tensor_name(path: str) -> str:
+    """PEFT's name of an adapter's parameter."""
     return f"base_model.model.model.{checkpoint_path(path)}.weight"
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from g2is_jax.model.attention_blocks import visible
 from g2is_jax.model.config import DecoderConfig
 from g2is_jax.model.kernels import attend_masked, attend_of_kind, window_of
-from g2is_jax.model.lora import Linear, LoraConfig
+from g2is_jax.model.lora import AdapterConfig, Linear
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.model.rope import Tables, rotate
 
@@ -57,7 +57,7 @@ class Attention(nnx.Module):
         path: str,
         dtype: jnp.dtype,
         kernel: str,
-        lora: LoraConfig,
+        lora: AdapterConfig,
     ):
         self.c, self.windows, self.kernel, self.dtype = c, windows, kernel, dtype
         d, q, kv = (

@@ -11,7 +11,7 @@ from flax import nnx
 
 from g2is_jax.model.attention import Attention, Slot
 from g2is_jax.model.config import DecoderConfig, LayerConfig, RopeConfig
-from g2is_jax.model.lora import Leaves, Linear, LoraConfig, Shapes, leaf_path
+from g2is_jax.model.lora import AdapterConfig, Leaves, Linear, Shapes, leaf_path
 from g2is_jax.model.norm import RmsNorm
 from g2is_jax.model.rope import Tables, tables_of_kind
 
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Mlp(nnx.Module):
     """The gated MLP: down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, c: DecoderConfig, path: str, dtype: jnp.dtype, lora: LoraConfig):
+    def __init__(self, c: DecoderConfig, path: str, dtype: jnp.dtype, lora: AdapterConfig):
         d, f = c.hidden_size, c.intermediate_size
         self.activation = c.activation
         self.gate_proj = Linear(f"{path}.gate_proj", d, f, c.mlp_bias, dtype, lora)
@@ -50,7 +50,7 @@ class Block(nnx.Module):
         kinds: tuple[LayerConfig, ...],
         dtype: jnp.dtype,
         kernel: str,
-        lora: LoraConfig,
+        lora: AdapterConfig,
     ):
         self.norms = c.norms
         windows = tuple(layer.window for layer in kinds)
@@ -129,7 +129,7 @@ class BlockGraph:
 
     def _run(self, shared: Pass, leaves: Leaves, states: dict, x_TD, sums, slot, layer, kind):
         if shared.through is not None:
-            for path in self.adapted:
+            for path in [path for path in self.adapted if path in states]:
                 leaf, sums = shared.through(leaves[path], sums, states[path])
                 leaves = leaves | {path: leaf}
         keys_T = None if shared.keys_T is None else _of_layer(shared.keys_T, layer)
@@ -148,7 +148,7 @@ def describe_block(
     kinds: tuple[LayerConfig, ...],
     dtype: jnp.dtype,
     kernel: str,
-    lora: LoraConfig,
+    lora: AdapterConfig,
     remat: bool,
 ) -> tuple[BlockGraph, Shapes]:
     """Describes a block, and its base's shapes by paths such as `mlp.up_proj.weight`.

@@ -17,6 +17,7 @@ from g2is_jax.model.config import DecoderConfig, LayerConfig
 from g2is_jax.model.decoder import Decoder, Taps
 from g2is_jax.model.kernels import KERNELS
 from g2is_jax.model.lora import (
+    AdapterConfig,
     Leaves,
     LoraConfig,
     Shapes,
@@ -81,15 +82,32 @@ class Model:
 
     config: DecoderConfig
     settings: ModelConfig
-    lora: LoraConfig
+    attached: AdapterConfig
     decoder: Decoder
     adapter_layout: Layout
     base_layout: Layout
 
     @property
+    def lora(self) -> LoraConfig:
+        """The settings of its adapter, which must be LoRA."""
+        assert isinstance(self.attached, LoraConfig), "the model has probes"
+        return self.attached
+
+    @property
     def adapter_shapes(self) -> Shapes:
         """The shapes of the adapter's parameters, by each one's own path."""
         return self.adapter_layout.shapes
+
+    @property
+    def gradient_shapes(self) -> Shapes:
+        """The shapes of the adapter's parameters whose gradients features are of."""
+        found = self.adapter_shapes.items()
+        return {path: shape for path, shape in found if self.attached.has_gradient(path)}
+
+    @property
+    def trained_layout(self) -> Layout:
+        """The parameters that training changes: the adapter's, or all of a model without one."""
+        return self.adapter_layout if self.adapter_shapes else self.base_layout
 
     @property
     def base_shapes(self) -> Shapes:
@@ -108,7 +126,7 @@ class Model:
         if self.settings.attention != "blocks":
             return self
         settings = dataclasses.replace(self.settings, attention="grouped_blocks")
-        return build_model(self.config, self.lora, settings)
+        return build_model(self.config, self.attached, settings)
 
     def logits(
         self, adapter: Leaves, base: Leaves, tokens_T, dropout_key=None, segments_T=None
@@ -220,7 +238,7 @@ class Model:
             )
 
 
-def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) -> Model:
+def build_model(config: DecoderConfig, lora: AdapterConfig, settings: ModelConfig) -> Model:
     """Describes a model without allocating anything."""
     settings = settings.for_depth(len(config.layers))
     dtype, activations = DTYPES[settings.dtype], DTYPES[settings.activations]
@@ -229,7 +247,7 @@ def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) 
     def block(
         kinds: tuple[LayerConfig, ...], targets: tuple[str, ...]
     ) -> tuple[BlockGraph, Shapes]:
-        within = dataclasses.replace(lora, targets=targets)
+        within = dataclasses.replace(lora, targets=targets)  # type: ignore[type-var]  # a dataclass
         return describe_block(config, kinds, dtype, settings.attention, within, settings.remat)
 
     ends = ("embed_tokens",) if config.tie_word_embeddings else ("embed_tokens", "lm_head")
@@ -248,6 +266,12 @@ def build_model(config: DecoderConfig, lora: LoraConfig, settings: ModelConfig) 
     blocks = tuple(map(graph, stacks))
     decoder = Decoder(config, activations, stacks, blocks)
     return Model(config, settings, lora, decoder, layout, Layout(base_shapes, stacks))
+
+
+@functools.cache
+def with_adapter(model: Model, adapter: AdapterConfig | None) -> Model:
+    """Returns the same decoder with another adapter; the model itself where there is none."""
+    return model if adapter is None else build_model(model.config, adapter, model.settings)
 
 
 def _adapted(layout: Layout, prefix: str) -> tuple[str, ...]:
@@ -273,20 +297,20 @@ def devices_of(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.size
 
 
-def _check_targets(lora: LoraConfig, base_shapes: Shapes) -> None:
+def _check_targets(lora: AdapterConfig, base_shapes: Shapes) -> None:
     linear = linear_layers(base_shapes)
     for target in lora.targets:
-        if lora.rank > 0 and not any(matches(target, path) for path in linear):
+        if not any(matches(target, path) for path in linear):
             names = sorted({path.rpartition(".")[2] for path in linear})
             raise InputError(
-                f"lora.targets: {target!r} matches no linear layer; there are {', '.join(names)}, "
+                f"{lora.FIELD}: {target!r} matches no linear layer; there are {', '.join(names)}, "
                 f"under paths such as {next(iter(linear))}"
             )
 
 
 def load_model(
     folder: epath.Path,
-    lora: LoraConfig,
+    lora: AdapterConfig,
     settings: ModelConfig,
     sharding: Callable[[str], Sharding | None] = lambda path: None,
 ) -> tuple[Model, Leaves]:

@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,43 @@ Leaves = dict[str, jax.Array]  # leaf path -> array; sorted by path, the canonic
 Shapes = dict[str, tuple[int, ...]]  # by leaf path
 
 
+class AdapterConfig(Protocol):
+    """What a linear layer has beside its weight, and the layers that have it: by name (`q_proj`),
+    by path (`layers.3.mlp.up_proj`), by a pattern of either, or `all-linear`.
+
+    FIELD: of the config, which names them."""
+
+    FIELD: ClassVar[str]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names."""
+
+    @property
+    def dropout(self) -> float:
+        """The share of its inputs that it drops in training."""
+
+    def matches(self, path: str) -> bool:
+        """True if the linear layer of this path has it."""
+
+    def shapes(self, d_out: int, d_in: int) -> Shapes:
+        """The shapes of its leaves in a layer, by names."""
+
+    def has_gradient(self, path: str) -> bool:
+        """True if features are of this leaf's gradient."""
+
+    def added(self, leaves: Leaves, x_TD: jax.Array, y_TD: jax.Array, keys_T, dtype) -> jax.Array:
+        """The output of a layer from its input x and the product y with its weight."""
+
+
 @dataclass(frozen=True)
 class LoraConfig:
-    """The settings of an adapter; rank 0 attaches nothing.
+    """The settings of a LoRA adapter; rank 0 attaches nothing.
 
-    `targets`: linear layers by name (`q_proj`), by path (`layers.3.mlp.up_proj`), by a pattern of
-    either, or `all-linear`. `rslora`: scale by alpha / sqrt(rank) instead of alpha / rank.
+    `rslora`: scale by alpha / sqrt(rank) instead of alpha / rank.
     """
 
+    FIELD: ClassVar[str] = "lora.targets"
     rank: int
     alpha: float
     dropout: float
@@ -38,6 +68,27 @@ class LoraConfig:
         """True if the linear layer of this path carries an adapter."""
         return self.rank > 0 and any(matches(target, path) for target in self.targets)
 
+    def shapes(self, d_out: int, d_in: int) -> Shapes:
+        """The shapes of the adapter of a layer, by names."""
+        return {"lora_A": (self.rank, d_in), "lora_B": (d_out, self.rank)}
+
+    def has_gradient(self, path: str) -> bool:
+        """True if features are of this leaf's gradient."""
+        return True
+
+    def added(self, leaves: Leaves, x_TD: jax.Array, y_TD: jax.Array, keys_T, dtype) -> jax.Array:
+        """y + scale B A dropout(x), of operands rounded to `dtype`."""
+        inner_TR = product(self._dropped(x_TD, keys_T), leaves["lora_A"], dtype)
+        return y_TD + self.scale * product(inner_TR, leaves["lora_B"], dtype)
+
+    def _dropped(self, x_TD: jax.Array, dropout_keys_T: jax.Array | None) -> jax.Array:
+        if dropout_keys_T is None or self.dropout == 0:
+            return x_TD
+        keep = 1.0 - self.dropout
+        drawn = functools.partial(jax.random.bernoulli, p=keep, shape=x_TD.shape[1:])
+        kept_TD = jax.vmap(drawn)(dropout_keys_T)
+        return jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
+
 
 NO_ADAPTER = LoraConfig(rank=0, alpha=1.0, dropout=0.0, targets=(), rslora=False)
 
@@ -49,7 +100,8 @@ def matches(target: str, path: str) -> bool:
 
 
 class Linear(nnx.Module):
-    """y = W x + b + scale B A dropout(x), with W (out, in), A (r, in), B (out, r) (Hu et al.).
+    """y = W x + b + scale B A dropout(x), with W (out, in), A (r, in), B (out, r) (Hu et al.); or
+    another adapter than LoRA's (two_sided.py).
 
     The operands of its products are in the dtype of W, and their sums in float32; y is in the dtype
     of x. Differs from nnx.LoRA: has the scale and dropout, and an adapter in float32 does not turn
@@ -57,7 +109,7 @@ class Linear(nnx.Module):
     """
 
     def __init__(
-        self, path: str, d_in: int, d_out: int, bias: bool, dtype: jnp.dtype, lora: LoraConfig
+        self, path: str, d_in: int, d_out: int, bias: bool, dtype: jnp.dtype, lora: AdapterConfig
     ):
         self.shape = (d_out, d_in)
         self.weight = nnx.Param(jnp.zeros(self.shape, dtype))
@@ -66,9 +118,8 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((d_out,), dtype))
         self.adapted = lora.matches(path)
         self.lora = lora
-        if self.adapted:
-            self.lora_A = nnx.LoRAParam(jnp.zeros((lora.rank, d_in), jnp.float32))
-            self.lora_B = nnx.LoRAParam(jnp.zeros((d_out, lora.rank), jnp.float32))
+        for name, shape in lora.shapes(d_out, d_in).items() if self.adapted else ():
+            setattr(self, name, nnx.LoRAParam(jnp.zeros(shape, jnp.float32)))
 
     @property
     def is_sharded(self) -> bool:
@@ -81,17 +132,9 @@ class Linear(nnx.Module):
         if self.biased:
             y_TD += self.bias[...].astype(y_TD.dtype)[None, :]
         if self.adapted:
-            inner_TR = product(self._dropped(x_TD, dropout_keys_T), self.lora_A[...], weight.dtype)
-            y_TD += self.lora.scale * product(inner_TR, self.lora_B[...], weight.dtype)
+            leaves = {name: getattr(self, name)[...] for name in self.lora.shapes(*self.shape)}
+            y_TD = self.lora.added(leaves, x_TD, y_TD, dropout_keys_T, weight.dtype)
         return y_TD.astype(x_TD.dtype)
-
-    def _dropped(self, x_TD: jax.Array, dropout_keys_T: jax.Array | None) -> jax.Array:
-        if dropout_keys_T is None or self.lora.dropout == 0:
-            return x_TD
-        keep = 1.0 - self.lora.dropout
-        drawn = functools.partial(jax.random.bernoulli, p=keep, shape=x_TD.shape[1:])
-        kept_TD = jax.vmap(drawn)(dropout_keys_T)
-        return jnp.where(kept_TD, x_TD / keep, 0).astype(x_TD.dtype)
 
 
 def leaf_path(path: tuple) -> str:
@@ -104,14 +147,14 @@ def checkpoint_path(path: str) -> str:
     return ".".join(str(int(part)) if part.isdigit() else part for part in path.split("."))
 
 
-def adapter_shapes(lora: LoraConfig, base_shapes: Shapes) -> Shapes:
+def adapter_shapes(lora: AdapterConfig, base_shapes: Shapes) -> Shapes:
     """Shapes of the adapter's parameters, by their own paths, of a base of these shapes."""
     shapes: Shapes = {}
     for path in sorted(base_shapes):
         layer = path.removesuffix(".weight")
         if path.endswith("_proj.weight") and lora.matches(checkpoint_path(layer)):
-            d_out, d_in = base_shapes[path]
-            shapes |= {f"{layer}.lora_A": (lora.rank, d_in), f"{layer}.lora_B": (d_out, lora.rank)}
+            own = lora.shapes(*base_shapes[path])
+            shapes |= {f"{layer}.{name}": shape for name, shape in own.items()}
     return shapes
 
 

@@ -1,4 +1,4 @@
-"""Training an adapter on rows of the pool or of a target: warm-up, alignment and fine-tune."""
+"""Training on rows of the pool or of a target: warm-up, alignment and fine-tune."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,18 +12,22 @@ from g2is_jax.data.batches import (
     training_shapes,
 )
 from g2is_jax.model.adapters import write_adapter
+from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.model.merge import write_merged
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.mesh import shared_training_mesh
 from g2is_jax.runs.processes import is_first
 from g2is_jax.training.fit import FitConfig, fit
 
-ADAPTER = "adapter"  # folder within a stage: PEFT's files of the last adapter
+# Folders within a stage: PEFT's files of the last adapter, or a checkpoint of all weights.
+ADAPTER, MODEL = "adapter", "model"
 
 
 def train(
     job: Job,
+    model: Model,
     dataset: Dataset,
     rows: Sequence[int],
     config: FitConfig,
@@ -31,17 +35,20 @@ def train(
     folder: epath.Path,
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, dict]:
-    """Fit a fresh adapter to these rows and write it; returns it, and counts for the manifest."""
+    """Fit a fresh adapter, or all weights of a model without one, to these rows and write it;
+    returns it, and counts for the manifest."""
     mesh = shared_training_mesh()
     devices = mesh.size if mesh else 1
     encoded = dataset.encoded.take(rows)
     ids = dataset.records.take(rows).ids_N.tolist()
     shapes = shapes_of(dataset, config, devices, config.packing)
     adapter, moments = fit(
-        job.model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
+        model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
-    if is_first():
-        write_adapter(folder / ADAPTER, adapter, job.model, str(job.checkpoint.folder))
+    if is_first() and model.adapter_shapes:
+        write_adapter(folder / ADAPTER, adapter, model, str(job.checkpoint.folder))
+    elif is_first():
+        write_merged(folder / MODEL, job.checkpoint.folder, model, {}, adapter)
 
     def padding(shapes: TrainingShapes) -> float:
         steps = (row_lengths(encoded), config.batch_size, seed, config.epochs)

@@ -10,6 +10,7 @@ from g2is_jax.features.gradients import KINDS
 from g2is_jax.pipeline.fields import BUILT_IN, config_fields, file_names, target_name
 from g2is_jax.runs.errors import InputError
 
+ADAPTER, LAYERS = "adapter", "layers"  # of grads.of
 CHOICES = {
     "data.bad_rows": POLICIES,
     "data.overlap": ("report", "remove"),
@@ -20,6 +21,7 @@ CHOICES = {
     "grads.validation_kind": KINDS,
     "grads.precondition": ("none", "pool"),
     "paper.kind": KINDS,
+    "grads.of": (ADAPTER, LAYERS),
 }
 AT_LEAST = {
     "model.max_length": 2,
@@ -30,6 +32,7 @@ AT_LEAST = {
     "grads.checkpoints": 0,
     "grads.chunk_rows": 1,
     "grads.folds": 0,
+    "grads.layer_width": 1,
     "projection.seed": 0,
     "warmup.seed": 0,
 }

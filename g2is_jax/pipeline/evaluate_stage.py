@@ -7,7 +7,7 @@ from etils import epath
 from g2is_jax.evaluation.evaluate import evaluate
 from g2is_jax.evaluation.tasks.reply_metrics import LOSS, SHOTS_DROPPED
 from g2is_jax.pipeline.datasets import Target
-from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, adapter_leaves
+from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, subject
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.hashing import file_hash
 from g2is_jax.runs.processes import is_first
@@ -25,9 +25,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, name: str) -> epath.Pat
 
     def build(folder: epath.Path) -> dict:
         metrics, rows = evaluate(
-            job.model,
-            adapter_leaves(job, tuned),
-            job.weights,
+            *subject(job, tuned),
             job.data.chat,
             eval_set,
             job.settings.data.max_length,
@@ -47,7 +45,7 @@ def stage(job: Job, tuned: Tuned | None, target: Target, name: str) -> epath.Pat
     identity = {
         "new_tokens": job.settings.evaluation.evaluate.new_tokens,
         "task": [task.name, task.shots, task.metrics, task.letters],
-        **job.model_identity,
+        **job.tuned_identity,
     }
     inputs = {"test": target.test_digest, **job.checkpoint.digest, **adapter_hash(tuned)}
     if task.shots:

@@ -19,11 +19,10 @@ from g2is_jax.features.gradients import (
     shared_inputs,
 )
 from g2is_jax.features.store import StoreConfig, StoreWriter
-from g2is_jax.pipeline import folded_stage, warmup_stage
+from g2is_jax.pipeline import folded_stage, taken_at
 from g2is_jax.pipeline.datasets import Dataset
 from g2is_jax.pipeline.job import Job
 from g2is_jax.pipeline.store_diagnostics import write_diagnostics
-from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.mesh import free_memory, shared_mesh
 from g2is_jax.runs.processes import is_first, process_share, wait_for_all
 from g2is_jax.runs.stages import Stage
@@ -34,7 +33,9 @@ Compute = Callable[[Batch], FeatureBatch]
 
 
 def kind_of(job: Job, dataset: Dataset, method: str) -> str:
-    """The kind of features that a method takes of a file's rows."""
+    """The kind of features that a method takes of a file's rows; of layers there is but one."""
+    if job.settings.features.layers:
+        return "sgd"
     if dataset is not job.data.pool:
         return job.settings.features.validation_kind
     return pool_kind(method, job.settings.selection.kinds)
@@ -42,6 +43,8 @@ def kind_of(job: Job, dataset: Dataset, method: str) -> str:
 
 def kinds_of(job: Job, dataset: Dataset) -> list[str]:
     """All kinds that the methods of a job take of a file's rows, in order."""
+    if job.settings.features.layers:
+        return ["sgd"]
     if dataset is not job.data.pool:
         return [job.settings.features.validation_kind]
     methods = needing(job.settings.selection.methods, FEATURES) or ["g2is"]
@@ -84,22 +87,22 @@ def _pass_stages(
 
     def build(folders: dict[str, epath.Path]) -> dict[str, dict]:
         stores = {kind: folders[label] for kind, label in labels.items() if label in folders}
-        checkpoint = warmup_stage.load(job, seed)[number]  # by all: they agree on each stage
+        # By all processes: they agree on each stage.
+        point = taken_at.points(job, seed, tuple(kinds))[number]
         store, wanted = job.settings.features.store, [kinds.index(kind) for kind in stores]
         work = run_pass(
-            *(job, dataset, seed, checkpoint, kinds, stores, store),
+            *(job, dataset, seed, point, kinds, stores, store),
             lambda compute: _only(compute, wanted, len(kinds)),
         )
         wait_for_all(f"{', '.join(stores)} features of {dataset.name}")
         if not is_first():
             return {labels[kind]: {} for kind in stores}
         for kind, folder in stores.items():
-            momentum = _momentum(kind, checkpoint.moments)
+            momentum = _momentum(kind, point.moments)
             write_diagnostics(folder, dataset, momentum, _direction(job, kind).b1)
         return {labels[kind]: dataset.counts | work for kind in stores}
 
-    warm_up = warmup_stage.stage(job, seed)
-    inputs = {"rows": dataset.digest, "warmup": stage_hash(warm_up), **job.checkpoint.digest}
+    inputs = {"rows": dataset.digest, **taken_at.inputs(job, seed), **job.checkpoint.digest}
     identities = {
         label: Stage("features", identity(job, kind, seed, number), inputs)
         for kind, label in labels.items()
@@ -122,7 +125,7 @@ def identity(job: Job, kind: str, seed: int, number: int) -> dict:
         "projection": projection | {"seed": seed + settings.projection_seed},
         "rows_dtype": settings.store.dtype,
         "checkpoint": number - settings.checkpoints,  # -1 is the newest
-        **job.model_identity,
+        **taken_at.identity(job),
     }
 
 
@@ -136,7 +139,7 @@ def run_pass(
     job: Job,
     dataset: Dataset,
     seed: int,
-    checkpoint: warmup_stage.WarmupCheckpoint,
+    point: taken_at.Point,
     kinds: Sequence[str],
     folders: dict[str, epath.Path],
     store: StoreConfig,
@@ -150,11 +153,12 @@ def run_pass(
     mesh = shared_mesh()
     settings = job.settings.features
     projection, own_seed = settings.projection, seed + settings.projection_seed
+    model = job.gradient_model
     inputs = shared_inputs(
-        job.model, checkpoint.adapter, job.weights, checkpoint.moments, projection, own_seed, mesh
+        model, point.adapter, job.weights, point.moments, projection, own_seed, mesh
     )
     directions = tuple(_direction(job, kind) for kind in kinds)
-    function = feature_function(job.model, directions, projection, mesh)
+    function = feature_function(model, directions, projection, mesh)
     compute = rows_of(lambda batch: function(inputs, batch.tokens_BT, batch.supervised_BT))
     devices = mesh.size if mesh else 1
     batch_tokens = settings.batch_tokens or _measured(dataset, function, inputs, devices)

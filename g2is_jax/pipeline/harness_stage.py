@@ -5,7 +5,7 @@ import json
 
 from etils import epath
 
-from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, adapter_leaves
+from g2is_jax.pipeline.finetune_stage import Tuned, adapter_hash, subject
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.stages import Stage
 from g2is_jax.runs.storage import write_atomic
@@ -23,9 +23,7 @@ def stage(job: Job, tuned: Tuned | None, name: str) -> epath.Path:
 
     def build(folder: epath.Path) -> dict:
         model = HarnessModel(
-            job.model,
-            adapter_leaves(job, tuned),
-            job.weights,
+            *subject(job, tuned),
             job.data.chat,
             job.settings.data.max_length,
             job.settings.evaluation.evaluate.batch_tokens,
@@ -36,6 +34,6 @@ def stage(job: Job, tuned: Tuned | None, name: str) -> epath.Path:
         return {"rows": sum(rows["effective"] for rows in results["n-samples"].values())}
 
     asked = dataclasses.asdict(config) | {"tasks": sorted(config.tasks)}
-    identity = {**asked, "include": config.digest(), "lm_eval": VERSION, **job.model_identity}
+    identity = {**asked, "include": config.digest(), "lm_eval": VERSION, **job.tuned_identity}
     inputs = job.checkpoint.digest | adapter_hash(tuned)
     return job.stages.run(Stage("harness", identity, inputs), name, build)

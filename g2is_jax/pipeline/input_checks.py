@@ -35,7 +35,7 @@ def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path
 def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequence[Target]) -> None:
     """Check that features can be folded as often as asked, that cosines are enough where they are
     all that is kept, and that each walk finds enough rows."""
-    width = features_width(settings.features.projection, model.adapter_shapes)
+    width = features_width(settings.features.projection, model.gradient_shapes)
     if width % 2**settings.features.folds:
         raise InputError(
             f"grads.folds = {settings.features.folds}: rows of {width} values cannot be halved so "

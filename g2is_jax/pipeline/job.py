@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from g2is_jax.data.files import FileRows, read_rows
 from g2is_jax.data.hub_sets import Place
 from g2is_jax.evaluation.tasks.table import EvalSet, make_eval_set
-from g2is_jax.model.build import Model
-from g2is_jax.model.lora import Leaves, match_report
+from g2is_jax.model.build import Model, with_adapter
+from g2is_jax.model.lora import NO_ADAPTER, Leaves, match_report
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.check_data import short_lines
 from g2is_jax.pipeline.first_date import dated
@@ -80,6 +80,16 @@ class Job:
         return self.readers.model(self.settings.base, self.settings.lora)
 
     @property
+    def gradient_model(self) -> Model:
+        """The model whose gradients are taken: with its adapter, or with probes of its layers."""
+        return with_adapter(self.model, self.settings.features.layers)
+
+    @property
+    def tuned_model(self) -> Model:
+        """The model as it is fine-tuned: with an adapter, or in full."""
+        return with_adapter(self.model, NO_ADAPTER if self.settings.finetune.full else None)
+
+    @property
     def weights(self) -> Leaves:
         """The base's weights, whatever adapter the model has."""
         return self.readers.weights(self.settings.base.weights)
@@ -135,6 +145,13 @@ class Job:
             **self.text_identity,
         }
 
+    @property
+    def tuned_identity(self) -> dict:
+        """As `model_identity`, of stages that fine-tune a model or measure it."""
+        if not self.settings.finetune.full:
+            return self.model_identity
+        return self.model_identity | {"lora": None, "full": True}
+
     @functools.cached_property
     def text_identity(self) -> dict:
         """How rows become tokens: template and tokenizer by what they make of a probe."""
@@ -166,7 +183,7 @@ class Job:
             _ = self.readers.encoder(selection.encoder).digest  # of all its files
         files = [data.pool, *(target.validation for target in data.targets)]
         check_vocabulary(files, self.model.config.vocab_size, self.checkpoint.folder)
-        check_sizes(self.settings, self.model, data.pool, data.targets)
+        check_sizes(self.settings, self.gradient_model, data.pool, data.targets)
 
     def check(self) -> None:
         """Read everything, and print what there is."""

@@ -26,7 +26,7 @@ def aligned(job: Job, target: Target, seed: int) -> epath.Path:
     fit = dataclasses.replace(settings.fit, keep_checkpoints=1)  # features may need more; this not
 
     def build(folder: epath.Path) -> dict:
-        return train(job, dataset, range(len(dataset.encoded)), fit, own_seed, folder)[1]
+        return train(job, job.model, dataset, range(len(dataset.encoded)), fit, own_seed, folder)[1]
 
     identity = {"fit": fit_identity(fit), "seed": own_seed, **job.model_identity}
     inputs = {"rows": dataset.digest, **job.checkpoint.digest}

@@ -17,6 +17,7 @@ from g2is_jax.pipeline import (
     losses_stage,
     ordered_stage,
     scores_stage,
+    taken_at,
     warmup_stage,
     whitened_stage,
 )
@@ -69,7 +70,7 @@ def stages(job: Job, method: str, target: Target, seed: int) -> Folders:
             "after": losses_stage.after(job, target, seed),
         }
     if needs == FEATURES:
-        found["warmup"] = warmup_stage.stage(job, seed)
+        found |= taken_at.stages(job, seed)
         if job.settings.features.scores_only:
             del datasets["features"]
             for name, own in named.items():
@@ -171,12 +172,14 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
     else:
         pool = rows_of(job, job.data.pool, method, seed)
         validation = validation.take(usable_M)
+    subtasks_M, targets_M = _labels(targets)
     return dataclasses.replace(
         bare,
         limits=without(job.limits, ~pool.finite_N),
         pool=pool,
         validation=validation,
-        **_labels(targets, usable_M),
+        subtasks_M=subtasks_M[usable_M],
+        targets_M=None if targets_M is None else targets_M[usable_M],
     )
 
 
@@ -192,15 +195,14 @@ def _cosines(
     return Cosines(np.concatenate([cosines[:] for cosines in found], axis=1), finite_N=finite_N)
 
 
-def _labels(targets: Sequence[Target], usable_M: np.ndarray) -> dict[str, np.ndarray]:
-    """The labels of the validation rows that are usable: of their subtasks, and of their targets
-    where there are several, whose subtasks are then different ones."""
+def _labels(targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The labels of the validation rows: of their subtasks, and of their targets where there are
+    several, whose subtasks are then different ones."""
     records = [(number, r) for number, own in enumerate(targets) for r in own.validation.records]
     if len(targets) == 1:
-        return {"subtasks_M": np.array([record.subtask for _, record in records])[usable_M]}
-    subtasks_M = np.array([f"{targets[number].name}: {record.subtask}" for number, record in records])
-    targets_M = np.array([number for number, _ in records])
-    return {"subtasks_M": subtasks_M[usable_M], "targets_M": targets_M[usable_M]}
+        return np.array([record.subtask for _, record in records]), None
+    subtasks = [f"{targets[number].name}: {record.subtask}" for number, record in records]
+    return np.array(subtasks), np.array([number for number, _ in records])
 
 
 def _texts(datasets: Sequence[Dataset]) -> tuple[list[str], list[str]]:

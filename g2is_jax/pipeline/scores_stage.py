@@ -12,7 +12,7 @@ from etils import epath
 from g2is_jax.features.cosines import scoring
 from g2is_jax.features.rows import Cosines, unit_length
 from g2is_jax.features.store import Store, StoreConfig, open_store
-from g2is_jax.pipeline import features_stage, warmup_stage
+from g2is_jax.pipeline import features_stage, taken_at
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
@@ -58,14 +58,14 @@ def _pass_stages(job: Job, seed: int, number: int) -> dict[tuple[str, str], epat
 
     def build(folders: dict[str, epath.Path]) -> dict[str, dict]:
         wanted = {which: folders[label] for which, label in labels.items() if label in folders}
-        checkpoint = warmup_stage.load(job, seed)[number]
+        point = taken_at.points(job, seed, tuple(kinds))[number]
         units = [_units(open_store(of_targets[target])) for _, target in wanted]
         places = [kinds.index(kind) for kind, _ in wanted]
         work = features_stage.run_pass(
             job,
             pool,
             seed,
-            checkpoint,
+            point,
             kinds,
             {labels[which]: folder for which, folder in wanted.items()},
             StoreConfig("float32", job.settings.features.store.chunk_rows),
@@ -75,8 +75,7 @@ def _pass_stages(job: Job, seed: int, number: int) -> dict[tuple[str, str], epat
         counts = pool.counts | work if is_first() else {}
         return {labels[which]: counts for which in wanted}
 
-    warm_up = warmup_stage.stage(job, seed)
-    inputs = {"rows": pool.digest, "warmup": stage_hash(warm_up), **job.checkpoint.digest}
+    inputs = {"rows": pool.digest, **taken_at.inputs(job, seed), **job.checkpoint.digest}
     identities = {
         label: Stage(
             "scores",

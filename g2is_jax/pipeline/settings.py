@@ -17,7 +17,8 @@ from g2is_jax.features.store import StoreConfig
 from g2is_jax.model.backends import EXECUTION, execution
 from g2is_jax.model.build import ModelConfig
 from g2is_jax.model.lora import LoraConfig
-from g2is_jax.pipeline.config_checks import check_files, check_values
+from g2is_jax.model.two_sided import TwoSidedConfig
+from g2is_jax.pipeline.config_checks import ADAPTER, LAYERS, check_files, check_values
 from g2is_jax.pipeline.fields import file_names, listed, owned, part_of
 from g2is_jax.pipeline.first_date import read_date
 from g2is_jax.pipeline.selection_settings import read_selection
@@ -27,7 +28,8 @@ from g2is_jax.skills.world import WorldConfig
 from g2is_jax.training.fit import FitConfig
 from g2is_jax.training.optimizer import OptimizerConfig
 
-NOT_OF_FIT = ("fraction", "seed", "keep_epochs", "merge")  # fields beside FitConfig's
+# Fields beside FitConfig's.
+NOT_OF_FIT = ("fraction", "seed", "adapter", "keep_epochs", "merge", "full")
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,21 @@ class BaseSettings:
 
 @dataclass(frozen=True)
 class WarmupSettings:
-    """The warm-up: share of the pool, and a seed that is added to the run's."""
+    """The warm-up: share of the pool, a seed that is added to the run's, and the folder of an
+    adapter that is taken instead (empty: none)."""
 
     fit: FitConfig
     fraction: float
     seed: int
+    adapter: str
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """The gradient features; `checkpoints` counts those of the warm-up, from the newest."""
+    """The gradient features; `checkpoints` counts those of the warm-up, from the newest. `layers`:
+    the base's own linear layers whose gradients are taken; None: those of an adapter."""
 
+    layers: TwoSidedConfig | None
     validation_kind: str
     checkpoints: int
     hidden_states: bool
@@ -132,6 +138,7 @@ class FinetuneSettings:
     fit: FitConfig
     keep_epochs: bool
     merge: bool
+    full: bool  # all weights are trained, and no adapter
 
 
 @dataclass(frozen=True)
@@ -189,9 +196,7 @@ def check_settings(config: ConfigDict, backend: str) -> Settings:
         warmup=_warmup(config),
         features=_features(config),
         selection=read_selection(config),
-        finetune=FinetuneSettings(
-            _fit(config.finetune, "finetune"), config.finetune.keep_epochs, config.finetune.merge
-        ),
+        finetune=_finetune(config),
         evaluation=_evaluation(config, data.targets),
         seeds=_seeds(config.run.seeds),
     )
@@ -222,6 +227,7 @@ def read_model(section: ConfigDict, backend: str) -> ModelConfig:
 
 def _features(config: ConfigDict) -> FeatureSettings:
     return FeatureSettings(
+        layers=_layers(config.grads),
         validation_kind=config.grads.validation_kind,
         checkpoints=_checkpoints(config),
         hidden_states=config.grads.hidden_states,
@@ -236,9 +242,24 @@ def _features(config: ConfigDict) -> FeatureSettings:
     )
 
 
+def _layers(section: ConfigDict) -> TwoSidedConfig | None:
+    """The linear layers whose own gradients are taken, where these are asked for."""
+    if section.of == ADAPTER:
+        return None
+    return TwoSidedConfig(section.layer_width, listed(section.layers, "grads.layers"))
+
+
 def _checkpoints(config: ConfigDict) -> int:
-    """The number of the warm-up's checkpoints that features are made at; 0 asks for all."""
-    return config.grads.checkpoints or config.warmup.epochs
+    """The number of the warm-up's checkpoints that features are made at; 0 asks for all. Without a
+    warm-up there is one place alone."""
+    if not (config.warmup.adapter or config.grads.of == LAYERS):
+        return config.grads.checkpoints or config.warmup.epochs
+    if config.grads.checkpoints > 1:
+        raise InputError(
+            f"grads.checkpoints = {config.grads.checkpoints}: there is no warm-up with "
+            "warmup.adapter or grads.of = layers; set it to 1"
+        )
+    return 1
 
 
 def _evaluation(config: ConfigDict, targets: int) -> EvaluationSettings:
@@ -275,7 +296,21 @@ def _warmup(config: ConfigDict) -> WarmupSettings:
         )
     kept = fit.keep_checkpoints and max(fit.keep_checkpoints, asked)
     fit = dataclasses.replace(fit, keep_checkpoints=kept)
-    return WarmupSettings(fit, config.warmup.fraction, config.warmup.seed)
+    section = config.warmup
+    return WarmupSettings(fit, section.fraction, section.seed, section.adapter)
+
+
+def _finetune(config: ConfigDict) -> FinetuneSettings:
+    section = config.finetune
+    if section.full and (section.merge or config.evaluate.curves):
+        raise InputError(
+            "finetune.full leaves a whole checkpoint, no adapter to merge nor one of each epoch; "
+            "set finetune.merge and evaluate.curves to False"
+        )
+    if section.full and config.evaluate.adapter != "last":
+        raise InputError("finetune.full leaves its last weights; set evaluate.adapter to last")
+    fit = _fit(section, "finetune")
+    return FinetuneSettings(fit, section.keep_epochs, section.merge, section.full)
 
 
 def _harness(section: ConfigDict) -> HarnessConfig:

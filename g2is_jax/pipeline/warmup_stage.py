@@ -38,7 +38,7 @@ def stage(job: Job, seed: int) -> epath.Path:
     rows = drawn_rows(len(job.data.pool.encoded), settings.fraction, own_seed)
 
     def build(folder: epath.Path) -> dict:
-        return train(job, job.data.pool, rows, settings.fit, own_seed, folder)[1]
+        return train(job, job.model, job.data.pool, rows, settings.fit, own_seed, folder)[1]
 
     identity = {
         "fit": fit_identity(settings.fit),

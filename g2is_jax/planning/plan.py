@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from g2is_jax.model.build import Model
+from g2is_jax.model.build import Model, with_adapter
 from g2is_jax.pipeline.settings import Settings
 from g2is_jax.planning.model_costs import base_bytes, kept_bytes, size
 from g2is_jax.planning.token_counts import Layout, RowCounts
@@ -67,6 +67,11 @@ class Plan:
     rows: RunRows
     devices: int
     hosts: int = 1
+
+    @property
+    def gradient_model(self) -> Model:
+        """The model whose gradients are taken."""
+        return with_adapter(self.model, self.settings.features.layers)
 
     @property
     def seeds(self) -> int:

@@ -62,8 +62,10 @@ def stage_costs(plan: Plan) -> list[StageCost]:
     """The costs in the order of a run; stages that no method asks for are left out."""
     selection, costs = plan.settings.selection, []
     if kinds := pool_kinds(selection.methods, selection.kinds):
+        layers, own = plan.settings.features.layers, plan.settings.warmup.adapter
+        kinds = ["sgd"] if layers else kinds
         costs = [
-            _warmup(plan),
+            *([] if layers or own else [_warmup(plan)]),
             _gradients(plan, "pool gradients", plan.rows.pool, len(kinds)),
             _gradients(plan, "validation gradients", plan.rows.validation, 1),
         ]
@@ -111,7 +113,7 @@ def _training(
         if times
     }
     operations = sum(
-        runs[count] * _gradient_work(plan, layout, rows).operations
+        runs[count] * _gradient_work(plan.model, layout, rows).operations
         for count, layout in layouts.items()
     )
     kept = max((plan.kept(layout) for layout in layouts.values()), default=0.0)
@@ -123,16 +125,17 @@ def _training(
     return StageCost(name, {"training": Work(operations)}, memory)
 
 
-def _gradient_work(plan: Plan, layout: Layout, rows: RowCounts) -> Work:
+def _gradient_work(model: Model, layout: Layout, rows: RowCounts) -> Work:
     """The work of forward and backward passes through the model, for all batches of the layout."""
     width = rows.tokens if rows.lengths_S is None else layout.width
     supervised = rows.share * min(rows.tokens / layout.width, 1.0)  # padding is not
-    return Work(layout.cells * gradient_operations(plan.model, width, supervised))
+    return Work(layout.cells * gradient_operations(model, width, supervised))
 
 
 def _gradients(plan: Plan, name: str, rows: RowCounts, kinds: int) -> StageCost:
     """The cost of each example's gradient; a pass a checkpoint serves all kinds of features."""
-    projection, shapes = plan.settings.features.projection, plan.model.adapter_shapes
+    projection = plan.settings.features.projection
+    shapes = plan.gradient_model.gradient_shapes
     width, batch_tokens = features_width(projection, shapes), plan.batch_tokens
     layout = one_pass(rows, batch_tokens, plan.max_length, plan.devices)
     batch_rows = max(batch_tokens // rows.tokens, 1)
@@ -140,7 +143,9 @@ def _gradients(plan: Plan, name: str, rows: RowCounts, kinds: int) -> StageCost:
         batch_rows = layout.places / layout.batches
     passes = plan.settings.features.checkpoints * plan.seeds
     projected = _projection_work(projection, size(shapes), batch_rows)
-    work = _gradient_work(plan, layout, rows) + projected.times(layout.places * kinds)
+    work = _gradient_work(plan.gradient_model, layout, rows) + projected.times(
+        layout.places * kinds
+    )
     memory = plan.held | {
         "optimiser": 2 * plan.held["adapter"],
         "features": FLOAT32 * kinds * batch_rows * 2 * width,
@@ -191,7 +196,7 @@ def _reading(plan: Plan, rows: RowCounts, head: float) -> float:
 def _walk(plan: Plan) -> StageCost:
     """The cost of the walks: features are read once a chosen row, on a front once for many."""
     settings = plan.settings.features
-    width = features_width(settings.projection, plan.model.adapter_shapes)
+    width = features_width(settings.projection, plan.gradient_model.gradient_shapes)
     width = width // 2**settings.folds * settings.checkpoints
     dtype = "float32" if settings.checkpoints > 1 else settings.store.dtype
     rows = plan.rows.pool.count

@@ -93,11 +93,12 @@ class SelectionSettings:
 class MethodInputs:
     """The inputs of a method; those that it does not need are not there.
 
-    tokens_N: supervised tokens of each row. mesh: devices, of whichever processes, that share a walk. pool and validation:
-    features, hidden states or embeddings; subtasks_M: labels of the validation rows, those of
-    several targets being different; targets_M: the number of each one's target, None of one alone. A row's
-    texts are its prompt and all of it. Losses are of the pool's rows, under the base and under the
-    adapter that was trained on the target; NaN where one is not finite.
+    tokens_N: supervised tokens of each row. mesh: devices, of whichever processes, that share a
+    walk. pool and validation: features, hidden states or embeddings; subtasks_M: labels of the
+    validation rows, those of several targets being different; targets_M: the number of each one's
+    target, None of one alone. A row's texts are its prompt and all of it. Losses are of the pool's
+    rows, under the base and under the adapter that was trained on the target; NaN where one is not
+    finite.
     """
 
     settings: SelectionSettings

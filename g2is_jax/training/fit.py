@@ -1,4 +1,4 @@
-"""The training loop of warm-up and fine-tune: LoRA values only, token-weighted loss."""
+"""The training loop of warm-up and fine-tune: LoRA values, or all weights; token-weighted loss."""
 
 import json
 import math
@@ -22,13 +22,13 @@ from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.ahead import ahead
 from g2is_jax.runs.errors import InputError
-from g2is_jax.runs.mesh import any_says_soon, at_home, replicated
+from g2is_jax.runs.mesh import any_says_soon, at_home
 from g2is_jax.runs.metrics import MetricsLog, Progress
 from g2is_jax.runs.processes import any_says, is_first, wait_for_all
 from g2is_jax.runs.stopping import Stopped, asked_to_stop, finishing
 from g2is_jax.training.optimizer import Moments, OptimizerConfig, learning_rates, read_moments
 from g2is_jax.training.saved import Saved, State, fresh, newest
-from g2is_jax.training.steps import Outcome, step_function
+from g2is_jax.training.steps import Outcome, on_devices, step_function
 
 IN_FLIGHT = 3  # steps: the first is computed, and read, while the device has the others to do
 AT_STOP = "stopped"  # folder of the checkpoint that a stopped run leaves, at any step
@@ -70,7 +70,8 @@ def fit(
     mesh: Mesh | None = None,
     after_epoch: Callable[[int, Leaves], None] | None = None,
 ) -> tuple[Leaves, Moments]:
-    """Trains a fresh adapter; continues from the newest checkpoint in `folder` if there is one.
+    """Trains a fresh adapter, or all weights of a model without one; continues from the newest
+    checkpoint in `folder` if there is one.
 
     Returns the adapter and Adam's moments after the last step. `shapes` are made for the devices of
     `mesh`, which share the rows of each microbatch. `after_epoch` is called with the epochs done
@@ -81,10 +82,12 @@ def fit(
     total = per_epoch * config.epochs
     rate_of = learning_rates(config.optimizer, total)
     saved = _saved(model, config, folder)
-    done, (adapter, state) = _newest(model, config, seed, saved, folder / AT_STOP)
+    done, (adapter, state) = _newest(model, config, seed, base, saved, folder / AT_STOP)
     log = MetricsLog(folder / "metrics.jsonl", start_step=done) if is_first() else None
+    if not model.adapter_shapes:
+        base = {}
     if mesh is not None:
-        adapter, state = jax.device_put((adapter, state), replicated(mesh))
+        adapter, state = on_devices(model, (adapter, state), mesh)
         base = model.placed(base, mesh)
     run = _Run(adapter, state, done)
     del adapter, state  # the first update takes their arrays
@@ -143,17 +146,22 @@ class _Run:
 
 def _saved(model: Model, config: FitConfig, folder: epath.Path) -> Saved:
     keep = config.keep_checkpoints or None
-    return Saved(model.adapter_layout, folder / "checkpoints", keep)
+    return Saved(model.trained_layout, folder / "checkpoints", keep)
 
 
 def _newest(
-    model: Model, config: FitConfig, seed: int, saved: Saved, at_stop: epath.Path
+    model: Model,
+    config: FitConfig,
+    seed: int,
+    base: Leaves,
+    saved: Saved,
+    at_stop: epath.Path,
 ) -> tuple[int, State]:
     """Returns the steps done and the state after them: fresh, or of the newest checkpoint."""
-    state = fresh(model, config.optimizer, seed)
+    state = fresh(model, config.optimizer, seed, base)
     if not at_stop.exists():
         return newest([saved], state)
-    stopped = Saved(model.adapter_layout, at_stop, keep=1)
+    stopped = Saved(model.trained_layout, at_stop, keep=1)
     found = newest([saved, stopped], state)
     stopped.close()
     return found
@@ -163,7 +171,7 @@ def _stop(model: Model, run: _Run, at_stop: epath.Path, log: MetricsLog | None) 
     """Leaves a checkpoint in the folder `at_stop`, and stops."""
     if log is not None:
         log.flush()
-        saved = Saved(model.adapter_layout, at_stop, keep=1)
+        saved = Saved(model.trained_layout, at_stop, keep=1)
         if run.done not in saved.steps():
             saved.save(run.done, (run.adapter, run.state))
         saved.close()
@@ -196,7 +204,7 @@ def load_trained(
     model: Model, config: FitConfig, seed: int, folder: epath.Path
 ) -> list[tuple[Leaves, Moments]]:
     """Returns adapter and moments of each checkpoint that `fit` left in a folder, oldest first."""
-    saved, like = _saved(model, config, folder), fresh(model, config.optimizer, seed)
+    saved, like = _saved(model, config, folder), fresh(model, config.optimizer, seed, {})
     found = [saved.restore(step, like, folder) for step in saved.steps()]
     saved.close()
     return [(adapter, read_moments(state)) for adapter, state in found]

@@ -25,13 +25,15 @@ def example_loss(
     dropout_key=None,
     segments_T=None,
     taps: Taps | None = None,
+    of_base: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The summed next-token negative log-likelihood of the supervised tokens, and their count.
 
     tokens_T int32; supervised_T bool, true at the tokens that are predicted (never the first).
     Padding is unsupervised and comes last, so it adds exactly nothing. segments_T: the packed row
     that each token belongs to; no row predicts the first token of the next. taps: what the
-    adapter's leaves pass through. The loss has a gradient with respect to the adapter alone.
+    adapter's leaves pass through. The loss has a gradient with respect to the adapter alone, unless
+    it is asked for that of the base, which takes longer.
     """
     hidden_TD = model.hidden(adapter, base, tokens_T, dropout_key, segments_T, taps)
     predicted_T = supervised_T[1:]
@@ -39,7 +41,8 @@ def example_loss(
         predicted_T = predicted_T & (segments_T[1:] == segments_T[:-1])
     counted_T = jnp.append(predicted_T, False)
     head_VD = model.head_weights(base)
-    total = _summed(model, head_VD, hidden_TD, jnp.roll(tokens_T, -1), counted_T)
+    summed = _summed_with_head if of_base else _summed
+    total = summed(model, head_VD, hidden_TD, jnp.roll(tokens_T, -1), counted_T)
     return total, jnp.sum(counted_T)
 
 
@@ -51,9 +54,10 @@ def batch_loss(
     supervised_BT,
     dropout_keys=None,
     segments_BT=None,
+    of_base: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums of `example_loss` over a batch; dropout keys are those of its rows (B,) or tokens."""
-    loss = functools.partial(example_loss, model, adapter, base)
+    loss = functools.partial(example_loss, model, adapter, base, of_base=of_base)
     sums_B, counts_B = jax.vmap(loss)(tokens_BT, supervised_BT, dropout_keys, segments_BT)
     return jnp.sum(sums_B), jnp.sum(counts_B)
 
@@ -116,6 +120,27 @@ def _backward(model: Model, gradient_TD, cotangent):
 
 
 _summed.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _summed_with_head(model: Model, head_VD, hidden_TD, targets_T, counted_T) -> jax.Array:
+    """Sum of the counted tokens' losses, with a gradient for the head too; the logits of some
+    tokens at a time are in memory, both ways."""
+    length = len(targets_T)
+    chunk = min(SMALLEST_CHUNK, length)
+    missing = -length % chunk
+
+    def in_chunks(array_T):
+        padding = [(0, missing)] + [(0, 0)] * (array_T.ndim - 1)
+        return jnp.pad(array_T, padding).reshape(-1, chunk, *array_T.shape[1:])
+
+    @jax.checkpoint
+    def of_chunk(total, chunk):
+        hidden_SD, targets_S, counted_S = chunk
+        losses_S = token_losses(model, head_VD, hidden_SD, targets_S)
+        return total + jnp.sum(jnp.where(counted_S, losses_S, 0)), None
+
+    chunks = tuple(map(in_chunks, (hidden_TD, targets_T, counted_T)))
+    return jax.lax.scan(of_chunk, jnp.float32(0), chunks)[0]
 
 
 def _over_counted(of_tokens: Callable) -> Callable:

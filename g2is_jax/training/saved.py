@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from g2is_jax.model.build import Model
@@ -12,13 +13,16 @@ from g2is_jax.model.stacks import Layout
 from g2is_jax.training.checkpoints import open_checkpoints
 from g2is_jax.training.optimizer import OptimizerConfig, adam_direction
 
-State = tuple[Leaves, Any]  # of a run: its adapter, and what the optimiser knows
+State = tuple[Leaves, Any]  # of a run: what it trains, and what the optimiser knows
 
 
-def fresh(model: Model, optimizer: OptimizerConfig, seed: int) -> State:
-    """Returns a fresh adapter and its optimiser state."""
-    adapter = model.init_adapter(seed)
-    return adapter, adam_direction(optimizer).init(adapter)
+def fresh(model: Model, optimizer: OptimizerConfig, seed: int, base: Leaves) -> State:
+    """Returns a fresh adapter, or the base in float32 where the model has none, and the optimiser's
+    state."""
+    leaves = model.init_adapter(seed)
+    if not leaves:
+        leaves = {path: jnp.array(leaf, jnp.float32) for path, leaf in base.items()}  # copies
+    return leaves, adam_direction(optimizer).init(leaves)
 
 
 class Saved:

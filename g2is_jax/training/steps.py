@@ -13,8 +13,10 @@ from jax.stages import Wrapped
 from g2is_jax.data.batches import Batch
 from g2is_jax.model.build import Model
 from g2is_jax.model.lora import Leaves
+from g2is_jax.runs.mesh import placed, replicated
 from g2is_jax.training.loss import batch_loss
 from g2is_jax.training.optimizer import OptimizerConfig, adam_direction
+from g2is_jax.training.saved import State
 
 
 class Outcome(NamedTuple):
@@ -76,14 +78,17 @@ def _added(total: Any, part: Any) -> Any:
 def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
     """Returns jitted (adapter, base, fields of a Batch, key) -> summed gradient, loss, tokens.
 
-    On a mesh each device computes its own rows, and each one has the sums over all devices.
+    On a mesh each device computes its own rows, and each one has the sums over all devices. Of a
+    model without an adapter it takes all weights in its place, as `_of_weights` says.
     """
+    if not model.adapter_shapes:
+        return _of_weights(model, mesh)
 
     def gradient(shared, base, batch):
         adapter, key = shared
         rows_B, tokens_BT = batch["rows_B"], batch["tokens_BT"]
         keys = None
-        if model.lora.dropout > 0:
+        if model.attached.dropout > 0:
             rows = rows_B if batch["segments_BT"] is None else batch["segments_BT"]
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows.reshape(-1))
             keys = keys.reshape(rows.shape)
@@ -99,6 +104,50 @@ def gradient_function(model: Model, mesh: Mesh | None = None) -> Wrapped:
 
     run = model.over_rows(summed, mesh, PartitionSpec())
     return jax.jit(lambda adapter, base, batch, key: run((adapter, key), base, batch))
+
+
+def _of_weights(model: Model, mesh: Mesh | None) -> Wrapped:
+    """As `gradient_function`, of all weights: these are in float32, and computed with in the dtype
+    of the base. Where devices share a weight each one has the sums of its own part."""
+
+    def gradient(_, weights, batch):
+        def loss(weights):
+            base = {path: leaf.astype(model.dtype) for path, leaf in weights.items()}
+            rows = batch["tokens_BT"], batch["supervised_BT"], None, batch["segments_BT"]
+            return batch_loss(model.in_training, {}, base, *rows, of_base=True)
+
+        (total, count), gradients = jax.value_and_grad(loss, has_aux=True)(weights)
+        return gradients, total, count
+
+    if mesh is None:
+        return jax.jit(lambda weights, base, batch, key: gradient(None, weights, batch))
+    specs = {path: model.sharding(path, mesh).spec for path in model.base_layout.parts}
+
+    def summed(*arguments):
+        gradients, *sums = gradient(*arguments)
+        for path, leaf in gradients.items():
+            # Gathering a weight adds up the gradients of its part on the way back.
+            axes = tuple(axis for axis in mesh.axis_names if axis not in specs[path])
+            gradients[path] = jax.lax.psum(leaf, axes) if axes else leaf
+        return gradients, *jax.lax.psum(sums, mesh.axis_names)
+
+    out = (specs, PartitionSpec(), PartitionSpec())
+    run = model.over_rows(summed, mesh, out)
+    return jax.jit(lambda weights, base, batch, key: run(key, weights, batch))
+
+
+def on_devices(model: Model, state: State, mesh: Mesh) -> State:
+    """The state on all devices of a mesh: an adapter whole on each, weights as the base lies."""
+    if model.adapter_shapes:
+        return jax.device_put(state, replicated(mesh))
+    leaves, of_optimizer = state
+
+    def place(part: Any) -> Any:
+        return (
+            model.placed(part, mesh) if isinstance(part, dict) else placed(part, replicated(mesh))
+        )
+
+    return place(leaves), jax.tree.map(place, of_optimizer, is_leaf=lambda x: isinstance(x, dict))
 
 
 @functools.cache

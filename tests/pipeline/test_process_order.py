@@ -46,7 +46,7 @@ MOMENTS = SimpleNamespace(step=1)
 def _no_model(monkeypatch):
     """Warm-up and pass leave no files, but meet the other process as the true ones do."""
 
-    def train(job, dataset, rows, fit, seed, folder):
+    def train(job, model, dataset, rows, fit, seed, folder):
         wait_for_all("trained")
         return None, {"devices": 1}
 

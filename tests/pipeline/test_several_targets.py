@@ -8,6 +8,7 @@ from etils import epath
 
 from g2is_jax.pipeline import method_inputs, selection_stage, whole_run
 from g2is_jax.pipeline.job import open_job
+from g2is_jax.pipeline.selection_files import read_why
 from g2is_jax.runs.errors import InputError
 from g2is_jax.selection.methods import core_of
 from tests.support.small import stages
@@ -72,7 +73,7 @@ def test_a_merged_selection_names_the_target_of_each_row(config, workdir):
     own = {t.name: selection_stage.stage(each, "less_rr", t, 0).rows for t in each.data.targets}
     job = job_of(config, workdir, selection__targets="merged")
     chosen = selection_stage.stage(job, "less_rr", job.data.targets[1], 0)
-    lines = [json.loads(line) for line in (chosen.folder / "selection.jsonl").read_text().split("\n")[:-1]]
+    lines = read_why(chosen.folder)
     assert len(chosen.rows) == len({*chosen.rows}) == job.limits.budget
     assert [line["target"] for line in lines[:2]] == TARGETS
     assert all(line["position"] in own[line["target"]] for line in lines)
@@ -109,5 +110,5 @@ def test_a_run_trains_once_and_measures_each_target(config, workdir, how):
 
 def test_what_trains_on_a_target_is_refused(config, tmp_path):
     asked = changed(config, run__methods="loss_drop", selection__targets="joint")
-    with pytest.raises(InputError, match="selection.targets = joint: loss_drop .* merged"):
+    with pytest.raises(InputError, match=r"selection\.targets = joint: loss_drop .* merged"):
         selection_stage.run(asked, epath.Path(tmp_path))

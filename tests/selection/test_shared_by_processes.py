@@ -1,4 +1,4 @@
-"""Selections that processes share: the rows that one process chooses, from features of each kind."""
+"""Selections that processes share: the rows that one process chooses, of each dtype."""
 
 import json
 from dataclasses import replace
@@ -118,4 +118,5 @@ def test_processes_choose_together_what_one_chooses(pool, processes, devices):
         in_memory = Rows(np.array(on_disk.values_NP), on_disk.scales_N)
         expected = chosen(in_memory, validation_MP, every=processes == 4)
         assert results["found"][dtype] == expected
-        assert all(len(expected[name]) == BUDGET.budget for name in ("together", "less", *BY_COSINES))
+        filled = ("together", "less", *BY_COSINES)
+        assert all(len(expected[name]) == BUDGET.budget for name in filled)

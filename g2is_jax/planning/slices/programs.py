@@ -24,7 +24,8 @@ from g2is_jax.features.gradients import (
     stacked_bits,
 )
 from g2is_jax.features.hidden_states import hidden_function
-from g2is_jax.model.build import Model
+from g2is_jax.features.two_sided import probes
+from g2is_jax.model.build import Model, with_adapter
 from g2is_jax.model.generate import CHUNK, decoding_functions
 from g2is_jax.model.sampling import row_keys
 from g2is_jax.pipeline.settings import Settings
@@ -68,6 +69,11 @@ class RunOnSlice:
     slice: Slice
 
     @property
+    def gradient_model(self) -> Model:
+        """The model whose gradients are taken."""
+        return with_adapter(self.model, self.settings.features.layers)
+
+    @property
     def local(self) -> Chips:
         """The chips of a process, which work without those of the others."""
         return Chips(self.slice.local)
@@ -82,7 +88,9 @@ def model_programs(run: RunOnSlice) -> Iterator[Program]:
     """The programs with the model, in the order of the stages that need them."""
     selection = run.settings.selection
     kinds = tuple(sorted(pool_kinds(selection.methods, selection.kinds)))
-    if kinds:
+    if kinds and run.settings.features.layers:
+        yield _features(run, "features of layers", ("sgd",), run.settings.data.max_length)
+    elif kinds:
         longest = run.settings.data.max_length
         yield _features(run, "features", kinds, longest)
         of_validation = (run.settings.features.validation_kind,)
@@ -105,12 +113,14 @@ def _rows(tokens: int, width: int) -> int:
 
 
 def _features(run: RunOnSlice, name: str, kinds: tuple[str, ...], width: int) -> Program:
-    model, chips, settings = run.model, run.local, run.settings.features
+    model, chips, settings = run.gradient_model, run.local, run.settings.features
     adam = run.settings.warmup.fit.optimizer
     directions = tuple(DirectionConfig(kind, adam.b1, adam.b2, adam.eps) for kind in kinds)
     projection = settings.projection
     bits = chips.everywhere(jax.eval_shape(lambda: stacked_bits(model, projection, 0)))
     adapter, step = chips.adapter(model), chips.everywhere(scalar(np.int32))
+    if settings.layers:
+        adapter = chips.everywhere(jax.eval_shape(lambda: probes(model, 0)))
     inputs = PassInputs(adapter, chips.base(model), adapter, adapter, step, bits)
     function = feature_function(model, directions, projection, chips.mesh)
 
@@ -119,7 +129,7 @@ def _features(run: RunOnSlice, name: str, kinds: tuple[str, ...], width: int) ->
         return function.lower(inputs, tokens_BT, chips.of_rows((rows, width), np.bool_))
 
     rows = _rows(settings.batch_tokens or width, width)
-    largest = max(math.prod(shape) for shape in model.adapter_shapes.values())
+    largest = max(math.prod(shape) for shape in model.gradient_shapes.values())
     of_short_rows = MOST_ROWS * COPIES * np.dtype(np.float32).itemsize * largest
     fields = ("grads.batch_tokens",)
     return Program(name, rows, width, lower, chips, of_short_rows, fields)

@@ -60,7 +60,7 @@ def _walk(run: RunOnSlice, method: str, size: PoolSize, held: int) -> Program:
 def _pool(run: RunOnSlice, settings: WalkSettings, size: PoolSize):
     """The pool as the walk takes it, and the core directions (C, P)."""
     chips, features = run.local, run.settings.features
-    width = features_width(features.projection, run.model.adapter_shapes)
+    width = features_width(features.projection, run.gradient_model.gradient_shapes)
     width = width // 2**features.folds * features.checkpoints
     stored = "float32" if features.checkpoints > 1 else features.store.dtype
     rows = -(-size.rows // chips.devices.size)

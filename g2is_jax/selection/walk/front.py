@@ -246,8 +246,10 @@ def _is_certain(rules: WalkRules, choice: Choice, free, kept) -> tuple[jax.Array
 
 def _entered(pool: WalkPool, state: State, of_front: State, waiting: _Waiting) -> State:
     """The state over N with the waiting rows entered in their order; one read of the features."""
-    enter = _from_disk if isinstance(pool.rows, UnitRowsOnDisk) else _from_memory
-    cosines = enter(pool, state.cosines, waiting)
+    if isinstance(pool.rows, UnitRowsOnDisk):
+        cosines = _from_disk(pool.rows, state.cosines, waiting)
+    else:
+        cosines = _from_memory(pool, state.cosines, waiting)
     return of_front._replace(used_N=state.used_N, cosines=cosines)
 
 
@@ -260,11 +262,11 @@ def _from_memory(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines
     return lax.fori_loop(0, waiting.number, enter, cosines)
 
 
-def _from_disk(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines:
+def _from_disk(rows: UnitRowsOnDisk, cosines: Cosines, waiting: _Waiting) -> Cosines:
     starts_W = waiting.starts_W & (jnp.arange(len(waiting.rows_W)) < waiting.number)
     first = jnp.max(jnp.where(starts_W, jnp.arange(len(starts_W)), 0))  # of the S' at the end
-    directions_WP = unit_rows(pool.rows, waiting.rows_W)
-    later = Cosines._make(extremes(pool.rows, directions_WP, first, waiting.number))
+    directions_WP = unit_rows(rows, waiting.rows_W)
+    later = Cosines._make(extremes(rows, directions_WP, first, waiting.number))
     none = no_cosines(later.previous_N)
     earlier = jax.tree.map(lambda a, b: jnp.where(starts_W.any(), a, b), none, cosines)
     return joined(earlier, later)
