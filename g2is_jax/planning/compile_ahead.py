@@ -42,6 +42,11 @@ def run(
     """
     shapes = decoder(config.model.checkpoint)
     settings = within_limits(check_settings(config, BACKEND), shapes.max_position_embeddings)
+    if settings.finetune.full:
+        raise InputError(
+            "finetune.full: the programs of a fine-tune of all weights are not known here; set it "
+            "to False to compile the others"
+        )
     model = build_model(shapes, settings.lora, settings.base.model)
     found = print_programs(settings, model, topology, pool, finds_largest, only)
     if output:

@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 
 from g2is_jax.model.build import DTYPES, Model
-from g2is_jax.model.lora import Shapes, linear_layers
+from g2is_jax.model.lora import LoraConfig, Shapes, linear_layers
 
 
 def size(shapes: Shapes) -> int:
@@ -28,13 +28,15 @@ def gradient_operations(model: Model, length: float, supervised: float = 1.0) ->
 
     4 linear + 6 adapter + 3.5 attention + 4 head; with remat the blocks' forward pass once more. On
     the way back all kernels compute the products of queries and keys again. The head is for
-    supervised tokens alone. supervised: the share of the tokens that is.
+    supervised tokens alone. supervised: the share of the tokens that is. Of probes each side is
+    multiplied once.
     """
     linear, adapter = size(linear_layers(model.base_shapes)), size(model.adapter_shapes)
     attention = attention_operations(model, length)
     again = forward_operations(model, length) if model.settings.remat else 0
+    times = 6 if isinstance(model.attached, LoraConfig) else 2
     return (
-        4 * linear + 6 * adapter + 3.5 * attention + 2 * supervised * head_operations(model) + again
+        4 * linear + times * adapter + 3.5 * attention + 2 * supervised * head_operations(model) + again
     )
 
 

@@ -99,7 +99,18 @@ def _finetune(plan: Plan) -> StageCost:
         if METHODS[method].choose is not None:
             count = float(plan.rows.pool.count) if method == "full" else plan.chosen
             runs[count] += plan.seeds * (1 if METHODS[method].needs == NOTHING else plan.targets)
-    return _training(plan, "fine-tune", runs, plan.settings.finetune.fit, plan.rows.pool)
+    cost = _training(plan, "fine-tune", runs, plan.settings.finetune.fit, plan.rows.pool)
+    return _in_full(plan, cost) if plan.settings.finetune.full else cost
+
+
+def _in_full(plan: Plan, cost: StageCost) -> StageCost:
+    """The cost of training all weights instead of an adapter: the product for each weight's own
+    gradient beside those of its passes both ways, and four copies of the weights in float32."""
+    shapes, shared = plan.model.base_shapes, plan.model.settings.shard_base
+    weights = FLOAT32 * size(shapes) / (plan.devices // plan.hosts if shared else 1)
+    memory = {name: cost.memory[name] for name in ("base", "activations")}
+    memory |= {"weights": weights, "optimiser": 2 * weights, "gradients": 2 * weights}
+    return StageCost(cost.name, {kind: work.times(1.5) for kind, work in cost.work.items()}, memory)
 
 
 def _training(

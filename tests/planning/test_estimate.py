@@ -164,6 +164,26 @@ def test_a_front_reads_the_features_once_for_many_rows():
     assert work("g2is").traffic == pytest.approx(work("g2is_paper").traffic / 32)
 
 
+def test_gradients_of_layers_need_no_warm_up_and_multiply_each_side_once():
+    found = by_name(stage_costs(plan(grads__of="layers", grads__layer_width=5)))
+    assert "warm-up" not in found
+    attention = 2 * (2 * 60 + 2 * 60) * 50
+    sides = 2 * 5 * (2 * (42 + 60) + 2 * (42 + 20) + 3 * (42 + 53))
+    token = 4 * LINEAR + 2 * (sides + 14 * 5 * 5) + 3.5 * attention + 4 * 42 * 131
+    passes = found["validation gradients"].work["feature passes"].operations
+    assert passes == pytest.approx(30 * 99 * token, rel=0.02)
+    assert "warm-up" not in by_name(stage_costs(plan(warmup__adapter="some/folder")))
+
+
+def test_all_weights_take_their_moments_and_gradients():
+    of_adapter, in_full = (
+        by_name(stage_costs(plan(finetune__full=full)))["fine-tune"] for full in (False, True)
+    )
+    weights = 4 * (LINEAR + 2 * 131 * 42 + 5 * 42)
+    assert in_full.memory["optimiser"] == in_full.memory["gradients"] == 2 * weights
+    assert in_full.operations == 1.5 * of_adapter.operations
+
+
 def test_hours_shrink_with_the_devices_that_share_the_work():
     one, eight = hours(plan()), hours(plan(devices=8))
     for stage in (*GRADIENTS, "walk", "warm-up", "fine-tune", "evaluate"):
