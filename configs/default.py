@@ -106,7 +106,8 @@ def _features(config: ConfigDict) -> None:
     config.grads.scores_only = False
     config.grads.dtype = "bfloat16"  # of the rows on disk: float32, bfloat16, int8, bits
     config.grads.folds = 0  # times that finished rows are folded to half their width
-    # none; pool: rows are whitened by the pool's own second moment, on both sides of a cosine
+    # none; pool: rows are whitened by the pool's own second moment, on both sides of a cosine;
+    # diagonal: by the diagonal of that moment alone
     config.grads.precondition = "none"
     config.grads.damping = 10.0  # of precondition, in mean eigenvalues of that moment (ours)
 

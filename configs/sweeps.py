@@ -36,6 +36,15 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
         "grads.kind": ("sgd", "adam", "adam_less", "rms", "sign"),
         "grads.precondition": ("none", "pool"),
     },
+    # Gradients of the adapter, and of the base's own layers by sides of K rows.
+    "layers": [
+        {"grads.of": "adapter", "grads.layer_width": 16, "grads.precondition": "none"},
+        *(
+            {"grads.of": "layers", "grads.layer_width": K, "grads.precondition": precondition}
+            for K in (4, 8, 16, 32)
+            for precondition in ("none", "diagonal")
+        ),
+    ],
     # These two train a warm-up for each setting.
     "warmup": {"warmup.fraction": (0.02, 0.05, 0.1, 0.2)},
     "rank": [{"lora.rank": rank, "lora.alpha": 2.0 * rank} for rank in (2, 4, 8, 16)],

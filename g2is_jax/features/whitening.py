@@ -4,6 +4,7 @@ With F = mean of u u^T over the pool's unit rows u, and damping d, a row x becom
 The product of two whitened gradients is g (F + d I)^-1 g', an influence function (Koh and Liang,
 2017) whose Hessian is the pool's damped empirical Fisher matrix of unit gradients; their cosine
 divides it by the root of either row's own influence (relative influence, Barshan et al., 2020).
+With the diagonal of F in its place each value is divided by the root of its own mean square.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +22,9 @@ class Whitening:
     """The map of rows x to x (F + d I)^-1/2, kept on the smaller side.
 
     damping    d
-    matrix_XX  float64. of_values: the map itself, [P, P]. Else K [N, N], so that the map is
-               x d^-1/2 + (x U^T) K U, with U the pool's unit rows in the order of their blocks
+    matrix_XX  float64. of_values: the map itself, [P, P], or its diagonal [P]. Else K [N, N], so
+               that the map is x d^-1/2 + (x U^T) K U, with U the pool's unit rows in the order of
+               their blocks
     """
 
     damping: float
@@ -31,6 +33,8 @@ class Whitening:
 
     def rows(self, rows_BP: np.ndarray, blocks: Blocks) -> np.ndarray:
         """The whitened rows, [B, P] float64; reads the pool twice where it is the smaller side."""
+        if self.matrix_XX.ndim == 1:
+            return rows_BP * self.matrix_XX[None]
         if self.of_values:
             return rows_BP @ self.matrix_XX
         products_BN = np.concatenate([rows_BP @ units_LP.T for units_LP in blocks()], axis=1)
@@ -53,14 +57,31 @@ def whitening(blocks: Blocks, count: int, width: int, damping: float) -> Whiteni
     eigenvalues_X, vectors_XX = np.linalg.eigh(moment_XX / count)
     eigenvalues_X = np.maximum(eigenvalues_X, 0)  # a rounding may leave a small negative one
     added = damping * float(eigenvalues_X.mean())
-    if not added > 0:
-        raise InputError("grads.precondition: every row of the pool is zero; set it to none")
+    _check(added)
     roots_X = np.sqrt(eigenvalues_X + added)
     if of_values:
         factors_X = 1 / roots_X
     else:  # (1 / root - d^-1/2) / eigenvalue, written so that nothing cancels out
         factors_X = -1 / (roots_X * np.sqrt(added) * (roots_X + np.sqrt(added)) * count)
     return Whitening(added, (vectors_XX * factors_X) @ vectors_XX.T, of_values)
+
+
+def by_the_diagonal(blocks: Blocks, count: int, width: int, damping: float) -> Whitening:
+    """The whitening by the diagonal of F alone; damping in units of its mean. Reads the pool once.
+
+    InputError if every row is zero.
+    """
+    squares_P = np.zeros(width)
+    for units_BP in blocks():
+        squares_P += np.einsum("bp,bp->p", units_BP, units_BP)
+    added = damping * float(squares_P.mean() / count)
+    _check(added)
+    return Whitening(added, 1 / np.sqrt(squares_P / count + added), of_values=True)
+
+
+def _check(added: float) -> None:
+    if not added > 0:
+        raise InputError("grads.precondition: every row of the pool is zero; set it to none")
 
 
 def _second_moment(blocks: Blocks, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ CHOICES = {
     "grads.kind": KINDS,
     "grads.less_kind": KINDS,
     "grads.validation_kind": KINDS,
-    "grads.precondition": ("none", "pool"),
+    "grads.precondition": ("none", "pool", "diagonal"),
     "paper.kind": KINDS,
     "grads.of": (ADAPTER, LAYERS),
 }

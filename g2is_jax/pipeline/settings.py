@@ -125,10 +125,15 @@ class FeatureSettings:
     batch_tokens: int
     store: StoreConfig
     folds: int
-    precondition: str  # none, or pool
+    precondition: str  # none, pool, or diagonal
     damping: float
     projection: ProjectionConfig
     projection_seed: int  # added to the run's
+
+    @property
+    def diagonal(self) -> bool:
+        """True if rows are divided by the roots of their values' mean squares over the pool."""
+        return self.precondition == "diagonal"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from etils import epath
 from g2is_jax.features.changed_store import write_changed
 from g2is_jax.features.rows import unit_length
 from g2is_jax.features.store import Store, open_store
-from g2is_jax.features.whitening import Whitening, whitening
+from g2is_jax.features.whitening import Whitening, by_the_diagonal, whitening
 from g2is_jax.pipeline.job import Job
 from g2is_jax.runs.manifest import stage_hash
 from g2is_jax.runs.stages import Stage
@@ -19,17 +19,19 @@ MATRIX = "whitening.safetensors"
 
 def map_stage(job: Job, pool: epath.Path) -> epath.Path:
     """The map that whitens what is compared with these features of the pool."""
-    damping = job.settings.features.damping
+    damping, diagonal = job.settings.features.damping, job.settings.features.diagonal
 
     def build(folder: epath.Path) -> dict:
         store = open_store(pool)
-        found = whitening(lambda: _units(store), len(store.rows_N), store.width, damping)
+        make = by_the_diagonal if diagonal else whitening
+        found = make(lambda: _units(store), len(store.rows_N), store.width, damping)
         tensors = {"matrix": found.matrix_XX, "damping": np.array(found.damping)}
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         write_tensors(folder / MATRIX, shapes, tensors.__getitem__)
         return {"rows": len(store.rows_N), "width": store.width, "damping": found.damping}
 
-    identity = Stage("whitening", {"damping": damping}, {"pool": stage_hash(pool)})
+    settings = {"damping": damping} | ({"diagonal": True} if diagonal else {})
+    identity = Stage("whitening", settings, {"pool": stage_hash(pool)})
     return job.stages.run(identity, f"by {pool.name}", build)
 
 

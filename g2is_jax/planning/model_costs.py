@@ -36,7 +36,11 @@ def gradient_operations(model: Model, length: float, supervised: float = 1.0) ->
     again = forward_operations(model, length) if model.settings.remat else 0
     times = 6 if isinstance(model.attached, LoraConfig) else 2
     return (
-        4 * linear + times * adapter + 3.5 * attention + 2 * supervised * head_operations(model) + again
+        4 * linear
+        + times * adapter
+        + 3.5 * attention
+        + 2 * supervised * head_operations(model)
+        + again
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from g2is_jax.features.rows import unit_length
-from g2is_jax.features.whitening import whitening
+from g2is_jax.features.whitening import by_the_diagonal, whitening
 from g2is_jax.runs.errors import InputError
 
 SIZES = [(40, 12), (12, 40), (16, 16), (1, 5), (9, 1)]
@@ -51,6 +51,16 @@ def test_products_are_influences_under_the_damped_fisher_matrix(count, width):
     np.testing.assert_allclose(products_MN, influence_MN, rtol=1e-8, atol=1e-9)
 
 
-def test_a_pool_of_zeros_has_no_whitening():
+@pytest.mark.parametrize(("count", "width"), SIZES)
+def test_by_the_diagonal_each_value_by_its_own_mean_square(count, width):
+    units_NP = unit_length(rows(count, width, 0))
+    squares_P = (units_NP**2).mean(axis=0)
+    found = by_the_diagonal(in_blocks(units_NP, 5), count, width, 0.3)
+    expected = units_NP / np.sqrt(squares_P + 0.3 * squares_P.mean())
+    np.testing.assert_allclose(found.rows(units_NP, in_blocks(units_NP, 5)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [whitening, by_the_diagonal])
+def test_a_pool_of_zeros_has_no_whitening(make):
     with pytest.raises(InputError, match="every row of the pool is zero; set it to none"):
-        whitening(in_blocks(np.zeros((4, 3)), 2), 4, 3, 1.0)
+        make(in_blocks(np.zeros((4, 3)), 2), 4, 3, 1.0)

@@ -58,7 +58,7 @@ def test_it_is_measured(config, workdir):
 
 
 def test_beside_adapters(config, workdir):
-    """Another fine-tune and another measurement of the same selection; the base is measured anew."""
+    """Another fine-tune of the same selection; both it and the base are measured anew."""
     before = stages(workdir)
     whole_run.run(changed(config, finetune__full=False, run__replace=True), workdir)
     new = [name.partition("-")[0] for name in stages(workdir) if name not in before]

@@ -78,3 +78,19 @@ def test_seconds_of_a_selection_count_every_stage_behind_it(job):
     read = [*method_inputs.stages(job, "coverage", target, 0).values(), chosen.folder]
     seconds = sum(read_manifest(folder)["seconds"] for folder in read)
     assert chosen.seconds > seconds
+
+
+def test_by_the_diagonal(job):
+    own = job.variant({"grads.precondition": "diagonal"})
+    pool, target = own.data.pool, own.data.targets[0]
+    pool_NP, own_MP = (
+        open_store(features_stage.stages(own, dataset, "sgd", 0)[0]).read()[:].astype(np.float64)
+        for dataset in (pool, target.validation)
+    )
+    squares_P = (unit_length(pool_NP) ** 2).mean(axis=0)
+    roots_P = np.sqrt(squares_P + 0.3 * squares_P.mean())
+    own = own.variant({"grads.precondition": "diagonal", "grads.kind": "sgd"})
+    found = method_inputs.rows_of(own, pool, "coverage", 0)
+    np.testing.assert_allclose(found[:], unit_length(pool_NP / roots_P), atol=1e-5)
+    found = method_inputs.rows_of(own, target.validation, "coverage", 0)
+    np.testing.assert_allclose(found[:], unit_length(own_MP / roots_P), atol=1e-5)
