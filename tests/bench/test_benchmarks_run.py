@@ -45,6 +45,8 @@ SMALLEST: dict[str, tuple[dict, set[str], dict]] = {
     "graph": ({"rows": 40, "width": 12, "neighbours": 5, "repeats": 2}, set(),
               {"neighbours": 8000}),
     "knowledge": ({"rows": 24, "width": 60, "narrow": 8, "repeats": 2}, set(), {"keep": 1.0}),
+    "layers": ({"model": "random", "rank": 2, "sides": "2,3", "width": 64, "seeds": 2, "rows": 3, "tokens": 9,
+                "repeats": 1}, set(), {"tokens": 0}),
     "load": ({"layers": 1, "repeats": 1}, {"files", "readers", "runs"}, {}),
     "packing": ({"parts": "stories", "rank": 2, "rows": 12, "tokens": 24, "batch": 6,
                  "microbatch": 96, "repeats": 2}, set(), {"tokens": 1}),
