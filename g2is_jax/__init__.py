@@ -5,6 +5,9 @@ The rooms, in their order; a room imports only from those before it:
     runs -> data -> skills -> model -> training -> features
          -> selection -> graph -> evaluation -> report -> pipeline -> planning
 
+Beside them are api.py, the library in five functions for notebooks, and commands.py, the command
+`g2is`.
+
 Array names end in their axes, one letter each:
 
     N pool rows        M validation or test rows  B batch or block       T tokens

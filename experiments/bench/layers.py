@@ -35,8 +35,8 @@ from experiments.bench.timing import (
     ranged,
 )
 from g2is_jax.data.chat import Encoded
+from g2is_jax.features.probes import probes
 from g2is_jax.features.projection import ProjectionConfig
-from g2is_jax.features.two_sided import probes
 from g2is_jax.model.build import with_adapter
 from g2is_jax.model.lora import NO_ADAPTER
 from g2is_jax.model.two_sided import TwoSidedConfig

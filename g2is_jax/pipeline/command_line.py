@@ -12,6 +12,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
+from g2is_jax.commands import config_file
 from g2is_jax.pipeline.fields import config_fields, file_names, written
 from g2is_jax.runs.errors import InputError
 
@@ -31,7 +32,10 @@ def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
 
 
 def parse_config(argv: Sequence[str]) -> list[str]:
-    """Parse the flags of a script with a config; a mistake is explained by what the config has."""
+    """Parse the flags of a script with a config; a mistake is explained by what the config has.
+
+    A config that is shipped may be named without its folder and suffix."""
+    argv = _by_file(argv)
     config = _written_config(argv)
     try:
         left = flags.FLAGS(list(argv))
@@ -42,6 +46,20 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     if flags.FLAGS.config is not None:
         write_out_files(flags.FLAGS.config)
     return left
+
+
+def _by_file(argv: Sequence[str]) -> list[str]:
+    """The arguments with the file of a config in the place of its name."""
+    found = list(argv)
+    for place, argument in enumerate(found):
+        flag, equals, value = argument.partition("=")
+        if flag.lstrip("-") != "config" or flag == "config":
+            continue
+        if equals:
+            found[place] = f"{flag}={config_file(value)}"
+        elif place + 1 < len(found):
+            found[place + 1] = config_file(found[place + 1])
+    return found
 
 
 def started_with(workdir: epath.Path, config: ConfigDict) -> ConfigDict:

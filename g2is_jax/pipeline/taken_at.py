@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from g2is_jax.features.gradients import WITH_MOMENTS
-from g2is_jax.features.two_sided import probes
+from g2is_jax.features.probes import probes
 from g2is_jax.model.adapters import CONFIG, WEIGHTS, read_adapter
 from g2is_jax.model.lora import Leaves
 from g2is_jax.pipeline import warmup_stage

@@ -24,7 +24,7 @@ from g2is_jax.features.gradients import (
     stacked_bits,
 )
 from g2is_jax.features.hidden_states import hidden_function
-from g2is_jax.features.two_sided import probes
+from g2is_jax.features.probes import probes
 from g2is_jax.model.build import Model, with_adapter
 from g2is_jax.model.generate import CHUNK, decoding_functions
 from g2is_jax.model.sampling import row_keys

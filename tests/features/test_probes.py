@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from g2is_jax.features.gradients import DirectionConfig, feature_function, shared_inputs
+from g2is_jax.features.probes import probes
 from g2is_jax.features.projection import ProjectionConfig
-from g2is_jax.features.two_sided import probes
 from g2is_jax.model.build import build_model
 from g2is_jax.model.lora import checkpoint_path
 from g2is_jax.model.two_sided import CORE, SIDE_IN, SIDE_OUT, TwoSidedConfig
