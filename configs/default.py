@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
     # knn_even, tsds_knn, tsds_kde, uot, coverage, pursuit, gip, loss_drop, embed, g2is_paper, g2is:
     config.run.methods = "none,full,random,length,less,less_rr,g2is_paper,g2is"
     config.run.seeds = "0"  # by commas; each is a whole run of its own, from the warm-up on
+    # By commas, of tensorboard, wandb (WANDB_MODE=offline keeps it here); with the extra [track].
+    config.run.trackers = ""
     config.run.replace = False  # take over a work folder that was started with another config
     return config.lock()  # a config made from this one cannot add a field by a slip of the pen
 

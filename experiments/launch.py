@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import default
 from g2is_jax.pipeline.command_line import parse_config, started_with
+from g2is_jax.pipeline.trackers import tracking
 from g2is_jax.runs.backend import start_backend
 from g2is_jax.runs.errors import FAILED, InputError, StoreLost
 from g2is_jax.runs.lock import locked
@@ -64,7 +65,7 @@ def launch(
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             if profile.value:
                 stack.enter_context(jax.profiler.trace(str(path_of(profile.value))))
-            run(config_flag.value or started_with(place, default.get_config()), place)
+            tracking(run)(config_flag.value or started_with(place, default.get_config()), place)
 
     run_or_explain(main, parse_config)
 

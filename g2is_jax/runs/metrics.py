@@ -1,9 +1,10 @@
 """Shows how far a run is while it works, and keeps the numbers that it leaves behind."""
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TextIO
 
 from etils import epath
@@ -13,7 +14,19 @@ from g2is_jax.runs.errors import InputError
 from g2is_jax.runs.processes import is_first
 from g2is_jax.runs.storage import in_object_store, make_folder, naming_failures, write_atomic
 
+Observer = Callable[[epath.Path, int, dict[str, Any]], None]  # of a log: its path, step and values
+_observers: list[Observer] = []
 EVERY_SECONDS = 60.0  # between two rewrites of a log in an object store
+
+
+@contextlib.contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Lets the function see every line that any log gets within the block."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 class Progress:
@@ -99,6 +112,8 @@ class MetricsLog:
     def write(self, step: int, **values: Any) -> None:
         """Adds a line; NumPy and JAX scalars become plain numbers."""
         plain = {key: _plain(value) for key, value in values.items()}
+        for observer in _observers:
+            observer(self.path, int(step), plain)
         line = json.dumps({"step": int(step), **plain}) + "\n"
         if in_object_store(self.path):
             self._text += line
