@@ -164,23 +164,31 @@ def gather(job: Job, method: str, target: Target, seed: int) -> MethodInputs:
             losses_after_N=losses_stage.losses(losses_stage.after(job, target, seed)),
         )
     parts = [rows_of(job, own.validation, method, seed) for own in targets]
-    validation = one_below_the_other(parts)
-    usable_M = validation.finite_N
+    validation, order_M = one_below_the_other(parts), in_turn(list(map(len, parts)))
+    chosen_M = order_M[validation.finite_N[order_M]]
     if needs == FEATURES and job.settings.features.scores_only:
         pool: Rows = _cosines(job, method, targets, parts, seed)
-        validation = axes(int(usable_M.sum()))
+        places_M = np.cumsum(validation.finite_N) - 1  # of the usable rows among the cosines
+        validation = axes(len(chosen_M)).take(places_M[chosen_M])
     else:
         pool = rows_of(job, job.data.pool, method, seed)
-        validation = validation.take(usable_M)
+        validation = validation.take(chosen_M)
     subtasks_M, targets_M = _labels(targets)
     return dataclasses.replace(
         bare,
         limits=without(job.limits, ~pool.finite_N),
         pool=pool,
         validation=validation,
-        subtasks_M=subtasks_M[usable_M],
-        targets_M=None if targets_M is None else targets_M[usable_M],
+        subtasks_M=subtasks_M[chosen_M],
+        targets_M=None if targets_M is None else targets_M[chosen_M],
     )
+
+
+def in_turn(counts: Sequence[int]) -> np.ndarray:
+    """An order of several targets' validation rows, of so many each, one below the other: a row of
+    each target in turn, so that methods which go through them in order serve all."""
+    ranks_M = np.concatenate([np.arange(count) for count in counts])
+    return np.argsort(ranks_M, kind="stable")
 
 
 def _cosines(

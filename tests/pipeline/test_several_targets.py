@@ -59,9 +59,12 @@ def test_joint_inputs_are_those_of_each_target(config, workdir):
     each = job_of(config, workdir)
     singles = [method_inputs.gather(each, "g2is", target, 0) for target in each.data.targets]
     rows = [single.validation[:] for single in singles]
-    np.testing.assert_array_equal(found.validation[:], np.concatenate(rows))
-    assert found.targets_M.tolist() == [0] * len(rows[0]) + [1] * len(rows[1])
-    assert not {*found.subtasks_M[: len(rows[0])]} & {*found.subtasks_M[len(rows[0]) :]}
+    for number, own in enumerate(rows):
+        np.testing.assert_array_equal(found.validation[:][found.targets_M == number], own)
+    assert found.targets_M.tolist() == [0, 1] * len(rows[0])
+    first, second = (found.subtasks_M[found.targets_M == number] for number in (0, 1))
+    assert not {*first} & {*second}
+    assert method_inputs.in_turn([3, 1, 2]).tolist() == [0, 3, 4, 1, 5, 2]
     knowledge = job.settings.selection.walks["g2is"].knowledge
     cores = [core_of(knowledge, single).core_CP for single in singles]
     np.testing.assert_array_equal(core_of(knowledge, found).core_CP, np.concatenate(cores))
