@@ -130,11 +130,6 @@ class FeatureSettings:
     projection: ProjectionConfig
     projection_seed: int  # added to the run's
 
-    @property
-    def diagonal(self) -> bool:
-        """True if rows are divided by the roots of their values' mean squares over the pool."""
-        return self.precondition == "diagonal"
-
 
 @dataclass(frozen=True)
 class FinetuneSettings:

@@ -19,7 +19,8 @@ MATRIX = "whitening.safetensors"
 
 def map_stage(job: Job, pool: epath.Path) -> epath.Path:
     """The map that whitens what is compared with these features of the pool."""
-    damping, diagonal = job.settings.features.damping, job.settings.features.diagonal
+    damping = job.settings.features.damping
+    diagonal = job.settings.features.precondition == "diagonal"
 
     def build(folder: epath.Path) -> dict:
         store = open_store(pool)

@@ -18,7 +18,6 @@ from g2is_jax.selection.rivals.bids import bids
 from g2is_jax.selection.rivals.coverage import coverage
 from g2is_jax.selection.rivals.less import less, less_rr
 from g2is_jax.selection.rivals.tsds import tsds_knn
-from g2is_jax.selection.walk.rules import WalkConfig
 from g2is_jax.selection.walk.select import gradient_walk
 from tests.support.process_group import run_in_processes
 from tests.support.walk_instances import PAPER, PAPER_KNOWLEDGE
@@ -27,16 +26,8 @@ N, P, M = 4_301, 24, 12  # more than twice the front of a walk, and no multiple 
 BUDGET = BudgetConfig(budget=60, unit="rows", source_cap=1.0)
 DTYPES_OF = {2: ("bfloat16", "int8"), 4: ("float32",)}  # by the number of processes
 BY_COSINES = {"less_rr": less_rr, "bids": bids, "tsds_knn": tsds_knn, "coverage": coverage}
-TOGETHER = WalkConfig(
-    delta=0.0,
-    delta_reference="anchor",
-    pull=1.0,
-    conflict_tolerance=0.0,
-    max_similarity=1.0,
-    on_exhausted="relax",
-    order="together",
-    fairness=1.0,
-    conflict_worth=0.8,
+TOGETHER = replace(
+    PAPER, order="together", on_exhausted="relax", pull=1.0, fairness=1.0, conflict_worth=0.8
 )
 
 
