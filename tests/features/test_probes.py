@@ -1,6 +1,9 @@
 """Two-sided probes: plain projections of the gradients of a layer's own weight."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +17,10 @@ from g2is_jax.model.build import build_model
 from g2is_jax.model.lora import checkpoint_path
 from g2is_jax.model.two_sided import CORE, SIDE_IN, SIDE_OUT, TwoSidedConfig
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.mesh import data_mesh
 from g2is_jax.training.loss import example_loss
 from g2is_jax.training.optimizer import Moments
+from tests.support.eight_devices import run_on_eight_devices
 from tests.support.projected import project
 from tests.support.random_llama import CONFIG, LENGTHS, build, random_examples, unit
 from tests.support.tiny_models import FLOAT32, NO_LORA
@@ -33,12 +38,14 @@ def probed(config: TwoSidedConfig = ALL, **settings):
     return model, probes(model, SEED), base
 
 
-def rows_of(world, examples, projection=NONE, size: int = 8, width: int = 16) -> np.ndarray:
+def rows_of(
+    world, examples, projection=NONE, size: int = 8, width: int = 16, mesh=None
+) -> np.ndarray:
     """The features of each example, `size` at a time and `width` tokens wide."""
     model, leaves, base = world
     moments = Moments(0, leaves, leaves)
-    inputs = shared_inputs(model, leaves, base, moments, projection, SEED)
-    function, found = feature_function(model, SGD, projection), []
+    inputs = shared_inputs(model, leaves, base, moments, projection, SEED, mesh)
+    function, found = feature_function(model, SGD, projection, mesh), []
     for start in range(0, len(examples), size):
         some = examples[start : start + size]
         tokens_BT = np.zeros((size, width), np.int32)
@@ -155,3 +162,26 @@ def test_wider_sides_keep_more_of_the_cosines(whole):
         rows = unit(rows_of(probed(TwoSidedConfig(width, ("all-linear",))), random_examples()))
         errors.append(np.sqrt(np.mean((rows @ rows.T - exact) ** 2)))
     assert errors[1] < errors[0] / 2
+
+
+def main(folder: Path) -> None:
+    """On eight devices, with weights whole on each, and shared out over them."""
+    results = {
+        str(shard): rows_of(
+            probed(scan=True, shard_base=shard), random_examples(), mesh=data_mesh()
+        ).tolist()
+        for shard in (False, True)
+    }
+    (folder / "results.json").write_text(json.dumps(results | {"devices": jax.device_count()}))
+
+
+def test_eight_devices_give_the_features_of_one(tmp_path):
+    results = run_on_eight_devices(__file__, tmp_path)
+    assert results.pop("devices") == 8
+    expected = rows_of(probed(scan=True), random_examples())
+    for found in results.values():
+        np.testing.assert_allclose(unit(np.array(found)), unit(expected), atol=2e-6)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
