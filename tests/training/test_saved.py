@@ -42,7 +42,7 @@ def test_a_run_goes_on_however_layers_lie_in_memory(tmp_path):
         saved.save(3, state_of(before))
         saved.close()
         place = Saved(after.adapter_layout, folder, keep=None)
-        done, state = newest([place], fresh(after, ADAMW, seed=0))
+        done, state = newest([place], fresh(after, ADAMW, seed=0, base={}))
         place.close()
         assert done == 3
         jax.tree.map(np.testing.assert_array_equal, state, state_of(after))
