@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from g2is_jax import commands
-from g2is_jax.pipeline.command_line import parse_config
+from g2is_jax.pipeline.command_line import by_file
 from tests.support.small import ROOT
 
 
@@ -101,14 +101,12 @@ def test_an_example_from_another_folder(installed, tmp_path):
 
 
 @pytest.mark.parametrize("flag", [["--config=tiny"], ["--config", "tiny"], ["-config=tiny"]])
-def test_shipped_configs_have_names(flag, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "g2is_jax.pipeline.command_line._written_config", lambda argv: seen.append(argv)
-    )
-    with pytest.raises(Exception):  # noqa: B017, PT011  # no flag is defined here
-        parse_config(["script", *flag])
-    assert str(ROOT / "configs/tiny.py") in " ".join(seen[0])
+def test_shipped_configs_have_names(flag):
+    assert str(ROOT / "configs/tiny.py") in " ".join(by_file(["script", *flag, "--workdir=w"]))
+    assert by_file(["script", "--config.run.seeds=0", "tiny"])[1:] == [
+        "--config.run.seeds=0",
+        "tiny",
+    ]
     assert commands.config_file("configs/tiny.py") == "configs/tiny.py"
     assert commands.config_file("reproduce:x").endswith("configs/reproduce.py:x")
     assert commands.config_file("nothing") == "nothing"

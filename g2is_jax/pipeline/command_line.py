@@ -35,7 +35,7 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     """Parse the flags of a script with a config; a mistake is explained by what the config has.
 
     A config that is shipped may be named without its folder and suffix."""
-    argv = _by_file(argv)
+    argv = by_file(argv)
     config = _written_config(argv)
     try:
         left = flags.FLAGS(list(argv))
@@ -48,7 +48,7 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     return left
 
 
-def _by_file(argv: Sequence[str]) -> list[str]:
+def by_file(argv: Sequence[str]) -> list[str]:
     """The arguments with the file of a config in the place of its name."""
     found = list(argv)
     for place, argument in enumerate(found):
