@@ -78,15 +78,15 @@ def seed_differences(scores: Sequence[dict], subject: str = SUBJECT) -> list[See
     return found
 
 
-def row_differences(scores: Sequence[dict]) -> list[RowDifference]:
-    """Compares every method with each of RIVALS, paired by seed and test row.
+def row_differences(scores: Sequence[dict], rivals: Sequence[str] = RIVALS) -> list[RowDifference]:
+    """Compares every method with each of some rivals, paired by seed and test row.
 
     scores: with `per_row`, a value or None for each test row, by metric; a metric that lacks them
     is left out.
     """
     groups = group_scores(scores)
     found = []
-    for rival in RIVALS:
+    for rival in rivals:
         for (method, target, metric), own in groups.items():
             theirs = groups.get((rival, target, metric), {})
             pairs = [(own[seed], theirs[seed]) for seed in _shared_seeds(own, theirs)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 from etils import epath
 
-from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.errors import NotFinished
 from g2is_jax.runs.manifest import read_manifest
 from g2is_jax.runs.stages import Stage, is_finished, run_stages, stage_folder
 
@@ -72,7 +72,7 @@ class Stages:
     def _check_finished(self, stages: Mapping[str, Stage]) -> None:
         for label, stage in stages.items():
             if not is_finished(stage_folder(self.workdir, *stage)):
-                raise InputError(
+                raise NotFinished(
                     f"{self.workdir}: the stage {stage.name} {label} is not finished; finish the "
                     "run with experiments.run_all and the same config first"
                 )

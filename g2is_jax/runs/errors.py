@@ -13,5 +13,9 @@ class InputError(ValueError):
         return "\n".join(map(str, self.args))
 
 
+class NotFinished(InputError):
+    """A stage that was only to be read is not finished."""
+
+
 class StoreLost(RuntimeError):
     """A store cannot be reached: nobody's mistake, and the same command goes on later."""
