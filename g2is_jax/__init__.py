@@ -39,3 +39,8 @@ Some letters mean something else in some files:
        a product (model/product)
     Y  width of what a product comes to (model/product)
 """
+
+import os
+
+# transformers is here for tokenizers and configs alone: that PyTorch is not installed is no news.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -7,6 +7,7 @@ The command `g2is` runs the scripts of `experiments` by their names.
 
 import ast
 import difflib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ PACKAGE = Path(__file__).parent
 # Where `configs` and `experiments` are: the build of the package puts both into it.
 PLACES = (PACKAGE / "scripts", PACKAGE.parent)
 HELP = (
-    "g2is COMMAND --help lists its flags. --config takes a file, or the name of a shipped config: "
-    "default, paper, tiny, study, reproduce:NAME"
+    "g2is COMMAND --help lists its flags. --config takes a file, or the name of a shipped config:"
 )
+NO_RUNS = ("sweeps", "skills_base")  # configs that are not of a run
 
 
 def home() -> Path:
@@ -51,12 +52,22 @@ def scripts() -> dict[str, Path]:
     return {file.stem.replace("_", "-"): file for file in files if file.stem != "launch"}
 
 
+def as_typed(text: str) -> str:
+    """The examples of a script's help as they are typed for the command `g2is`."""
+    text = re.sub(
+        r"python -m experiments\.(\w+)", lambda found: f"g2is {found[1].replace('_', '-')}", text
+    )
+    return re.sub(r"configs/(\w+)\.py", r"\1", text)
+
+
 def usage() -> str:
     """The scripts, each with what it does."""
     found = scripts()
     width = max(map(len, found))
     lines = [f"  {name:{width}}  {_first_line(file)}" for name, file in found.items()]
-    return "\n".join(["usage: g2is COMMAND [--FLAG=VALUE ...]", "", *lines, "", HELP])
+    files = sorted((home() / "configs").glob("[a-z]*.py"))
+    names = ", ".join(file.stem for file in files if file.stem not in NO_RUNS)
+    return "\n".join(["usage: g2is COMMAND [--FLAG=VALUE ...]", "", *lines, "", f"{HELP} {names}"])
 
 
 def _first_line(file: Path) -> str:

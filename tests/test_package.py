@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,14 @@ def test_help_lists_the_commands_and_each_has_its_own(installed, tmp_path):
     names = re.findall(r"^  ([a-z-]+)  +\S", listed.stdout, re.MULTILINE)
     scripts = {f.stem for f in (ROOT / "experiments").glob("*.py")} - {"__init__", "launch"}
     assert {name.replace("-", "_") for name in names} == scripts
-    own = g2is(installed, tmp_path, "query", "--help")
-    assert "--prompt" in own.stdout
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: g2is(installed, tmp_path, name, "--help"), names))
+    helps = dict(zip(names, found, strict=True))
+    for name, own in helps.items():
+        assert re.search(rf"^ *g2is {name}( |$)", own.stdout, re.MULTILINE), (name, own.stderr)
+        assert "flags:" in own.stdout
+        assert "python -m" not in own.stdout.partition("flags:")[0]
+    assert "--prompt" in helps["query"].stdout
     wrong = g2is(installed, tmp_path, "runall")
     assert wrong.returncode == 2
     assert "no such command; did you mean run-all?" in wrong.stderr

@@ -18,6 +18,7 @@ from g2is_jax.model.build import Model, devices_of, mesh_of
 from g2is_jax.model.lora import Leaves
 from g2is_jax.runs.ahead import ahead
 from g2is_jax.runs.errors import InputError
+from g2is_jax.runs.metrics import Progress
 from g2is_jax.runs.processes import gathered, process_share
 from g2is_jax.training.loss import token_scores
 
@@ -56,7 +57,7 @@ def likelihoods(
         return batch.rows_B, *run(adapter, base, batch.tokens_BT, batch.supervised_BT)
 
     mine = []
-    laid_out = batches(encoded, batch_tokens, most, devices_of(mesh))
+    laid_out = batches("likelihoods", encoded, batch_tokens, most, devices_of(mesh))
     for found in ahead(map(started, laid_out), IN_FLIGHT):
         filled_B = found[0] >= 0
         mine.append([np.asarray(of_B)[filled_B].tolist() for of_B in found])
@@ -96,9 +97,15 @@ def continuations(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> li
 
 
 def batches(
-    encoded: Sequence[Encoded], batch_tokens: int, most: int, devices: int = 1, later: int = 0
+    label: str,
+    encoded: Sequence[Encoded],
+    batch_tokens: int,
+    most: int,
+    devices: int = 1,
+    later: int = 0,
 ) -> Iterator[Batch]:
-    """Yields this process's share of the batches, in which every row is once, by length.
+    """Yields this process's share of the batches, in which every row is once, by length, and shows
+    how far it is; a batch counts once the next one is asked for.
 
     batch_tokens: of each device, with `later` tokens that each row is still to get. Not padded
     beyond `most` tokens, the longest the model takes.
@@ -106,10 +113,13 @@ def batches(
     process, processes = process_share()
     lengths_N = row_lengths(encoded)
     plans = length_plans(lengths_N + later, batch_tokens * devices, devices)
-    for plan in plans[process::processes]:
-        longest = int(lengths_N[plan.rows].max())
-        width_T = max(min(plan.width_T - later, most), longest)
-        yield lay_out(encoded, dataclasses.replace(plan, width_T=width_T))
+    mine = plans[process::processes]
+    with Progress(label, sum(len(plan.rows) for plan in mine)) as progress:
+        for plan in mine:
+            longest = int(lengths_N[plan.rows].max())
+            width_T = max(min(plan.width_T - later, most), longest)
+            yield lay_out(encoded, dataclasses.replace(plan, width_T=width_T))
+            progress.advance(len(plan.rows))
 
 
 @functools.cache

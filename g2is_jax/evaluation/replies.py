@@ -42,7 +42,7 @@ def replies(
     room = model.config.max_position_embeddings - config.new_tokens
     mine: list[tuple[int, str]] = []
     devices = devices_of(mesh_of(base))
-    for batch in batches(encoded, batch_tokens, room, devices, later=config.new_tokens):
+    for batch in batches("replies", encoded, batch_tokens, room, devices, config.new_tokens):
         rows = Prompts(batch.tokens_BT, batch.supervised_BT, ids_M[batch.rows_B])
         generated = generate(model, adapter, base, rows, config, stops, decode)
         mine += zip(batch.rows_B.tolist(), (reply.text for reply in generated), strict=True)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from g2is_jax.commands import config_file
+from g2is_jax.commands import as_typed, config_file
 from g2is_jax.pipeline.fields import config_fields, file_names, written
 from g2is_jax.runs.errors import InputError
 
@@ -22,6 +23,7 @@ FILES = (("data", "validation"), ("data", "test"), ("evaluate", "shots_files"))
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
     """Parse the flags of a script without a config; a mistake names the flags that there are."""
+    _write_help()
     try:
         left = flags.FLAGS(list(argv))
     except flags.Error as error:
@@ -35,6 +37,7 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     """Parse the flags of a script with a config; a mistake is explained by what the config has.
 
     A config that is shipped may be named without its folder and suffix."""
+    _write_help()
     argv = by_file(argv)
     config = _written_config(argv)
     try:
@@ -46,6 +49,13 @@ def parse_config(argv: Sequence[str]) -> list[str]:
     if flags.FLAGS.config is not None:
         write_out_files(flags.FLAGS.config)
     return left
+
+
+def _write_help() -> None:
+    """Shows the command `g2is` in the help of a script, unless it runs as `-m experiments.NAME`."""
+    script = sys.modules["__main__"]
+    if not any(argument.startswith("experiments.") for argument in sys.orig_argv):
+        script.__doc__ = as_typed(script.__doc__ or "")
 
 
 def by_file(argv: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Checks of the rows against the model and the methods, before any long work."""
 
+import math
 from collections.abc import Sequence
 
 from etils import epath
@@ -19,6 +20,9 @@ from g2is_jax.selection.methods import (
     WalkSettings,
     needing,
 )
+from g2is_jax.training.fit import FitConfig
+
+FEW_STEPS = 10  # of a fine-tune: fewer are said before it
 
 
 def check_vocabulary(files: Sequence[Dataset], rows: int, checkpoint: epath.Path) -> None:
@@ -48,6 +52,18 @@ def check_sizes(settings: Settings, model: Model, pool: Dataset, targets: Sequen
     for method, walk in settings.selection.walks.items():
         if method in settings.selection.methods:
             _check_walk(SECTIONS[method], walk, len(pool.records), targets)
+
+
+def few_steps(config: FitConfig, rows: int) -> list[str]:
+    """A line where a fine-tune on so many rows has hardly any steps, as a small pool's has."""
+    steps = config.epochs * math.ceil(rows / config.batch_size)
+    if steps >= FEW_STEPS:
+        return []
+    return [
+        f"finetune: {rows:,} rows in batches of {config.batch_size} for {config.epochs} epochs are "
+        f"{steps} steps, which may change little; lower finetune.batch_size, or raise "
+        f"finetune.learning_rate ({config.optimizer.learning_rate:g})"
+    ]
 
 
 def _check_scores(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from g2is_jax.model.lora import NO_ADAPTER, Leaves, match_report
 from g2is_jax.pipeline import shared_rows
 from g2is_jax.pipeline.check_data import short_lines
 from g2is_jax.pipeline.first_date import dated
-from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary
+from g2is_jax.pipeline.input_checks import check_sizes, check_vocabulary, few_steps
 from g2is_jax.pipeline.inputs import Checkpoint, Data, Readers, cached_readers
 from g2is_jax.pipeline.job_stages import Stages, has_stages
 from g2is_jax.pipeline.model_limits import lowered, within_limits
@@ -208,6 +208,9 @@ class Job:
             f"{match_report(self.settings.lora, self.model.base_shapes)}",
             flush=True,
         )
+        if self.cost_unit == "rows":
+            for line in few_steps(self.settings.finetune.fit, self.limits.budget):
+                print(line, flush=True)
 
 
 def open_job(

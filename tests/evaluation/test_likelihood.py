@@ -191,20 +191,22 @@ def test_no_rows(adapted):
 def test_batches_have_room_for_what_comes_later(rows):
     """A cache holds prompts and replies: short prompts with long replies fill it too."""
     later, tokens = 24, 96
-    plans = list(likelihood.batches(rows, tokens, 1024, later=later))
+    plans = list(likelihood.batches("rows", rows, tokens, 1024, later=later))
     assert sorted(row for batch in plans for row in batch.rows_B if row >= 0) == [*range(len(rows))]
     places = [batch.tokens_BT.shape[0] * (batch.tokens_BT.shape[1] + later) for batch in plans]
     longest = max(len(row.tokens_T) for row in rows)
     assert max(places) <= max(tokens, longest + 8 + later)
-    widths = {batch.tokens_BT.shape[1] for batch in likelihood.batches(rows, tokens, 1024)}
+    widths = {batch.tokens_BT.shape[1] for batch in likelihood.batches("rows", rows, tokens, 1024)}
     assert max(batch.tokens_BT.shape[1] for batch in plans) == max(widths)
 
 
-def test_processes_share_the_batches(monkeypatch):
+def test_processes_share_the_batches(monkeypatch, capsys):
     rows, shares = random_rows(LENGTHS), []
     for process in range(2):
         monkeypatch.setattr(likelihood, "process_share", lambda process=process: (process, 2))
-        of = likelihood.batches(rows, 32, 1024)
+        of = likelihood.batches("rows", rows, 32, 1024)
         shares.append([row for batch in of for row in batch.rows_B.tolist() if row >= 0])
+        mine = len(shares[-1])
+        assert f"rows: {mine}/{mine} rows" in capsys.readouterr().err
     assert sorted(shares[0] + shares[1]) == list(range(len(rows)))
     assert all(shares)

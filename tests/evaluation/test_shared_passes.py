@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
         if mesh is not None:
             base = model.placed(base, mesh)
         found = likelihoods(model, adapter, base, rows, 64)
-        batch = next(batches(rows, 64, model.config.max_position_embeddings, devices))
+        batch = next(batches("rows", rows, 64, model.config.max_position_embeddings, devices))
         replies = generate(model, adapter, base, prompts, greedy, Stops((), ()), str)
         store = epath.Path(folder / name)
         with StoreWriter(store, range(len(rows)), StoreConfig("float32", 4)) as writer:
