@@ -24,6 +24,7 @@ from g2is_jax.runs.storage import write_atomic
 def main() -> None:
     """Parse the flags and look; a user's mistake ends in one line."""
     config = config_flags.DEFINE_config_file("config", lock_config=True)
+    flags.DEFINE_string("workdir", None, "That of the run: nothing is looked for or written there.")
     output = flags.DEFINE_string("output", None, "A file for all that was found, as JSON.")
     flags.mark_flag_as_required("config")
 

@@ -112,7 +112,10 @@ def _explain(argv: Sequence[str], config: ConfigDict | None, error: Exception) -
             near = difflib.get_close_matches(field, fields, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"see {', '.join(config)}"
             return f"--{name}: there is no such config field; {hint}"
-    return f"{_one_line(error)}; see configs/default.py for the fields and their types"
+    way = "see configs/default.py for the fields and their types"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        way = "--help lists the flags"
+    return f"{_one_line(error)}; {way}"
 
 
 def _written_config(argv: Sequence[str]) -> ConfigDict | None:

@@ -129,6 +129,7 @@ def test_the_command(pool_alone, tmp_path):
     config = changed(pool_alone, model__checkpoint=str(base))
     command = [sys.executable, "-m", "experiments.check_data",
                f"--config={write_config(tmp_path / 'config.py', config)}",
+               f"--workdir={tmp_path / 'as_a_run_has_it'}",
                f"--output={tmp_path / 'found.json'}"]  # fmt: skip
     settings = os.environ | {"PYTHONIOENCODING": "ascii"}
     rows = [row(n, messages=[{"role": "user", "content": "é"}, {"role": "assistant",
@@ -144,6 +145,7 @@ def test_the_command(pool_alone, tmp_path):
     assert "3 rows can be used" in fine.stdout
     (found,) = json.loads((tmp_path / "found.json").read_text())
     assert (found["usable"], found["error"]) == (3, "")
+    assert not (tmp_path / "as_a_run_has_it").exists()
     bad = done(spoilt(tmp_path, 9))
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: 1 of 1 files cannot be used: ")

@@ -57,7 +57,7 @@ def test_a_config_takes_an_argument(values, parsed):
         ([TINY, "--config.walk.dleta=0.7"], "--config.walk.dleta: .*did you mean walk.delta?"),
         ([TINY, "--config.zzz=3"], "there is no such config field; see data, embed, evaluate"),
         ([TINY, "--config.lora.rank=many"], "config.lora.rank.*see configs/default.py"),
-        ([TINY, "--colour=red"], "colour.*see configs/default.py"),
+        ([TINY, "--colour=red"], "colour.*; --help lists the flags"),
         ([TINY, "walk.delta=0.7"], "'walk.delta=0.7' is not a flag; flags look like"),
         (["--config=gone.py"], "gone.py: no such config file; start from configs/default.py"),
         ([f"{REPRODUCE}:pool=wiki"], "wiki.*infinity, cot, flan"),
