@@ -41,7 +41,7 @@ def train(
     devices = mesh.size if mesh else 1
     encoded = dataset.encoded.take(rows)
     ids = dataset.records.take(rows).ids_N.tolist()
-    shapes = shapes_of(dataset, config, devices, config.packing)
+    shapes = shapes_of(dataset, config, len(rows), devices, config.packing)
     adapter, moments = fit(
         model, job.weights, encoded, shapes, config, seed, folder, ids, mesh, after_epoch
     )
@@ -56,14 +56,20 @@ def train(
 
     counts = {"rows": len(rows), "steps": moments.step, "padding": padding(shapes)}
     if config.packing:
-        counts["padding_unpacked"] = padding(shapes_of(dataset, config, devices, packed=False))
+        counts["padding_unpacked"] = padding(
+            shapes_of(dataset, config, len(rows), devices, packed=False)
+        )
     return adapter, counts
 
 
-def shapes_of(dataset: Dataset, config: FitConfig, devices: int, packed: bool) -> TrainingShapes:
-    """The shapes of all rows of a file, so that all selections of it share compiled programs."""
+def shapes_of(
+    dataset: Dataset, config: FitConfig, rows: int, devices: int, packed: bool
+) -> TrainingShapes:
+    """The shapes for so many rows of a file, whichever they are: all selections of one size share
+    compiled programs."""
     lengths, tokens = row_lengths(dataset.encoded), config.microbatch_tokens * devices
-    return training_shapes(lengths, config.batch_size, tokens, multiple=devices, packed=packed)
+    step = min(config.batch_size, rows)  # few rows would leave most of a larger step's shape empty
+    return training_shapes(lengths, step, tokens, multiple=devices, packed=packed)
 
 
 def fit_identity(config: FitConfig) -> dict:

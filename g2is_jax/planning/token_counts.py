@@ -84,7 +84,7 @@ def training(
         return _unpadded(pool, fit.epochs * count, fit.microbatch_tokens, max_length)
     shapes = training_shapes(
         pool.drawn(min(pool.count, MOST_LAID_OUT)),
-        fit.batch_size,
+        max(1, min(fit.batch_size, round(count))),
         tokens,
         multiple=devices,
         packed=fit.packing,

@@ -97,7 +97,7 @@ def test_batches_are_those_of_the_run(file_config, job):
     assert found.largest == max(plan.size_B * plan.width_T for plan in plans)
     assert (found.places, found.batches) == (sum(plan.size_B for plan in plans), len(plans))
     fit = job.settings.finetune.fit
-    shapes = shapes_of(job.data.pool, fit, 1, packed=False)
+    shapes = shapes_of(job.data.pool, fit, 40, 1, packed=False)
     found = training(rows, 40, fit, 64, 1)
     drawn = rows.drawn(40)
     padding = training_padding(drawn, fit.batch_size, 0, 1, shapes)
