@@ -83,6 +83,7 @@ def test_help_lists_the_commands_and_each_has_its_own(installed, tmp_path):
         assert "flags:" in own.stdout
         assert "python -m" not in own.stdout.partition("flags:")[0]
     assert "--prompt" in helps["query"].stdout
+    assert "--workdir" in helps["curves"].stdout
     wrong = g2is(installed, tmp_path, "runall")
     assert wrong.returncode == 2
     assert "no such command; did you mean run-all?" in wrong.stderr

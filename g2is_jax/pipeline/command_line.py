@@ -19,6 +19,7 @@ from g2is_jax.runs.errors import InputError
 
 PATHS = (("model", "checkpoint"), ("data", "pool"), ("evaluate", "harness_include"))
 FILES = (("data", "validation"), ("data", "test"), ("evaluate", "shots_files"))
+LAUNCH = "experiments.launch"  # the module that defines what the scripts of a run share
 
 
 def parse_flags(usage: str, argv: Sequence[str]) -> list[str]:
@@ -52,8 +53,12 @@ def parse_config(argv: Sequence[str]) -> list[str]:
 
 
 def _write_help() -> None:
-    """Shows the command `g2is` in the help of a script, unless it runs as `-m experiments.NAME`."""
-    script = sys.modules["__main__"]
+    """Shows in the help of a script the flags that all scripts share, and, unless it runs as
+    `-m experiments.NAME`, the command `g2is`."""
+    script, own = sys.modules["__main__"], flags.FLAGS
+    for name in own:
+        if own.find_module_defining_flag(name) == LAUNCH:
+            own.register_key_flag_for_module(sys.argv[0], own[name])
     if not any(argument.startswith("experiments.") for argument in sys.orig_argv):
         script.__doc__ = as_typed(script.__doc__ or "")
 

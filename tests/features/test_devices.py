@@ -100,7 +100,8 @@ def test_features_are_those_of_one_device(runs, name):
     """Their lengths agree as well: a gradient summed over the devices would be longer."""
     results, features = runs
     assert [results[run]["devices"] for run in ("one", name)] == [1, RUNS[name][0]]
-    np.testing.assert_allclose(unit(features[name]), unit(features["one"]), rtol=0, atol=1e-6)
+    own, one = unit(features[name]), unit(features["one"])
+    np.testing.assert_allclose(own, one, rtol=0, atol=5e-6)  # CPUs without AMX: up to 1.6e-6
     lengths = [np.linalg.norm(features[run], axis=2) for run in ("one", name)]
     np.testing.assert_allclose(lengths[1], lengths[0], rtol=1e-5)
     np.testing.assert_allclose(results[name]["norms"], results["one"]["norms"], rtol=1e-5)
