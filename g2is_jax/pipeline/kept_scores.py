@@ -21,13 +21,20 @@ DIGITS = 5  # of what is kept of a test row
 def run(config: ConfigDict, workdir: epath.Path, file: epath.Path) -> int:
     """Put the scores of all finished cases of a run into a file; returns how many these are.
 
-    A line holds a method, target and seed with its metrics and costs, the numbers of the chosen
-    rows in the pool's file (`chosen`), and each metric of each test row (`per_row`). Other lines
-    that the file has stay as they are.
+    A line holds a method, target and seed with its metrics and costs, the budget, the numbers of
+    the chosen rows in the pool's file (`chosen`), and each metric of each test row (`per_row`).
+    Other lines that the file has stay as they are; InputError where they are of another budget.
     """
     job = open_job(config, workdir, builds=False)
+    asked = job.settings.selection.budget
+    budget = f"{asked.budget:g} {asked.unit}"
     kept = {_case(score): score for score in read_scores(file)} if file.exists() else {}
-    found = list(_finished(job))
+    if others := {score["budget"] for score in kept.values()} - {budget}:
+        raise InputError(
+            f"{file} holds scores at {', '.join(sorted(others))}, these are at {budget}; name "
+            "another file"
+        )
+    found = [score | {"budget": budget} for score in _finished(job)]
     kept |= {_case(score): score for score in found}
     lines = (json.dumps(kept[case], ensure_ascii=False) + "\n" for case in sorted(kept))
     write_atomic(file, "".join(lines))
@@ -40,7 +47,7 @@ def read_scores(file: epath.Path) -> list[dict]:
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         try:
             score = json.loads(line)
-            _case(score)
+            _ = _case(score), score["budget"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{file}:{number}: no line of scores; experiments.keep_scores writes them"

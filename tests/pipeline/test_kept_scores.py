@@ -27,6 +27,7 @@ def workdir(config, tmp_path_factory) -> epath.Path:
 def test_finished_cases_are_kept(config, workdir, tmp_path):
     file = epath.Path(tmp_path) / "scores.jsonl"
     other = {"method": "less", "target": "sorting_letters", "seed": 0, "metrics": {LOSS: 1.0}}
+    other["budget"] = f"{config.selection.budget:g} {config.selection.unit}"
     file.write_text(json.dumps(other) + "\n")
     before = sorted(path.name for path in (workdir / "stages").iterdir())
     more = changed(config, run__methods="none,random,length,g2is", run__seeds="0,1")
@@ -45,10 +46,18 @@ def test_finished_cases_are_kept(config, workdir, tmp_path):
     )
     assert found["none", 0]["per_row"][LOSS] == pytest.approx(tested[LOSS], abs=1e-5)
     assert found["none", 0]["chosen"] == []
+    with pytest.raises(InputError, match=r"holds scores at .* fraction, these are at 3 rows"):
+        kept_scores.run(
+            changed(config, selection__unit="rows", selection__budget=3.0, run__replace=True),
+            workdir,
+            file,
+        )
 
 
 def test_lines_of_something_else_are_refused(tmp_path):
     file = epath.Path(tmp_path) / "scores.jsonl"
-    file.write_text('{"method": "less", "target": "t", "seed": 0}\n{"loss": 1}\n')
+    file.write_text(
+        '{"method": "less", "target": "t", "seed": 0, "budget": "3 rows"}\n{"loss": 1}\n'
+    )
     with pytest.raises(InputError, match=r"scores\.jsonl:2: no line of scores"):
         kept_scores.read_scores(file)
