@@ -36,7 +36,8 @@ def main() -> None:
             tables.append(against_all(scores, metric.value, subject.value))
         if others.value:
             tables.append(shared_rows(*read))
-        print("\n\n".join("\n".join(table_lines(table)) for table in tables))
+        filled = (table_lines(table) for table in tables if table.body)
+        print("\n\n".join("\n".join(lines) for lines in filled))
 
     run_or_explain(compare, functools.partial(parse_flags, USAGE))
 
