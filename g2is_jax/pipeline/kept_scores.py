@@ -11,6 +11,7 @@ from g2is_jax.pipeline.cases import cases
 from g2is_jax.pipeline.datasets import Target
 from g2is_jax.pipeline.job import Job, open_job
 from g2is_jax.pipeline.selection_files import read_why
+from g2is_jax.report.scores_compared import case_of
 from g2is_jax.runs.errors import InputError, NotFinished
 from g2is_jax.runs.storage import write_atomic
 from g2is_jax.selection.methods import METHODS
@@ -28,14 +29,14 @@ def run(config: ConfigDict, workdir: epath.Path, file: epath.Path) -> int:
     job = open_job(config, workdir, builds=False)
     asked = job.settings.selection.budget
     budget = f"{asked.budget:g} {asked.unit}"
-    kept = {_case(score): score for score in read_scores(file)} if file.exists() else {}
+    kept = {case_of(score): score for score in read_scores(file)} if file.exists() else {}
     if others := {score["budget"] for score in kept.values()} - {budget}:
         raise InputError(
             f"{file} holds scores at {', '.join(sorted(others))}, these are at {budget}; name "
             "another file"
         )
     found = [score | {"budget": budget} for score in _finished(job)]
-    kept |= {_case(score): score for score in found}
+    kept |= {case_of(score): score for score in found}
     lines = (json.dumps(kept[case], ensure_ascii=False) + "\n" for case in sorted(kept))
     write_atomic(file, "".join(lines))
     return len(found)
@@ -47,17 +48,13 @@ def read_scores(file: epath.Path) -> list[dict]:
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         try:
             score = json.loads(line)
-            _ = _case(score), score["budget"]
+            _ = case_of(score), score["budget"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{file}:{number}: no line of scores; experiments.keep_scores writes them"
             ) from error
         scores.append(score)
     return scores
-
-
-def _case(score: dict) -> tuple[str, str, int]:
-    return score["target"], score["method"], score["seed"]
 
 
 def _finished(job: Job) -> Iterator[dict]:

@@ -18,6 +18,11 @@ from g2is_jax.report.results_table import spread
 MEAN = "mean"
 
 
+def case_of(score: dict) -> tuple[str, str, int]:
+    """Returns what a score is of: target, method and seed."""
+    return score["target"], score["method"], score["seed"]
+
+
 def overview(scores: Sequence[dict], metric: str) -> Table:
     """Makes a line a method: rows, tokens, mean and standard error over seeds on each target."""
     groups = group_scores(scores)
@@ -59,25 +64,21 @@ def against_all(scores: Sequence[dict], metric: str, subject: str = SUBJECT) -> 
 
 def shared_rows(scores: Sequence[dict], others: Sequence[dict]) -> Table:
     """Makes a line a method: the Jaccard index of its rows in two files of scores, by target."""
-    theirs = {_case(score): score["chosen"] for score in others if score["chosen"]}
-    both = [score for score in scores if _case(score) in theirs]
+    theirs = {case_of(score): score["chosen"] for score in others if score["chosen"]}
+    both = [score for score in scores if case_of(score) in theirs]
     targets = list(dict.fromkeys(score["target"] for score in both))
     lines = []
     for method in dict.fromkeys(score["method"] for score in both):
         cells = []
         for target in targets:
             of_seeds = [
-                jaccard(score["chosen"], theirs[_case(score)])
+                jaccard(score["chosen"], theirs[case_of(score)])
                 for score in both
                 if (score["method"], score["target"]) == (method, target)
             ]
             cells.append(f"{np.mean(of_seeds):.2f}" if of_seeds else "")
         lines.append([method, *cells])
     return Table(["method", *targets], lines)
-
-
-def _case(score: dict) -> tuple[str, str, int]:
-    return score["method"], score["target"], score["seed"]
 
 
 def _text(found: RowDifference | None) -> str:

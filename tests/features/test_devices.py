@@ -100,8 +100,9 @@ def test_features_are_those_of_one_device(runs, name):
     """Their lengths agree as well: a gradient summed over the devices would be longer."""
     results, features = runs
     assert [results[run]["devices"] for run in ("one", name)] == [1, RUNS[name][0]]
-    # Adam divides by roots of small numbers: rounding is seen there, up to 1.6e-6 without AMX.
-    for kind, bound in zip(KINDS, (5e-6, 1e-6), strict=True):
+    # Adam makes a small gradient's value, and so its rounding, as large as any: up to 1.6e-6 of a
+    # row whose values cancel in the sketch, on a CPU without AMX.
+    for kind, bound in zip(KINDS, (2e-6, 1e-6), strict=True):
         own, one = (unit(features[run])[KINDS.index(kind)] for run in (name, "one"))
         np.testing.assert_allclose(own, one, rtol=0, atol=bound, err_msg=kind)
     lengths = [np.linalg.norm(features[run], axis=2) for run in ("one", name)]
