@@ -88,7 +88,7 @@ def _features(config: ConfigDict) -> None:
     """Gradients of the rows, and their projection."""
     config.grads = ConfigDict()
     # adapter; or layers: of the base's own linear layers, by two-sided projection, which need no
-    # warm-up and are of kind sgd alone (LoGra)
+    # warm-up, are of kind sgd alone (LoGra), and are taken once for all seeds of the run
     config.grads.of = "adapter"
     config.grads.layers = "all-linear"  # for grads.of = layers: by name, path or pattern
     config.grads.layer_width = 16  # K: rows of the projections of a layer's inputs and outputs
@@ -117,7 +117,7 @@ def _features(config: ConfigDict) -> None:
     config.projection.kind = "sketch"  # ours; or rademacher (LESS), none
     config.projection.width = 8192  # values a row (paper)
     config.projection.repetitions = 2  # of the sketch (ours)
-    config.projection.seed = 0  # added to the run's: another projection of the same gradients
+    config.projection.seed = 0  # another projection of the same gradients; added to the run's
 
 
 def _selection(config: ConfigDict) -> None:

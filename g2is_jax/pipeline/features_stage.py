@@ -122,7 +122,7 @@ def identity(job: Job, kind: str, seed: int, number: int) -> dict:
     projection = dataclasses.asdict(settings.projection)
     return {
         "direction": dataclasses.asdict(_direction(job, kind)),
-        "projection": projection | {"seed": seed + settings.projection_seed},
+        "projection": projection | {"seed": settings.seed_of(seed)},
         "rows_dtype": settings.store.dtype,
         "checkpoint": number - settings.checkpoints,  # -1 is the newest
         **taken_at.identity(job),
@@ -152,7 +152,7 @@ def run_pass(
     """
     mesh = shared_mesh()
     settings = job.settings.features
-    projection, own_seed = settings.projection, seed + settings.projection_seed
+    projection, own_seed = settings.projection, settings.seed_of(seed)
     model = job.gradient_model
     inputs = shared_inputs(
         model, point.adapter, job.weights, point.moments, projection, own_seed, mesh

@@ -13,7 +13,7 @@ from g2is_jax.runs.stages import Stage
 
 def stage(job: Job, source: epath.Path, label: str, seed: int) -> epath.Path:
     """The rows of another store, folded to a narrower projection: no gradient is computed again."""
-    folds, own_seed = job.settings.features.folds, seed + job.settings.features.projection_seed
+    folds, own_seed = job.settings.features.folds, job.settings.features.seed_of(seed)
 
     def build(folder: epath.Path) -> dict:
         store = open_store(source)

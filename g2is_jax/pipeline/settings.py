@@ -128,7 +128,11 @@ class FeatureSettings:
     precondition: str  # none, pool, or diagonal
     damping: float
     projection: ProjectionConfig
-    projection_seed: int  # added to the run's
+    projection_seed: int  # added to the run's, but for layers
+
+    def seed_of(self, seed: int) -> int:
+        """Of the projection. Features of layers are the same for every seed of the run."""
+        return self.projection_seed + (seed if self.layers is None else 0)
 
 
 @dataclass(frozen=True)

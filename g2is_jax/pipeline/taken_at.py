@@ -61,8 +61,7 @@ def identity(job: Job) -> dict:
 def points(job: Job, seed: int, kinds: tuple[str, ...]) -> list[Point]:
     """The points, oldest first; kinds: of the features that are taken there."""
     if job.settings.features.layers:
-        own_seed = seed + job.settings.features.projection_seed
-        leaves = probes(job.gradient_model, own_seed)
+        leaves = probes(job.gradient_model, job.settings.features.seed_of(seed))
         return [Point(leaves, Moments(0, leaves, leaves))]  # which the kind sgd does not look at
     if job.settings.warmup.adapter:
         return [_of_ones_own(job, epath.Path(job.settings.warmup.adapter), kinds)]

@@ -86,11 +86,12 @@ def test_another_adapter_is_another_stage(config, workdir, tmp_path):
 
 
 def test_a_whole_run_by_the_gradients_of_layers(config, tmp_path):
-    """No warm-up, one kind, K x K values a layer; then a fine-tune of an adapter as ever."""
+    """No warm-up, one kind, K x K values a layer, once for both seeds; then a fine-tune as ever."""
     own = changed(
         config, grads__of="layers", grads__layers="v_proj,layers.*.mlp.*", grads__layer_width=3
     )
     own.projection.kind = "none"
+    own.run.seeds = "0,1"
     whole_run.run(own, epath.Path(tmp_path))
     assert "warmup" not in kinds(tmp_path)
     assert kinds(tmp_path) >= {"features", "selection", "finetune", "evaluate"}
