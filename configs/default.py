@@ -140,6 +140,7 @@ def _selection(config: ConfigDict) -> None:
     config.walk.on_exhausted = "relax"  # or stop, reanchor; with components also redistribute
     config.walk.order = "together"  # one walk for all directions; or components, one by one
     config.walk.fairness = 4.0  # 0: the mean direction; the larger, the more the least served one
+    config.walk.drift = 0.0  # against rows that lead the chosen ones beside the target; 0: off
 
     config.paper = paper_preset()  # of method g2is_paper
 
@@ -201,6 +202,7 @@ def paper_preset() -> ConfigDict:
     preset.walk.on_exhausted = "stop"
     preset.walk.order = "components"
     preset.walk.fairness = 0.0  # not read
+    preset.walk.drift = 0.0
     return preset
 
 

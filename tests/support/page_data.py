@@ -40,6 +40,7 @@ def walk_config(**changes) -> WalkConfig:
         "on_exhausted": "relax",
         "order": "components",
         "fairness": 0.0,
+        "drift": 0.0,
         "conflict_worth": 0.7,
     }
     return WalkConfig(**settings | changes)

@@ -20,6 +20,7 @@ PAPER = WalkConfig(
     order="components",
     fairness=0.0,
     conflict_worth=0.0,
+    drift=0.0,
 )
 PAPER_KNOWLEDGE = KnowledgeConfig(
     center=True, sign="svd", keep="variance", keep_value=0.5, unit_rows=False, anchors="components"

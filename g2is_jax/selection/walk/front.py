@@ -2,7 +2,8 @@
 
 A step has to know how the rows chosen so far lie to the candidates alone. The *front* are the rows
 of the largest aims, gathered; the walk goes on within it while its choice is certainly that of the
-whole pool: the row breaks no rule, and every row outside has a smaller aim by more than the slack.
+whole pool: the row breaks no rule, and every row outside has a smaller aim by more than the slack,
+however far the rows since the last read have led it beside the directions (`_outside`).
 The rows chosen meanwhile wait; then one read of the features enters all of them, a step on the
 whole pool is taken, and a new front is gathered. Walks of coherence (pull below 1) or with stored
 neighbours choose rows of small aims too and have no front.
@@ -32,12 +33,14 @@ from g2is_jax.selection.walk.equations import (
     State,
     WalkPool,
     WalkRules,
+    beside,
     conflict,
     cosines_after,
     empty,
     fitting,
     joined,
     no_cosines,
+    no_sum,
     state_after,
 )
 from g2is_jax.selection.walk.together import (
@@ -72,6 +75,7 @@ class _Front(NamedTuple):
     places_F: jax.Array  # in the pool
     inside_N: jax.Array
     in_conflict_N: jax.Array  # rows of the pool that break Eq. 5, whatever else is chosen
+    read: State  # as it was read, without the rows of an S' that ended there
     pool: WalkPool
     mean_F: jax.Array
     served_CF: jax.Array
@@ -83,6 +87,8 @@ class _Waiting(NamedTuple):
     rows_W: jax.Array
     starts_W: jax.Array
     number: jax.Array
+    squared: jax.Array  # the squared length of these rows' sum
+    core: jax.Array  # their cosines to the mean direction, summed
 
 
 @functools.partial(jax.jit, static_argnames=("front_rows", "waiting_rows"))
@@ -131,8 +137,15 @@ def walk_on_front(
 def _gather(
     pool: WalkPool, rules: WalkRules, directions: Directions, walk: _Walk, front_rows: int
 ) -> _Front:
+    read = walk.state
+    anew = no_cosines(directions.mean_N), no_sum()
+    cosines, total = jax.tree.map(
+        lambda none, kept: jnp.where(walk.choice.starts, none, kept), anew, (read.cosines, read.sum)
+    )
+    read = read._replace(cosines=cosines, sum=total)
     need_C = needs(directions, walk.served_C)
     aim_N = aims(need_C, directions.served_CN)
+    aim_N -= rules.drift * beside(directions.mean_N, read.cosines, read.sum)
     aim_N = jnp.where(fitting(pool, walk.state), aim_N, -jnp.inf)
     places_F = jnp.sort(lax.top_k(aim_N, front_rows)[1])
     of_front = WalkPool(
@@ -144,11 +157,9 @@ def _gather(
     )
     inside_N = jnp.zeros_like(walk.state.used_N).at[places_F].set(True)
     served_CF = jnp.take(directions.served_CN, places_F, axis=1, mode="clip")
-    in_conflict_N = conflict(rules, walk.state.cosines) > 0
-    in_conflict_N &= ~walk.choice.starts  # else the choice's S' has none of their conflicts
-    return _Front(
-        places_F, inside_N, in_conflict_N, of_front, directions.mean_N[places_F], served_CF
-    )
+    in_conflict_N = conflict(rules, read.cosines) > 0
+    mean_F = directions.mean_N[places_F]
+    return _Front(places_F, inside_N, in_conflict_N, read, of_front, mean_F, served_CF)
 
 
 def _walk_within(
@@ -165,7 +176,8 @@ def _walk_within(
         cosines=jax.tree.map(lambda of_N: of_N[front.places_F], walk.state.cosines),
     )
     nothing_W = jnp.zeros(waiting_rows, jnp.int32)
-    waiting = _Waiting(nothing_W, nothing_W.astype(bool), jnp.int32(0))
+    nothing = jnp.float32(0)
+    waiting = _Waiting(nothing_W, nothing_W.astype(bool), jnp.int32(0), nothing, nothing)
 
     def step(carry):
         walk, of_front, waiting, _ = carry
@@ -173,9 +185,8 @@ def _walk_within(
         need_C = needs(directions, walk.served_C)
         aim_F = aims(need_C, front.served_CF)
         choice = choose(front.pool, rules, front.mean_F, of_front, aim_F)
-        certain, margin = _is_certain(
-            rules, choice, *_outside(pool, directions, front, walk, need_C)
-        )
+        outside = _outside(pool, rules, directions, front, walk, of_front.sum.size, waiting, need_C)
+        certain, margin = _is_certain(rules, choice, *outside)
         along = of_front.cosines.along_sum_N[choice.row]
         row = jnp.where(choice.row >= 0, front.places_F[choice.row], -1)
         margin = jnp.minimum(choice.closest, margin)
@@ -205,10 +216,14 @@ def _enter_choice(
         spent_S=of_front.spent_S,
         remaining=of_front.remaining,
     )
+    # Of the product with the sum of S' what its rows at the last read have no part in.
+    along = jnp.where(starts, 0, walk.along) - of_row(front.read.cosines.along_sum_N, row)
     waiting = _Waiting(
         waiting.rows_W.at[waiting.number].set(row),
         waiting.starts_W.at[waiting.number].set(starts),
         waiting.number + 1,
+        waiting.squared + 2 * along + of_row(pool.rows.squared_N, row),
+        waiting.core + mean,
     )
     walk = walk._replace(
         state=state,
@@ -219,10 +234,29 @@ def _enter_choice(
     return walk, of_front, waiting
 
 
-def _outside(pool: WalkPool, directions: Directions, front: _Front, walk: _Walk, need_C):
-    """The largest aim of the rows that are not in the front and could be chosen; and of those
-    among them that may keep Eq. 5."""
+def _outside(
+    pool: WalkPool,
+    rules: WalkRules,
+    directions: Directions,
+    front: _Front,
+    walk: _Walk,
+    size,
+    waiting: _Waiting,
+    need_C,
+):
+    """No smaller than the largest aim of the rows that are not in the front and could be chosen;
+    and of those among them that may keep Eq. 5.
+
+    The rows that wait are seen by their sum alone: a row has at most the part of it that lies
+    across the mean direction, and at least as much below 0, in common with them there.
+    size: of S'.
+    """
     aim_N = aims(need_C, directions.served_CN)
+    rounding = SLACK * (waiting.squared + size)
+    across = jnp.sqrt(jnp.maximum(waiting.squared - waiting.core**2, 0) + rounding)
+    read = front.read.sum._replace(size=size)
+    aim_N -= rules.drift * beside(directions.mean_N, front.read.cosines, read)
+    aim_N += rules.drift * across / size
     aim_N = jnp.where(fitting(pool, walk.state) & ~front.inside_N, aim_N, -jnp.inf)
     return aim_N.max(), jnp.where(front.in_conflict_N, -jnp.inf, aim_N).max()
 

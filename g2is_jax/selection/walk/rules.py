@@ -24,6 +24,8 @@ class WalkConfig:
     delta               Eq. 6: the share of the reference's |cos to k| that must remain
     delta_reference     of the sum so far (`current`), of the `anchor`, or the `best` sum so far
     pull                Eq. 4: coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
+    drift               how much less a row aims at k, or at its counterpart of a walk together,
+                        for leading S' beside it (`equations.beside`); 0: not at all
     conflict_tolerance  Eq. 5: cos(j, s) >= -conflict_tolerance
     conflict_worth      Eq. 5 yields in a step where its best row aims at less than this share of
                         what the best row without it does, (cos to k, or its counterpart of a walk
@@ -44,6 +46,7 @@ class WalkConfig:
     order: str
     fairness: float
     conflict_worth: float
+    drift: float
 
     def __post_init__(self):
         for field, low, high in (
@@ -62,8 +65,11 @@ class WalkConfig:
                 raise InputError(
                     f"walk.{field}: {getattr(self, field)!r} is none of {', '.join(names)}"
                 )
-        if not 0 <= self.fairness < math.inf:
-            raise InputError(f"walk.fairness: {self.fairness} must be a finite number from 0")
+        for field in ("fairness", "drift"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise InputError(
+                    f"walk.{field}: {getattr(self, field)} must be a finite number from 0"
+                )
         if self.order == "together" and self.on_exhausted == "redistribute":
             raise InputError(
                 "walk.on_exhausted: redistribute needs walk.order components; a walk together has"
@@ -81,6 +87,7 @@ def rules_of(config: WalkConfig) -> WalkRules:
         np.float32(config.pull),
         np.float32(config.conflict_tolerance),
         np.float32(config.conflict_worth),
+        np.float32(config.drift),
         np.float32(np.inf if off else config.max_similarity),
         np.int32(LAST_TIER if relax else LAST_VALID_TIER),
         np.bool_(config.on_exhausted == "reanchor"),

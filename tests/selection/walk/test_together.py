@@ -46,6 +46,7 @@ class Plain:
             own = chosen[start:]
             aims, needs = self.aims(chosen)
             if own:
+                aims = aims - self.rules.drift * self.beside(own)
                 dropped = {j: self.dropped(j, own) for j in fitting}
                 yielded = self.yields(fitting, dropped, aims)
                 tier = {
@@ -92,6 +93,12 @@ class Plain:
             and costs[j] <= rest
             and spent[source[j]] + costs[j] <= self.limits.cap
         ]
+
+    def beside(self, own):
+        if not own:
+            return np.zeros(len(self.g))
+        across = self.g - np.outer(self.g @ self.mean, self.mean)
+        return across @ across[own].mean(axis=0)
 
     def aims(self, chosen):
         adds = np.maximum(self.to_core, 0)
@@ -154,6 +161,9 @@ CASES = (
     {"on_exhausted": "reanchor", "delta": 0.99, "pull": 0.0, "max_similarity": 0.5},
     {"on_exhausted": "stop", "conflict_worth": 0.0, "fairness": 20.0},
     {"conflict_worth": 1.0, "delta": 0.9},
+    {"drift": 1.0, "fairness": 0.0, "conflict_tolerance": 1.0},
+    {"drift": 0.5, "fairness": 1.0, "on_exhausted": "reanchor", "conflict_worth": 0.0},
+    {"drift": 3.0, "pull": 0.7},
 )
 
 
