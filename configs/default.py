@@ -134,13 +134,13 @@ def _selection(config: ConfigDict) -> None:
     config.walk.delta = 0.8  # rule 6
     config.walk.delta_reference = "current"  # or anchor, best
     config.walk.pull = 1.0  # 0 follows the previous row alone, 1 the component alone
-    config.walk.conflict_tolerance = 0.0  # cosine
+    config.walk.conflict_tolerance = 1.0  # cosine: no two rows are in conflict; paper: 0
     config.walk.conflict_worth = 0.8  # rule 5 yields where it costs more of the aim; 0: never
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
     config.walk.on_exhausted = "relax"  # or stop, reanchor; with components also redistribute
     config.walk.order = "together"  # one walk for all directions; or components, one by one
     config.walk.fairness = 4.0  # 0: the mean direction; the larger, the more the least served one
-    config.walk.drift = 0.0  # against rows that lead the chosen ones beside the target; 0: off
+    config.walk.drift = 1.0  # against rows that lead the chosen ones beside the target; 0: off
 
     config.paper = paper_preset()  # of method g2is_paper
 
@@ -202,7 +202,7 @@ def paper_preset() -> ConfigDict:
     preset.walk.on_exhausted = "stop"
     preset.walk.order = "components"
     preset.walk.fairness = 0.0  # not read
-    preset.walk.drift = 0.0
+    preset.walk.drift = 0.0  # not read
     return preset
 
 

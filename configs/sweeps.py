@@ -58,6 +58,8 @@ SWEEPS: dict[str, dict[str, tuple] | list[dict]] = {
         "walk.fairness": (0.5, 1.0, 4.0),
         "walk.conflict_worth": (0.8, 1.0),
     },
+    # Rule 5 forbids rows that pull apart; drift rewards what cancels beside the target.
+    "drift": {"walk.drift": (0.0, 0.5, 1.0, 2.0), "walk.conflict_tolerance": (0.0, 1.0)},
     # One selection for all of a run's targets, against one of each one's rows in turn.
     "targets": {"selection.targets": ("joint", "merged")},
     # 4 widths x 4 deltas x 3 shares of variance: 48 selections after one gradient pass.

@@ -58,7 +58,7 @@ class WalkSettings:
         if self.knowledge.anchors == "rows":
             del found["knowledge"]["sign"]
         if self.walk.order == "components":
-            del found["walk"]["fairness"]
+            del found["walk"]["fairness"], found["walk"]["drift"]
         return found
 
 

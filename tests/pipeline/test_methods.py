@@ -238,7 +238,7 @@ def other(field: str, value):
 # By other fields of the default config.
 UNREAD = (
     *("graph.neighbours", "paper.graph.neighbours", "knowledge.sign"),
-    *("paper.walk.fairness",),
+    *("paper.walk.fairness", "paper.walk.drift"),
 )
 
 
@@ -276,6 +276,7 @@ def test_a_field_decides_for_the_methods_that_read_it_and_for_no_others():
         ("graph__neighbours", (5, 6), "graph__kind", {"exact": False, "knn": True}),
         ("knowledge__sign", ("svd", "mean"), "knowledge__anchors", {"rows": 0, "components": 1}),
         ("walk__fairness", (1.0, 2.0), "walk__order", {"components": False, "together": True}),
+        ("walk__drift", (1.0, 2.0), "walk__order", {"components": False, "together": True}),
     ],
 )
 def test_a_field_counts_where_another_one_lets_it_be_read(field, values, reader, readers):

@@ -49,7 +49,7 @@ def _walk(run: RunOnSlice, method: str, size: PoolSize, held: int) -> Program:
         if settings.walk.order == "components":
             core_P = chips.everywhere(jax.ShapeDtypeStruct(core_CP.shape[1:], np.float32))
             return walk_component.lower(pool, rules, core_P, used_N, spent_S, whole)
-        arguments = (pool, rules, core_CP, weights_C, number, used_N, spent_S, whole)
+        arguments = (pool, rules, core_CP, weights_C, number, number, used_N, spent_S, whole)
         if goes_on_a_front(settings.walk, pool.neighbours_NE is not None, size.rows):
             return walk_on_front.lower(*arguments, FRONT, WAITING)
         return walk_together.lower(*arguments)

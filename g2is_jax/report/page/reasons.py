@@ -62,6 +62,8 @@ def _aim(config: WalkConfig) -> str:
 def _coherent(config: WalkConfig, aim: str) -> str:
     """Says what a neighbour's score rewards."""
     similar = "the one most similar to it"
+    if config.drift:
+        aim += ", less what it has in common with the rows before beside the target"
     if config.pull in (0, 1):
         return aim if config.pull else similar
     return f"the best by {config.pull:.0%} of being {aim}, and the rest of being {similar}"

@@ -16,7 +16,6 @@ from g2is_jax.selection.walk.equations import (
     State,
     WalkPool,
     WalkRules,
-    beside,
     coherence,
     conflict,
     excess_similarity,
@@ -68,11 +67,10 @@ class Choice(NamedTuple):
 def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -> Choice:
     """Chooses the next row of a walk that has reached this state.
 
-    core_N are the cosines to the component; aim_N is each row's worth to the walk before it is seen
-    how far it leads beside the component, core_N unless it is passed.
+    core_N are the cosines to the component; aim_N is each row's worth to the walk, core_N unless it
+    is passed.
     """
-    first_aim_N = core_N if aim_N is None else aim_N
-    aim_N = first_aim_N - rules.drift * beside(core_N, state.cosines, state.sum)
+    aim_N = core_N if aim_N is None else aim_N
     fits_N = fitting(pool, state)
     dropped_N, broken_N = _dropped_rules(pool, rules, core_N, state)
     first = state.sum.size == 0
@@ -86,8 +84,9 @@ def choose(pool: WalkPool, rules: WalkRules, core_N, state: State, aim_N=None) -
     starts = first | (stuck & rules.reanchor)
 
     candidates_N = fits_N & (starts | ((tier_N == tier) & ~stuck))
-    next_N = jnp.where(tier % 2 == 1, aim_N, coherence(rules, state.cosines, aim_N))
-    all_scores_N = jnp.where(starts, first_aim_N, next_N)
+    all_scores_N = jnp.where(
+        starts | (tier % 2 == 1), aim_N, coherence(rules, state.cosines, aim_N)
+    )
     scores_N = jnp.where(candidates_N, all_scores_N, -jnp.inf)
     top = jnp.argmax(scores_N).astype(jnp.int32)
     equal = of_row(scores_N, top) - SLACK

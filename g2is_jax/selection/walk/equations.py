@@ -6,7 +6,6 @@ S' are the rows chosen in this walk, s* is the last of them, k the component's u
     Eq. 5   `conflict`        a row is valid if cos(j, s) >= 0 for every s in S'
     Eq. 6   `inconsistency`   and if |cos(sum + g_j, k)| >= delta |cos(sum, k)|, sum over S'
 
-`beside`, which is not in the paper, is how far a row leads S' beside the component.
 `advance` makes the changes that a chosen row brings: `cosines_after` to what is known of all rows,
 `sum_after` to the sum of S'. How the next row follows from all this is in choice.py.
 
@@ -46,7 +45,6 @@ class WalkRules(NamedTuple):
     pull: jax.Array
     tolerance: jax.Array
     worth: jax.Array  # 0: Eq. 5 never yields
-    drift: jax.Array
     max_similarity: jax.Array  # infinite when off
     last_tier: jax.Array  # the last that a step may take from, see choice.py
     reanchor: jax.Array
@@ -84,8 +82,9 @@ class State(NamedTuple):
 
 def empty(used_N, spent_S, remaining, core_N) -> State:
     """A walk that has chosen nothing."""
-    nothing = jnp.int32(0)
-    return State(used_N, spent_S, remaining, nothing, nothing, no_cosines(core_N), no_sum())
+    nothing, zero = jnp.int32(0), jnp.float32(0)
+    total = Sum(nothing, zero, zero, jnp.zeros(3, jnp.float32))
+    return State(used_N, spent_S, remaining, nothing, nothing, no_cosines(core_N), total)
 
 
 def fitting(pool: WalkPool, state: State) -> jax.Array:
@@ -100,16 +99,6 @@ def coherence(rules: WalkRules, cosines: Cosines, aim_N) -> jax.Array:
     Differs from the paper by `pull`, which is 0 in it. aim_N is cos(j, k).
     """
     return (1 - rules.pull) * cosines.previous_N + rules.pull * aim_N
-
-
-def beside(core_N, cosines: Cosines, total: Sum) -> jax.Array:
-    """How far each row leads S' beside the component: what the row and a row of S' have in common
-    across k, cos(j, s) - cos(j, k) cos(s, k), in the mean over S'; 0 for an empty S'.
-
-    core_N is cos(j, k). aim(j) - drift beside(j) is the step of Frank and Wolfe towards the mean
-    row s of S' with the largest <s, k> - drift / 2 |s - <s, k> k|^2, if aim(j) is cos(j, k).
-    """
-    return (cosines.along_sum_N - core_N * total.core) / jnp.maximum(total.size, 1)
 
 
 def conflict(rules: WalkRules, cosines: Cosines) -> jax.Array:
@@ -178,11 +167,6 @@ def no_cosines(like_N) -> Cosines:
     """The cosines to an empty S'."""
     zeros_N = jnp.zeros_like(like_N)
     return Cosines(zeros_N, zeros_N + jnp.inf, zeros_N - jnp.inf, zeros_N)
-
-
-def no_sum() -> Sum:
-    """The sum of an empty S'."""
-    return Sum(jnp.int32(0), jnp.float32(0), jnp.float32(0), jnp.zeros(3, jnp.float32))
 
 
 def cosines_after(cosines: Cosines, row_N, starts) -> Cosines:

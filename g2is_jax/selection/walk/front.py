@@ -2,8 +2,8 @@
 
 A step has to know how the rows chosen so far lie to the candidates alone. The *front* are the rows
 of the largest aims, gathered; the walk goes on within it while its choice is certainly that of the
-whole pool: the row breaks no rule, and every row outside has a smaller aim by more than the slack,
-however far the rows since the last read have led it beside the directions (`_outside`).
+whole pool: the row breaks no rule, and every row outside has a smaller aim by more than the slack;
+and until what lies beside the directions is to be measured anew.
 The rows chosen meanwhile wait; then one read of the features enters all of them, a step on the
 whole pool is taken, and a new front is gathered. Walks of coherence (pull below 1) or with stored
 neighbours choose rows of small aims too and have no front.
@@ -33,24 +33,25 @@ from g2is_jax.selection.walk.equations import (
     State,
     WalkPool,
     WalkRules,
-    beside,
     conflict,
     cosines_after,
     empty,
     fitting,
     joined,
     no_cosines,
-    no_sum,
     state_after,
 )
 from g2is_jax.selection.walk.together import (
+    Beside,
     Directions,
     Together,
     aims,
     column,
     directions_of,
     look,
+    measured,
     needs,
+    nothing_beside,
     seen_by,
 )
 
@@ -60,6 +61,7 @@ class _Walk(NamedTuple):
 
     state: State  # over N; its cosines and its sum are without the waiting rows
     served_C: jax.Array
+    beside: Beside
     trace: WalkTrace
     direction_N: jax.Array
     closest: jax.Array
@@ -75,10 +77,10 @@ class _Front(NamedTuple):
     places_F: jax.Array  # in the pool
     inside_N: jax.Array
     in_conflict_N: jax.Array  # rows of the pool that break Eq. 5, whatever else is chosen
-    read: State  # as it was read, without the rows of an S' that ended there
     pool: WalkPool
     mean_F: jax.Array
     served_CF: jax.Array
+    beside_F: jax.Array
 
 
 class _Waiting(NamedTuple):
@@ -87,8 +89,6 @@ class _Waiting(NamedTuple):
     rows_W: jax.Array
     starts_W: jax.Array
     number: jax.Array
-    squared: jax.Array  # the squared length of these rows' sum
-    core: jax.Array  # their cosines to the mean direction, summed
 
 
 @functools.partial(jax.jit, static_argnames=("front_rows", "waiting_rows"))
@@ -98,6 +98,7 @@ def walk_on_front(
     core_CP,
     weights_C,
     fairness,
+    drift,
     used_N,
     spent_S,
     budget,
@@ -109,20 +110,23 @@ def walk_on_front(
 
     The pool must have more than front_rows. waiting_rows: the most that one read enters.
     """
-    directions = directions_of(pool, core_CP, weights_C, fairness)
+    directions = directions_of(pool, core_CP, weights_C, fairness, drift)
     state = empty(used_N, spent_S, budget, directions.mean_N)
     served_C, trace = jnp.zeros_like(weights_C), no_trace(directions.mean_N)
-    choice, direction = look(pool, rules, directions, state, served_C)
-    walk = _Walk(state, served_C, trace, trace.order_N, choice.closest, choice, direction,
+    beside = nothing_beside(directions)
+    choice, direction = look(pool, rules, directions, state, served_C, beside)
+    walk = _Walk(state, served_C, beside, trace, trace.order_N, choice.closest, choice, direction,
                  jnp.float32(0), jnp.int32(0))  # fmt: skip
 
     def until_the_next_read(walk: _Walk) -> _Walk:
         front = _gather(pool, rules, directions, walk, front_rows)
         walk, of_front, waiting = _walk_within(pool, rules, directions, front, walk, waiting_rows)
         state = _entered(pool, walk.state, of_front, waiting)
-        choice, direction = look(pool, rules, directions, state, walk.served_C)
+        beside = measured(directions, state, walk.beside)
+        choice, direction = look(pool, rules, directions, state, walk.served_C, beside)
         return walk._replace(
             state=state,
+            beside=beside,
             choice=choice,
             direction=direction,
             along=of_row(state.cosines.along_sum_N, choice.row),
@@ -137,15 +141,8 @@ def walk_on_front(
 def _gather(
     pool: WalkPool, rules: WalkRules, directions: Directions, walk: _Walk, front_rows: int
 ) -> _Front:
-    read = walk.state
-    anew = no_cosines(directions.mean_N), no_sum()
-    cosines, total = jax.tree.map(
-        lambda none, kept: jnp.where(walk.choice.starts, none, kept), anew, (read.cosines, read.sum)
-    )
-    read = read._replace(cosines=cosines, sum=total)
     need_C = needs(directions, walk.served_C)
-    aim_N = aims(need_C, directions.served_CN)
-    aim_N -= rules.drift * beside(directions.mean_N, read.cosines, read.sum)
+    aim_N = aims(directions, need_C, directions.served_CN, walk.beside.of_N)
     aim_N = jnp.where(fitting(pool, walk.state), aim_N, -jnp.inf)
     places_F = jnp.sort(lax.top_k(aim_N, front_rows)[1])
     of_front = WalkPool(
@@ -157,9 +154,10 @@ def _gather(
     )
     inside_N = jnp.zeros_like(walk.state.used_N).at[places_F].set(True)
     served_CF = jnp.take(directions.served_CN, places_F, axis=1, mode="clip")
-    in_conflict_N = conflict(rules, read.cosines) > 0
-    mean_F = directions.mean_N[places_F]
-    return _Front(places_F, inside_N, in_conflict_N, read, of_front, mean_F, served_CF)
+    in_conflict_N = conflict(rules, walk.state.cosines) > 0
+    in_conflict_N &= ~walk.choice.starts  # else the choice's S' has none of their conflicts
+    mean_F, beside_F = directions.mean_N[places_F], walk.beside.of_N[places_F]
+    return _Front(places_F, inside_N, in_conflict_N, of_front, mean_F, served_CF, beside_F)
 
 
 def _walk_within(
@@ -176,22 +174,24 @@ def _walk_within(
         cosines=jax.tree.map(lambda of_N: of_N[front.places_F], walk.state.cosines),
     )
     nothing_W = jnp.zeros(waiting_rows, jnp.int32)
-    nothing = jnp.float32(0)
-    waiting = _Waiting(nothing_W, nothing_W.astype(bool), jnp.int32(0), nothing, nothing)
+    waiting = _Waiting(nothing_W, nothing_W.astype(bool), jnp.int32(0))
 
     def step(carry):
         walk, of_front, waiting, _ = carry
         walk, of_front, waiting = _enter_choice(pool, directions, front, walk, of_front, waiting)
         need_C = needs(directions, walk.served_C)
-        aim_F = aims(need_C, front.served_CF)
+        aim_F = aims(directions, need_C, front.served_CF, front.beside_F)
         choice = choose(front.pool, rules, front.mean_F, of_front, aim_F)
-        outside = _outside(pool, rules, directions, front, walk, of_front.sum.size, waiting, need_C)
-        certain, margin = _is_certain(rules, choice, *outside)
+        certain, margin = _is_certain(
+            rules, choice, *_outside(pool, directions, front, walk, need_C)
+        )
         along = of_front.cosines.along_sum_N[choice.row]
         row = jnp.where(choice.row >= 0, front.places_F[choice.row], -1)
         margin = jnp.minimum(choice.closest, margin)
         choice, direction = seen_by(pool, directions, need_C, choice._replace(row=row))
-        certain &= waiting.number < waiting_rows  # else the whole pool is looked at, and tells
+        # Else the whole pool is looked at, and tells.
+        certain &= waiting.number < waiting_rows
+        certain &= (directions.drift == 0) | (of_front.taken < walk.beside.due)
         closest = jnp.where(certain, jnp.minimum(walk.closest, margin), walk.closest)
         walk = walk._replace(choice=choice, direction=direction, along=along, closest=closest)
         return walk, of_front, waiting, certain
@@ -216,14 +216,10 @@ def _enter_choice(
         spent_S=of_front.spent_S,
         remaining=of_front.remaining,
     )
-    # Of the product with the sum of S' what its rows at the last read have no part in.
-    along = jnp.where(starts, 0, walk.along) - of_row(front.read.cosines.along_sum_N, row)
     waiting = _Waiting(
         waiting.rows_W.at[waiting.number].set(row),
         waiting.starts_W.at[waiting.number].set(starts),
         waiting.number + 1,
-        waiting.squared + 2 * along + of_row(pool.rows.squared_N, row),
-        waiting.core + mean,
     )
     walk = walk._replace(
         state=state,
@@ -234,29 +230,10 @@ def _enter_choice(
     return walk, of_front, waiting
 
 
-def _outside(
-    pool: WalkPool,
-    rules: WalkRules,
-    directions: Directions,
-    front: _Front,
-    walk: _Walk,
-    size,
-    waiting: _Waiting,
-    need_C,
-):
-    """No smaller than the largest aim of the rows that are not in the front and could be chosen;
-    and of those among them that may keep Eq. 5.
-
-    The rows that wait are seen by their sum alone: a row has at most the part of it that lies
-    across the mean direction, and at least as much below 0, in common with them there.
-    size: of S'.
-    """
-    aim_N = aims(need_C, directions.served_CN)
-    rounding = SLACK * (waiting.squared + size)
-    across = jnp.sqrt(jnp.maximum(waiting.squared - waiting.core**2, 0) + rounding)
-    read = front.read.sum._replace(size=size)
-    aim_N -= rules.drift * beside(directions.mean_N, front.read.cosines, read)
-    aim_N += rules.drift * across / size
+def _outside(pool: WalkPool, directions: Directions, front: _Front, walk: _Walk, need_C):
+    """The largest aim of the rows that are not in the front and could be chosen; and of those
+    among them that may keep Eq. 5."""
+    aim_N = aims(directions, need_C, directions.served_CN, walk.beside.of_N)
     aim_N = jnp.where(fitting(pool, walk.state) & ~front.inside_N, aim_N, -jnp.inf)
     return aim_N.max(), jnp.where(front.in_conflict_N, -jnp.inf, aim_N).max()
 
@@ -288,12 +265,19 @@ def _entered(pool: WalkPool, state: State, of_front: State, waiting: _Waiting) -
 
 
 def _from_memory(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines:
-    cosines_WN = cosines_to_rows(pool.rows, waiting.rows_W)
+    def enter_all(cosines: Cosines) -> Cosines:
+        cosines_WN = cosines_to_rows(pool.rows, waiting.rows_W)
 
-    def enter(place, cosines):
-        return cosines_after(cosines, cosines_WN[place], waiting.starts_W[place])
+        def enter(place, cosines):
+            return cosines_after(cosines, cosines_WN[place], waiting.starts_W[place])
 
-    return lax.fori_loop(0, waiting.number, enter, cosines)
+        return lax.fori_loop(0, waiting.number, enter, cosines)
+
+    def enter_one(cosines: Cosines) -> Cosines:  # in a fraction of the time
+        row_N = cosines_to_rows(pool.rows, waiting.rows_W[:1])[0]
+        return cosines_after(cosines, row_N, waiting.starts_W[0])
+
+    return lax.cond(waiting.number == 1, enter_one, enter_all, cosines)
 
 
 def _from_disk(rows: UnitRowsOnDisk, cosines: Cosines, waiting: _Waiting) -> Cosines:

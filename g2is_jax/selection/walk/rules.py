@@ -21,11 +21,11 @@ class WalkConfig:
     order               `components`: one finishes before the next begins; `together`: one walk is
                         pulled to all, the more to each the less it is served so far (together.py)
     fairness            how much more: 0 not at all; read if the order is together
+    drift               how much the walk avoids rows that lead it beside all of them; 0 not at all;
+                        read if the order is together
     delta               Eq. 6: the share of the reference's |cos to k| that must remain
     delta_reference     of the sum so far (`current`), of the `anchor`, or the `best` sum so far
     pull                Eq. 4: coherence is (1 - pull) cos(j, s*) + pull cos(j, k)
-    drift               how much less a row aims at k, or at its counterpart of a walk together,
-                        for leading S' beside it (`equations.beside`); 0: not at all
     conflict_tolerance  Eq. 5: cos(j, s) >= -conflict_tolerance
     conflict_worth      Eq. 5 yields in a step where its best row aims at less than this share of
                         what the best row without it does, (cos to k, or its counterpart of a walk
@@ -87,7 +87,6 @@ def rules_of(config: WalkConfig) -> WalkRules:
         np.float32(config.pull),
         np.float32(config.conflict_tolerance),
         np.float32(config.conflict_worth),
-        np.float32(config.drift),
         np.float32(np.inf if off else config.max_similarity),
         np.int32(LAST_TIER if relax else LAST_VALID_TIER),
         np.bool_(config.on_exhausted == "reanchor"),

@@ -174,6 +174,7 @@ def _together(
         core_CP,
         jnp.asarray(core.weights_C, jnp.float32),
         jnp.float32(config.fairness),
+        jnp.float32(config.drift),
         used_N,
         spent_S.astype(jnp.int32),
         jnp.int32(limits.budget),

@@ -42,11 +42,12 @@ class Plain:
     def run(self):
         chosen, picks = [], []  # `chosen` is S
         start = 0  # of S', which a re-anchor begins anew
+        beside, due = np.zeros(len(self.g)), 1
         while fitting := self.fitting(chosen):
             own = chosen[start:]
             aims, needs = self.aims(chosen)
+            aims = aims - self.rules.drift * beside
             if own:
-                aims = aims - self.rules.drift * self.beside(own)
                 dropped = {j: self.dropped(j, own) for j in fitting}
                 yielded = self.yields(fitting, dropped, aims)
                 tier = {
@@ -78,6 +79,8 @@ class Plain:
             gains = needs * np.maximum(self.to_core[row], 0)
             picks.append((row, gains, reason))
             chosen.append(row)
+            if len(chosen) >= due:
+                beside, due = self.beside(chosen[start:]), len(chosen) + max(len(chosen) // 16, 1)
         return picks
 
     def fitting(self, chosen):
@@ -95,8 +98,6 @@ class Plain:
         ]
 
     def beside(self, own):
-        if not own:
-            return np.zeros(len(self.g))
         across = self.g - np.outer(self.g @ self.mean, self.mean)
         return across @ across[own].mean(axis=0)
 
@@ -197,6 +198,32 @@ def test_equals_the_transcription(dtype):
     reasons = ("anchor", "reanchor", "neighbour", "fallback", "worth a conflict")
     relaxed = ("relaxed conflict", "relaxed consistency", "relaxed similarity")
     assert min(seen[what] for what in (*reasons, *relaxed)) >= 2, seen
+
+
+def test_drift_of_a_long_walk():
+    """It is measured after every row at first, and then when a sixteenth more are chosen."""
+    compared = 0
+    for seed in range(6):
+        rows_NP = np.random.default_rng(seed).normal(size=(120, 7)).astype(np.float32)
+        core, budget = rows_core(seed, 7), plain_limits(120, 100)
+        rules = replace(TOGETHER, drift=2.0, fairness=1.0, conflict_tolerance=1.0)
+        plain = Plain(rows_NP, core, budget, rules, None)
+        expected = [row for row, *_ in plain.run()]
+        if plain.margin > TOO_CLOSE:
+            assert gradient_walk(rows_NP, core, budget, rules).rows == expected, seed
+            compared += 1
+    assert compared >= 2
+
+
+def test_rows_of_one_kind_beside_the_target_make_room_for_others():
+    """Without drift all that is chosen leads to one side; with it, to both in turn."""
+    left, right = np.array([0.7, 0.7]), np.array([0.6, -0.8])
+    rows_NP = np.stack([*[left] * 6, *[right] * 6]).astype(np.float32)
+    rules = replace(TOGETHER, fairness=0.0, conflict_tolerance=1.0)
+    core = Core(np.array([[1, 0]], np.float32), np.ones(1), np.ones(1), 1)
+    assert gradient_walk(rows_NP, core, plain_limits(12, 6), rules).rows == list(range(6))
+    steady = gradient_walk(rows_NP, core, plain_limits(12, 6), replace(rules, drift=1.0))
+    assert sum(row < 6 for row in steady.rows) in (3, 4)
 
 
 ON_FRONT = [rules for rules in CASES if rules.get("pull", 1) == 1]
