@@ -33,7 +33,8 @@ def get_config() -> ConfigDict:
     for training in (config.warmup, config.finetune):
         training.microbatch_tokens = 2048
     config.grads.batch_tokens = 2048
-    config.grads.less_kind = "sgd"  # every method has the same features, but g2is_paper
+    config.grads.of = "layers"  # once for all seeds, which are of the fine-tune then
+    config.grads.less_kind = config.paper.kind = "sgd"  # every method has the same features
     config.evaluate.batch_tokens = 2048
     config.evaluate.new_tokens = 0
     config.selection.budget = 0.02

@@ -12,12 +12,12 @@ the needs normalised to sum 1, c being what the best row gives a direction, on a
 the mean influence (LESS's ranking without subtasks), 1/2 nearly the greedy step of `coverage`; the
 larger it is, the more the least served direction decides. From this is taken
 
-    drift beside(j),  beside(j) = mean over s in S' of cos(j, s) - cos(j, m) cos(s, m),
+    drift |m| beside(j),  beside(j) = mean over s in S' of cos(j, s) - cos(j, m) cos(s, m),
 
 what j has in common with the chosen rows across m, the mean of the directions: rows of one kind
-lead somewhere together, and not all of it is the target. With cos(j, m) for the aim this is the
-step of Frank and Wolfe (1956) towards the mean s of chosen rows that has the largest
-<s, m> - drift / 2 |s - <s, m> m|^2. It is measured anew when S has grown by a sixteenth.
+lead somewhere together, and not all of it is the target. With <j, m> for the aim this is the step
+of Frank and Wolfe (1956) towards the mean s of chosen rows that has the largest
+<s, m> / |m| - drift / 2 |s across m|^2. It is measured anew when S has grown by a sixteenth.
 
 The walk is that of choice.py with what remains in place of cos(j, k): S' is all of S, and Eq. 6
 measures against m.
@@ -65,7 +65,7 @@ class Directions(NamedTuple):
     mean_N: jax.Array  # cosines to the mean
     best: jax.Array  # c
     fairness: jax.Array  # alpha
-    drift: jax.Array
+    drift: jax.Array  # times |m|
 
 
 class Beside(NamedTuple):
@@ -122,7 +122,7 @@ def directions_of(pool: WalkPool, core_CP, weights_C, fairness, drift) -> Direct
     mean_N = jnp.where(length > SHORTEST_SUM, mean_N / length, 0)
     best = jnp.vdot(weights_C, served_CN.max(axis=1))
     best = jnp.where(best > 0, best, 1)
-    return Directions(core_CP, weights_C, served_CN, mean_N, best, fairness, drift)
+    return Directions(core_CP, weights_C, served_CN, mean_N, best, fairness, drift * length)
 
 
 def nothing_beside(directions: Directions) -> Beside:
@@ -167,7 +167,7 @@ def needs(directions: Directions, served_C) -> jax.Array:
 
 
 def aims(directions: Directions, need_C, served_CN, beside_N) -> jax.Array:
-    """Each row's worth to the walk, aim(j) - drift beside(j) above."""
+    """Each row's worth to the walk, aim(j) - drift |m| beside(j) above."""
     aim_N = jnp.matmul(need_C, served_CN, precision=lax.Precision.HIGHEST)
     return aim_N - directions.drift * beside_N
 

@@ -35,7 +35,7 @@ class Plain:
         self.to_core, self.weights = g @ k.T, core.weights_C / core.weights_C.sum()
         mean = self.weights @ k
         length = np.linalg.norm(mean)
-        self.mean = mean / length if length > 1e-3 else 0 * mean
+        self.mean, self.length = mean / length if length > 1e-3 else 0 * mean, length
         self.limits, self.rules, self.near = limits, rules, near
         self.margin = np.inf
 
@@ -46,7 +46,7 @@ class Plain:
         while fitting := self.fitting(chosen):
             own = chosen[start:]
             aims, needs = self.aims(chosen)
-            aims = aims - self.rules.drift * beside
+            aims = aims - self.rules.drift * self.length * beside
             if own:
                 dropped = {j: self.dropped(j, own) for j in fitting}
                 yielded = self.yields(fitting, dropped, aims)
