@@ -45,7 +45,7 @@ from g2is_jax.selection.walk.equations import (
 )
 
 COLUMNS = 16  # directions whose cosines are computed at a time
-LAG = 16
+LAG = 16  # beside(j) is measured anew when one row for as many chosen has come
 
 
 class Together(NamedTuple):
