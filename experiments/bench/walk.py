@@ -124,7 +124,9 @@ class Problem:
         budget = limits(
             BudgetConfig(self.budget, "rows", 1.0), np.ones(count, int), np.zeros(count, int)
         )
-        rules = WalkConfig(DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0)
+        rules = WalkConfig(
+            DELTA, "current", 0.0, 0.0, 1.0, on_exhausted, "components", 0.0, 0.0, 0.0
+        )
         return select.gradient_walk(
             self.rows, self.core, budget, rules, self.near_NE, slots=slots or None
         )

@@ -127,7 +127,7 @@ def test_selections_are_those_of_one_device(runs, name):
         core = core_knowledge(
             validation_MP, KnowledgeConfig(True, "mean", "count", 3, True, "components")
         )
-        walk = WalkConfig(0.5, "current", 0.0, 0.1, 1.0, "relax", "components", 0.0, 0.0)
+        walk = WalkConfig(0.5, "current", 0.0, 0.1, 1.0, "relax", "components", 0.0, 0.0, 0.0)
         subtasks_M = np.arange(VALIDATION) // 4
         return [
             gradient_walk(pool_NP, core, budget, walk).rows,
