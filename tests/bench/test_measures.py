@@ -276,21 +276,22 @@ def test_one_kill(tmp_path):
 
 
 def test_the_front_takes_fewer_reads_and_growth_spends_the_whole_budget(monkeypatch):
+    """The front begins to save reads with 32 rows, of which a sixteenth are two."""
     monkeypatch.setattr(walk, "STEPS", (0.5, 1.0))
     monkeypatch.setattr(walk.select, "FRONT", 20)
-    config = walk.BenchConfig(parts="front,growth", rows=120, width=16, components=3, budget=0.2,
+    config = walk.BenchConfig(parts="front,growth", rows=120, width=16, components=3, budget=0.5,
                               slots=2, repeats=1)  # fmt: skip
     result = walk.run(config)
     front = result["front"]
-    assert front["rows"] == 24
+    assert front["rows"] == 60
     assert front["passes"]["front"] < front["passes"]["whole"]
     assert {name: growth["sizes"] for name, growth in result["growth"].items()} == {
         "rows": [60, 120],
         "width": [8, 16],
-        "budget": [12, 24],
+        "budget": [30, 60],
     }
     half, whole = result["growth"]["budget"]["passes"]
-    assert 24 / 3 <= whole > half  # at least a read for each row of a component
+    assert 60 / 3 <= whole > half  # at least a read for each row of a component
     table = walk.table(result)
     assert "times as long" in table
     assert "growth with budget: exponent" in table
