@@ -55,6 +55,8 @@ from g2is_jax.selection.walk.together import (
     seen_by,
 )
 
+FEW = (1, 4, 12)  # waiting rows that have a program of their own
+
 
 class _Walk(NamedTuple):
     """An unfinished walk, and its next choice."""
@@ -265,19 +267,21 @@ def _entered(pool: WalkPool, state: State, of_front: State, waiting: _Waiting) -
 
 
 def _from_memory(pool: WalkPool, cosines: Cosines, waiting: _Waiting) -> Cosines:
-    def enter_all(cosines: Cosines) -> Cosines:
-        cosines_WN = cosines_to_rows(pool.rows, waiting.rows_W)
+    def entering(size: int):
+        def enter_up_to(cosines: Cosines) -> Cosines:
+            cosines_SN = cosines_to_rows(pool.rows, waiting.rows_W[:size])
 
-        def enter(place, cosines):
-            return cosines_after(cosines, cosines_WN[place], waiting.starts_W[place])
+            def enter(place, cosines):
+                return cosines_after(cosines, cosines_SN[place], waiting.starts_W[place])
 
-        return lax.fori_loop(0, waiting.number, enter, cosines)
+            return lax.fori_loop(0, waiting.number, enter, cosines)
 
-    def enter_one(cosines: Cosines) -> Cosines:  # in a fraction of the time
-        row_N = cosines_to_rows(pool.rows, waiting.rows_W[:1])[0]
-        return cosines_after(cosines, row_N, waiting.starts_W[0])
+        return enter_up_to
 
-    return lax.cond(waiting.number == 1, enter_one, enter_all, cosines)
+    # A product with fewer rows takes less time.
+    sizes = [*(size for size in FEW if size < len(waiting.rows_W)), len(waiting.rows_W)]
+    fitting_size = sum(waiting.number > size for size in sizes[:-1])
+    return lax.switch(fitting_size, [entering(size) for size in sizes], cosines)
 
 
 def _from_disk(rows: UnitRowsOnDisk, cosines: Cosines, waiting: _Waiting) -> Cosines:
