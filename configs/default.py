@@ -135,7 +135,7 @@ def _selection(config: ConfigDict) -> None:
     config.walk.delta_reference = "current"  # or anchor, best
     config.walk.pull = 1.0  # 0 follows the previous row alone, 1 the component alone
     config.walk.conflict_tolerance = 1.0  # cosine: no two rows are in conflict; paper: 0
-    config.walk.conflict_worth = 0.8  # rule 5 yields where it costs more of the aim; 0: never
+    config.walk.conflict_worth = 0.8  # where rule 5 is on, it yields if it costs more; 0: never
     config.walk.max_similarity = 1.0  # cosine to a chosen row; 1 is off
     config.walk.on_exhausted = "relax"  # or stop, reanchor; with components also redistribute
     config.walk.order = "together"  # one walk for all directions; or components, one by one
