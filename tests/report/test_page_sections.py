@@ -257,9 +257,12 @@ def test_sentences_tell_what_the_rules_looked_at():
     aimed = reasons.sentence(pick(1, "neighbour", "x"), walk_config(pull=1.0))
     assert "most similar to it" in similar
     assert "closest to this direction" in aimed
-    steady = reasons.sentence(pick(1, "neighbour", "x"), walk_config(pull=1.0, drift=1.0))
-    assert "the rows before beside the target" in steady
-    assert "beside the target" not in aimed
+    by_order = [
+        reasons.sentence(pick(1, "neighbour", "x"), walk_config(order=order, pull=1.0, drift=1.0))
+        for order in ("together", "components")
+    ]
+    assert "the rows before beside the target" in by_order[0]
+    assert "beside the target" not in by_order[1]  # where it is not read
     yielded = reasons.sentence(pick(1, "worth a conflict", "x"), walk_config())
     assert "conflicts with an earlier row (cosine -0.38)" in yielded
     assert "less than 70% as much" in yielded

@@ -62,7 +62,7 @@ def _aim(config: WalkConfig) -> str:
 def _coherent(config: WalkConfig, aim: str) -> str:
     """Says what a neighbour's score rewards."""
     similar = "the one most similar to it"
-    if config.drift:
+    if config.drift and config.order == "together":
         aim += ", less what it has in common with the rows before beside the target"
     if config.pull in (0, 1):
         return aim if config.pull else similar
